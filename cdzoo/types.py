@@ -1,0 +1,85 @@
+"""The values that travel between codecs and networks.
+
+All three are NamedTuples: they unpack, they pass through ``torch.export`` and ``torch.compile``, and their fields
+have names. None of them holds pixels, except ``CodecOutput.x_hat``, which exists for training a codec.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["CodecOutput", "JPEGCoefficients", "Latent"]
+
+
+class Latent(NamedTuple):
+    """What a learned codec gives a network: the quantised latent of a batch of images of one size.
+
+    Attributes:
+        y_hat: quantised latent values, ``(B, M, h, w)`` float32, ``h = ceil(H / stride)``, ``w = ceil(W / stride)``.
+        scales: standard deviations ``(B, M, h, w)`` float32 as the hyperprior's decoder puts them out, without a
+            lower bound; ``None`` for codecs without a hyperprior.
+        image_size: ``(H, W)`` of the images in pixels, before any padding.
+    """
+
+    y_hat: Tensor
+    scales: Tensor | None
+    image_size: tuple[int, int]
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Latent:
+        """The same latent with its tensors on ``device``; dtypes stay as they are."""
+        scales = None if self.scales is None else self.scales.to(device, non_blocking=non_blocking)
+        return self._replace(y_hat=self.y_hat.to(device, non_blocking=non_blocking), scales=scales)
+
+    def pin_memory(self) -> Latent:
+        """The same latent in page-locked memory, for asynchronous copies to a GPU (``DataLoader`` calls this)."""
+        scales = None if self.scales is None else self.scales.pin_memory()
+        return self._replace(y_hat=self.y_hat.pin_memory(), scales=scales)
+
+
+class CodecOutput(NamedTuple):
+    """What ``codec(x)`` returns for training; differentiable in training mode.
+
+    Attributes:
+        x_hat: reconstruction ``(B, 3, H, W)``, RGB, nominally in ``[0, 1]`` (not clamped, so that gradients survive).
+        latent: the latent, with additive uniform noise in place of rounding in training mode.
+        likelihoods: probability of each symbol, ``{"y": (B, M, h, w), "z": ...}``; ``{}`` without an entropy model.
+    """
+
+    x_hat: Tensor
+    latent: Latent
+    likelihoods: dict[str, Tensor]
+
+
+class JPEGCoefficients(NamedTuple):
+    """A batch of JPEG files of one geometry after entropy decoding only.
+
+    Attributes:
+        planes: ``K`` int16 tensors ``(B, Hb, Wb, 8, 8)``, one per component: quantised DCT coefficients in natural
+            (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs.
+        qtables: quantisation tables ``(B, K, 8, 8)`` int32, natural order.
+        sampling: ``K`` pairs of (vertical, horizontal) sampling factors.
+        image_size: ``(H, W)`` in pixels.
+        color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
+    """
+
+    planes: tuple[Tensor, ...]
+    qtables: Tensor
+    sampling: tuple[tuple[int, int], ...]
+    image_size: tuple[int, int]
+    color_space: str
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> JPEGCoefficients:
+        """The same coefficients on ``device``; they travel as int16."""
+        return self._replace(
+            planes=tuple(plane.to(device, non_blocking=non_blocking) for plane in self.planes),
+            qtables=self.qtables.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> JPEGCoefficients:
+        """The same coefficients in page-locked memory (``DataLoader`` calls this)."""
+        return self._replace(
+            planes=tuple(plane.pin_memory() for plane in self.planes), qtables=self.qtables.pin_memory()
+        )
