@@ -1,1 +1,12 @@
-"""Placeholder docstring, replaced by the subpackage table of contents."""
+"""Codecs: images to latents to bits, and back as far as the latent."""
+
+from cdzoo.codecs._base import Codec as Codec
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
+from cdzoo.codecs.container import StreamHeader as StreamHeader
+from cdzoo.codecs.container import read_header as read_header
+from cdzoo.codecs.hyperprior import BMSHJ2018_Factorized_Weights as BMSHJ2018_Factorized_Weights
+from cdzoo.codecs.hyperprior import BMSHJ2018_Hyperprior_Weights as BMSHJ2018_Hyperprior_Weights
+from cdzoo.codecs.hyperprior import MBT2018_Mean_Weights as MBT2018_Mean_Weights
+from cdzoo.codecs.hyperprior import bmshj2018_factorized as bmshj2018_factorized
+from cdzoo.codecs.hyperprior import bmshj2018_hyperprior as bmshj2018_hyperprior
+from cdzoo.codecs.hyperprior import mbt2018_mean as mbt2018_mean

@@ -1,0 +1,181 @@
+"""Name -> builder, for codecs and for models, and the one way in which builders turn arguments into a module.
+
+A builder registers itself with a decorator that returns it unchanged. To be registered is to be listed, tested and
+documented: nothing else keeps a list of names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsEnum, WeightsLike
+
+__all__ = [
+    "build",
+    "get_builder",
+    "get_codec",
+    "get_model",
+    "get_model_weights",
+    "get_weight",
+    "list_codecs",
+    "list_models",
+    "register_codec",
+    "register_model",
+]
+
+Kind = Literal["codec", "model"]
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+M = TypeVar("M", bound=nn.Module)
+
+_BUILDERS: dict[Kind, dict[str, Callable[..., nn.Module]]] = {"codec": {}, "model": {}}
+_WEIGHTS: dict[str, type[WeightsEnum]] = {}
+
+
+def _register(kind: Kind, weights: type[WeightsEnum] | None) -> Callable[[Builder], Builder]:
+    def register(builder: Builder) -> Builder:
+        _BUILDERS[kind][builder.__name__] = builder
+        if weights is not None:
+            _WEIGHTS[builder.__name__] = weights
+        return builder
+
+    return register
+
+
+@overload
+def register_model(builder: Builder, /) -> Builder: ...
+@overload
+def register_model(*, weights: type[WeightsEnum]) -> Callable[[Builder], Builder]: ...
+def register_model(
+    builder: Builder | None = None, /, *, weights: type[WeightsEnum] | None = None
+) -> Builder | Callable[[Builder], Builder]:
+    """Register a model builder under its own name, with the enum of its pretrained weights."""
+    return _register("model", weights)(builder) if builder is not None else _register("model", weights)
+
+
+@overload
+def register_codec(builder: Builder, /) -> Builder: ...
+@overload
+def register_codec(*, weights: type[WeightsEnum]) -> Callable[[Builder], Builder]: ...
+def register_codec(
+    builder: Builder | None = None, /, *, weights: type[WeightsEnum] | None = None
+) -> Builder | Callable[[Builder], Builder]:
+    """Register a codec builder under its own name, with the enum of its pretrained weights."""
+    return _register("codec", weights)(builder) if builder is not None else _register("codec", weights)
+
+
+def unknown_name(what: str, name: str, known: list[str]) -> ValueError:
+    """The error for a name that is not in a list: it names the nearest ones."""
+    folded = {k.casefold(): k for k in known}
+    near = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)]
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(known) or 'none'}."
+    return ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def _list(kind: Kind, pattern: str, pretrained: bool) -> list[str]:
+    names = fnmatch.filter(_BUILDERS[kind], pattern)
+    return sorted(n for n in names if not pretrained or (n in _WEIGHTS and len(_WEIGHTS[n]) > 0))
+
+
+def list_codecs(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Sorted names of the codecs that match an ``fnmatch`` pattern; with ``pretrained``, those that have weights."""
+    return _list("codec", pattern, pretrained)
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Sorted names of the models that match an ``fnmatch`` pattern; with ``pretrained``, those that have weights."""
+    return _list("model", pattern, pretrained)
+
+
+def get_builder(name: str, kind: Kind | None = None) -> Callable[..., nn.Module]:
+    """The builder of that name.
+
+    Raises:
+        ValueError: no such builder; the message suggests the nearest names.
+    """
+    kinds: tuple[Kind, ...] = ("codec", "model") if kind is None else (kind,)
+    for k in kinds:
+        if name in _BUILDERS[k]:
+            return _BUILDERS[k][name]
+    raise unknown_name(kind or "codec or model", name, sorted(n for k in kinds for n in _BUILDERS[k]))
+
+
+def get_codec(name: str, **kwargs: Any) -> nn.Module:
+    """Build a codec by name; keyword arguments go to its builder."""
+    return get_builder(name, "codec")(**kwargs)
+
+
+def get_model(name: str, **kwargs: Any) -> nn.Module:
+    """Build a model by name; keyword arguments go to its builder."""
+    return get_builder(name, "model")(**kwargs)
+
+
+def get_model_weights(name: str | Callable[..., nn.Module]) -> type[WeightsEnum]:
+    """The weights enum of a builder, given by name or as the function itself.
+
+    Raises:
+        ValueError: no such builder, or one for which no enum is defined.
+    """
+    key = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
+    get_builder(key)
+    if key not in _WEIGHTS:
+        raise ValueError(f"{key} has no pretrained weights; those that have: {', '.join(sorted(_WEIGHTS))}.")
+    return _WEIGHTS[key]
+
+
+def get_weight(name: str) -> WeightsEnum:
+    """The enum member with a full name such as ``"FA_cResNet39_Weights.DEFAULT"``.
+
+    Raises:
+        ValueError: no such enum or member; the message suggests the nearest names.
+    """
+    enum_name, _, member = name.partition(".")
+    enums = {enum.__name__: enum for enum in _WEIGHTS.values()}
+    if enum_name not in enums:
+        raise unknown_name("weights enum", enum_name, sorted(enums))
+    members = enums[enum_name].__members__
+    if member not in members:
+        raise unknown_name(f"member of {enum_name}", member, sorted(members))
+    return members[member]
+
+
+def build(
+    builder: Callable[..., nn.Module],
+    weights: WeightsLike,
+    cls: Callable[..., M],
+    defaults: Mapping[str, Any],
+    /,
+    **given: Any,
+) -> M:
+    """Instantiate ``cls`` for a builder: its defaults, then what the weights say, then what the caller said.
+
+    Arguments that are ``None`` count as not given. The module remembers how it was built (``module.builder``,
+    ``module.arguments``), which is what ``save_pretrained`` writes down.
+
+    Raises:
+        ValueError: the caller gave an argument that differs from what the weights were trained with.
+    """
+    from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle
+
+    source = resolve_weights(builder.__name__, weights)
+    stored = {} if source is None else source.arguments
+    said = {name: value for name, value in given.items() if value is not None}
+    for name, value in said.items():
+        trained_with = stored.get(name, value)
+        if trained_with != value:
+            raise ValueError(
+                f"{builder.__name__}: {name}={value!r} conflicts with weights {source}, which were made with "
+                f"{name}={trained_with!r}; leave {name} out, or pass weights=None to start from random values."
+            )
+    arguments = {**defaults, **stored, **said}
+    module = cls(**arguments) if source is None else source.instantiate(cls, arguments)
+    module.builder = builder.__name__  # type: ignore[assignment]
+    module.arguments = arguments  # type: ignore[assignment]
+    if source is not None:
+        source.load_into(module)
+    return module

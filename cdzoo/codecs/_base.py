@@ -1,0 +1,394 @@
+"""What every learned codec can do, and the little that each one says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cdzoo.codecs._channel import Channel, Quantiser, Reader, Writer
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS, StreamHeader, pack, unpack
+from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.types import CodecOutput, Latent
+
+__all__ = ["Codec", "CodingState"]
+
+
+class CodingState:
+    """Integers that give a codec's bits their meaning: probability tables and the fixed-point hyper-decoder.
+
+    A codec derives them from its parameters and keeps them until a parameter changes; saved weights carry them, so
+    that another machine does not derive its own. Subclasses define what they hold.
+    """
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, as named integer tensors (scale boundaries are float32)."""
+        raise NotImplementedError("a codec's coding state names its own tensors")
+
+
+@dataclass
+class _Derived:
+    """What was computed from the parameters, and how to recognise that they are still the same."""
+
+    versions: tuple[int, ...]
+    contents: frozenset[str]
+    coding: CodingState
+    fingerprint: str = field(default="")
+
+
+class Codec(nn.Module):
+    """Base of the learned codecs: images to latents, latents to bits, and back as far as the latent.
+
+    A subclass provides the transforms (``_analysis``, ``_synthesis``), the training forward pass, its coding state,
+    and one description of its coded parts (``_code``) that serves quantising, writing and reading alike.
+
+    Attributes:
+        name: the builder's name, which also stands in the streams.
+        latent_channels: ``M``.
+        stride: pixels per latent sample, in each direction.
+        has_scales: whether latents come with the hyperprior's scales.
+    """
+
+    name: ClassVar[str]
+    has_scales: ClassVar[bool] = False
+    latent_channels: int
+    stride: int
+    _synthesis_prefixes: ClassVar[tuple[str, ...]] = ("g_s.",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._derived: _Derived | None = None
+
+    # -- what a subclass says ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _analysis(self, x: Tensor) -> Tensor:
+        """Padded images ``(B, 3, H', W')`` to latents ``(B, M, h, w)``."""
+
+    @abstractmethod
+    def _synthesis(self, y_hat: Tensor) -> Tensor:
+        """Latents ``(B, M, h, w)`` to images ``(B, 3, stride h, stride w)``."""
+
+    @abstractmethod
+    def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Latents to (noisy or rounded) ``y_hat``, scales and likelihoods, differentiable."""
+
+    @abstractmethod
+    def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
+        """The coding state: from the parameters, or from saved integers. Raises ``ValueError`` where they don't fit."""
+
+    @abstractmethod
+    def _code(
+        self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Carry a batch of latents of ``shape`` ``(B, h, w)`` through a channel; returns ``y_hat`` and scales."""
+
+    @abstractmethod
+    def _configuration(self) -> dict[str, Any]:
+        """The hyper-parameters that give the latent its meaning, JSON-ready."""
+
+    def aux_loss(self) -> Tensor:
+        """Loss of the entropy model's quantiles, for an optimiser of their own; 0 where there is none."""
+        return next(self.parameters()).new_zeros(())
+
+    def calibrate(self, images: Iterable[Tensor]) -> None:
+        """Measure the symbol tables of a codec without a learned entropy model.
+
+        Codecs that learn their entropy model have nothing to measure: for them this does nothing.
+
+        Args:
+            images: batches ``(B, 3, H, W)``, RGB in ``[0, 1]``, of any sizes.
+        """
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Images through the codec without bits: for training, and for estimating rates.
+
+        Args:
+            x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
+
+        Returns:
+            reconstruction, latent and likelihoods; additive noise replaces rounding in training mode.
+        """
+        self._check_images(x)
+        y = self._analysis(self._pad(x))
+        y_hat, scales, likelihoods = self._train_forward(y)
+        height, width = x.shape[-2:]
+        x_hat = self._synthesis(y_hat)[..., :height, :width]
+        return CodecOutput(x_hat, Latent(y_hat, scales, (height, width)), likelihoods)
+
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Latent:
+        """Images to quantised latents; no bits are written.
+
+        Args:
+            x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
+
+        Returns:
+            the latent that ``decompress(compress(x))`` gives, bit for bit.
+
+        Raises:
+            TypeError, ValueError: ``x`` is no float image batch, or far outside ``[0, 1]``.
+        """
+        return self._send(x, Quantiser())
+
+    def compress(self, x: Tensor, *, num_threads: int | None = None) -> list[bytes]:
+        """Images to bits.
+
+        Args:
+            x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
+            num_threads: threads for entropy coding; by default ``torch.get_num_threads()``.
+
+        Returns:
+            one self-contained ``.cdz`` stream per image; what it costs with and without its header is in
+            ``read_header(stream).bpp`` and ``.payload_bpp``.
+
+        Raises:
+            TypeError, ValueError: as :meth:`encode`.
+        """
+        writer = Writer(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0, _threads(num_threads))
+        self._send(x, writer)
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        return [
+            pack(self.name, self.fingerprint, size, checksum, parts)
+            for parts, checksum in zip(writer.parts, writer.checksums, strict=True)
+        ]
+
+    def decompress(
+        self,
+        streams: Sequence[bytes],
+        *,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        num_threads: int | None = None,
+    ) -> Latent:
+        """Bits to latents; stops there, no pixel is made.
+
+        Args:
+            streams: ``.cdz`` streams of images of one size.
+            max_pixels: refuse streams whose image has more pixels than this; ``None`` for no limit.
+            num_threads: threads for entropy decoding; by default ``torch.get_num_threads()``.
+
+        Returns:
+            the latents, on the codec's device.
+
+        Raises:
+            BitstreamError: a stream is damaged, truncated, or too large; the message names its position.
+            PairingError: a stream was written by another codec, or by other weights.
+            ValueError: no stream at all, or images of unequal sizes.
+            TypeError: not a sequence of bytes.
+        """
+        headers, parts = self._open(streams, max_pixels)
+        height, width = headers[0].image_size
+        reader = Reader(parts, _threads(num_threads))
+        shape = (len(headers), -(-height // self.stride), -(-width // self.stride))
+        with self._coding_mode():
+            y_hat, scales = self._code(reader, None, shape, next(self.parameters()).device)
+        reader.verify([header.symbols_crc32 for header in headers])
+        return Latent(y_hat, scales, (height, width))
+
+    def decode(self, latent: Latent) -> Tensor:
+        """Latents to pixels: the synthesis transform, for looking at images, never needed by a network.
+
+        Args:
+            latent: as returned by :meth:`encode` or :meth:`decompress`.
+
+        Returns:
+            ``(B, 3, H, W)`` float32, RGB, clamped to ``[0, 1]``, cropped to ``latent.image_size``.
+
+        Raises:
+            ValueError: the latent has other channels, or a size that does not fit its ``image_size``.
+        """
+        y_hat, (height, width) = latent.y_hat, latent.image_size
+        expected = (self.latent_channels, -(-height // self.stride), -(-width // self.stride))
+        if y_hat.dim() != 4 or tuple(y_hat.shape[1:]) != expected:
+            raise ValueError(
+                f"latent of shape {tuple(y_hat.shape)} for images of {height}x{width}: {self.name} needs "
+                f"(B, {', '.join(map(str, expected))}); decode the latent as the codec returned it, before any "
+                "resizing."
+            )
+        parameter = next(self.parameters())
+        with self._coding_mode():
+            x_hat = self._synthesis(y_hat.to(parameter.device, parameter.dtype))[..., :height, :width]
+            return x_hat.float().clamp(0, 1)
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that identify what gives latents and bits their meaning.
+
+        Covers the configuration, the analysis transforms, the hyper-decoder's integers and the probability tables;
+        not the synthesis transform, nor device, dtype or memory layout.
+        """
+        return self._refresh().fingerprint
+
+    @property
+    def coding(self) -> CodingState:
+        """The integers in force; derived again whenever a parameter they depend on has changed."""
+        return self._refresh().coding
+
+    def integer_state(self) -> dict[str, Tensor]:
+        """The coding state as named tensors, for saving beside the parameters."""
+        return self.coding.state()
+
+    def load_integer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Adopt a saved coding state for the present parameters, in place of deriving one.
+
+        Raises:
+            ValueError: tensors are missing, superfluous, or do not fit this codec.
+        """
+        try:
+            coding = self._derive(state)
+        except KeyError as error:
+            raise ValueError(f"coding state of {self.name} lacks {error}.") from None
+        superfluous = sorted(set(state) - set(coding.state()))
+        if superfluous:
+            raise ValueError(f"coding state has tensors that {self.name} does not know: {', '.join(superfluous[:4])}.")
+        self._derived = self._describe(coding)
+
+    def _refresh(self) -> _Derived:
+        versions = tuple(-1 if p.is_inference() else p._version for _, p in self._coding_parameters())
+        derived = self._derived
+        if derived is not None and -1 not in versions and derived.versions == versions:
+            return derived
+        # A version may move without a change of value (a cast, a copy to another device): compare the contents.
+        if derived is not None and self._content(torch.float32) in derived.contents:
+            derived.versions = versions
+            return derived
+        with torch.no_grad():
+            self._derived = self._describe(self._derive(None))
+        return self._derived
+
+    def _describe(self, coding: CodingState) -> _Derived:
+        digest = hashlib.sha256(repr(sorted({"name": self.name, **self._configuration()}.items())).encode())
+        analysis = ((n, p) for n, p in self._coding_parameters() if self._is_analysis(n))
+        for name, tensor in [*analysis, *sorted(coding.state().items())]:
+            digest.update(name.encode() + repr(tuple(tensor.shape)).encode())
+            digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
+        return _Derived(
+            versions=tuple(-1 if p.is_inference() else p._version for _, p in self._coding_parameters()),
+            # also what the parameters look like after a cast, so that .half() is known to be the same codec
+            contents=frozenset(self._content(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+            coding=coding,
+            fingerprint=digest.hexdigest()[:16],
+        )
+
+    def _coding_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        return ((n, t) for n, t in self.named_parameters() if not n.startswith(self._synthesis_prefixes))
+
+    @staticmethod
+    def _is_analysis(name: str) -> bool:
+        return name.startswith(("g_a.", "h_a."))
+
+    def _content(self, dtype: torch.dtype) -> str:
+        digest = hashlib.sha256()
+        for _, tensor in self._coding_parameters():
+            digest.update(_bytes(tensor.to(dtype).float()))
+        return digest.hexdigest()
+
+    # -- shared steps --------------------------------------------------------------------------------------------
+
+    def _send(self, x: Tensor, channel: Channel) -> Latent:
+        self._check_images(x)
+        low, high = (float(v) for v in x.detach().aminmax())
+        if not (low >= -0.5 and high <= 1.5):
+            raise ValueError(
+                f"images have values from {low:g} to {high:g}, but must be finite and in [0, 1]; "
+                "divide 8-bit images by 255."
+            )
+        parameter = next(self.parameters())
+        with self._coding_mode():
+            y = self._analysis(self._pad(x.to(parameter.device, parameter.dtype))).float()
+            y_hat, scales = self._code(channel, y, (y.shape[0], y.shape[2], y.shape[3]), y.device)
+        return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1])))
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Replicate the last row and column until both sides are multiples of the stride."""
+        return pad_to_multiple(x, self.stride)
+
+    @staticmethod
+    def _check_images(x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"images must be a float tensor (B, 3, H, W) in [0, 1], not {kind}; try x.float() / 255.")
+        if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
+            raise ValueError(
+                f"images must have shape (B, 3, H, W) with B, H, W >= 1, not {tuple(x.shape)}; "
+                "add a batch dimension with x[None], and repeat a grey channel with x.expand(-1, 3, -1, -1)."
+            )
+
+    def _open(
+        self, streams: Sequence[bytes], max_pixels: int | None, *, same_size: bool = True
+    ) -> tuple[list[StreamHeader], list[tuple[memoryview, ...]]]:
+        if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
+            raise TypeError(
+                f"streams must be a list of bytes, not {type(streams).__name__}; pass [stream] for one image."
+            )
+        if len(streams) == 0:
+            raise ValueError("no streams: decompress needs at least one.")
+        headers, parts = [], []
+        for position, stream in enumerate(streams):
+            try:
+                header, views = unpack(stream, max_pixels=max_pixels)
+            except BitstreamError as error:
+                raise BitstreamError(f"stream {position} of {len(streams)}: {error}") from error
+            if header.codec != self.name or header.fingerprint != self.fingerprint:
+                raise PairingError(
+                    f"stream {position} of {len(streams)} was written by {header.codec} with fingerprint "
+                    f"{header.fingerprint}, but this codec is {self.name} with fingerprint {self.fingerprint}; "
+                    "load the weights that wrote the stream."
+                )
+            headers.append(header)
+            parts.append(views)
+        sizes = {header.image_size for header in headers}
+        if same_size and len(sizes) > 1:
+            raise ValueError(
+                f"streams of unequal image sizes in one batch: {sorted(sizes)}; "
+                "group them by read_header(...).image_size."
+            )
+        if len({len(views) for views in parts}) > 1 or len(parts[0]) != self._num_parts:
+            raise BitstreamError(f"{self.name} streams have {self._num_parts} parts, not {[len(v) for v in parts]}.")
+        return headers, parts
+
+    _num_parts: ClassVar[int] = 1
+
+    @contextmanager
+    def _coding_mode(self) -> Iterator[None]:
+        """No gradients, no autocast, inference behaviour; the module's own mode is put back afterwards."""
+        training = [m for m in self.modules() if m.training]
+        for module in training:
+            module.training = False
+        device = next(self.parameters()).device.type
+        try:
+            with torch.no_grad(), torch.autocast(device, enabled=False):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad ``(B, C, H, W)`` at the bottom and on the right by replication until ``H, W`` are multiples."""
+    bottom, right = (-int(x.shape[-2]) % multiple, -int(x.shape[-1]) % multiple)
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def _threads(num_threads: int | None) -> int:
+    if num_threads is None:
+        return torch.get_num_threads()
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, not {num_threads}; leave it out for torch's own setting.")
+    return num_threads
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,66 @@
+"""What the codecs take from CompressAI: its layers and entropy models, its checkpoints' names, its way of coding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cdzoo.codecs.range_coder import SymbolTables
+
+__all__ = ["TABLE_BUFFERS", "compressai", "current_name", "scale_table", "tables_at", "tables_of", "without_tables"]
+
+TABLE_BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
+"""Buffers of CompressAI's entropy models that are derived from parameters, and whose sizes vary."""
+
+
+def compressai() -> Any:
+    """CompressAI's layers and entropy models, imported on first use."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside CompressAI that its users can do nothing about
+            import compressai.entropy_models
+            import compressai.layers
+            import compressai.models.utils
+    except ImportError as error:
+        raise ImportError(
+            "the bmshj2018 and mbt2018 codecs need CompressAI, which is not installed; 'pip install compressai' works "
+            "on Python below 3.13. Models, ops and everything JPEG run without it."
+        ) from error
+    return compressai
+
+
+def without_tables(entropy_model: nn.Module) -> nn.Module:
+    """Keep derived tables out of the state dict, where their varying sizes make checkpoints fail to load."""
+    for name in TABLE_BUFFERS:
+        if name in dict(entropy_model.named_buffers(recurse=False)):
+            entropy_model.register_buffer(name, getattr(entropy_model, name), persistent=False)
+    return entropy_model
+
+
+def scale_table() -> list[float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from compressai.models.base import get_scale_table
+    table: list[float] = get_scale_table().tolist()
+    return table
+
+
+def current_name(name: str) -> str:
+    """A name in a CompressAI state dict, as its present version has it."""
+    name = name.removeprefix("module.")
+    for kind, plural in (("matrix", "matrices"), ("bias", "biases"), ("factor", "factors")):
+        for old in (f"entropy_bottleneck._{plural}.", f"entropy_bottleneck._{kind}"):
+            if name.startswith(old):
+                return f"entropy_bottleneck.{plural}.{name.removeprefix(old)}"
+    return name
+
+
+def tables_at(prefix: str, tables: Mapping[str, Tensor]) -> SymbolTables:
+    return SymbolTables.from_padded(*(tables[f"{prefix}.{n}"] for n in ("_quantized_cdf", "_cdf_length", "_offset")))
+
+
+def tables_of(entropy_model: Any) -> SymbolTables:
+    return SymbolTables.from_padded(entropy_model._quantized_cdf, entropy_model._cdf_length, entropy_model._offset)

@@ -1,0 +1,128 @@
+"""The integers that give a codec's bits their meaning, for codecs with a learned prior."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo.codecs._base import CodingState
+from cdzoo.codecs._compressai import scale_table, tables_of
+from cdzoo.codecs._integer_decoder import ACTIVATION_BITS, IntegerDecoder
+from cdzoo.codecs.range_coder import SymbolTables
+
+__all__ = ["UNIT", "FactorizedState", "HyperpriorState"]
+
+UNIT = float(2**ACTIVATION_BITS)
+"""Medians, scales and means are integers in units of ``1 / UNIT``."""
+
+_MAX_TABLE = 1 << 14
+
+
+class FactorizedState(CodingState):
+    """Probability tables and medians of an entropy bottleneck.
+
+    Attributes:
+        tables: one table per channel.
+        medians: ``(C,)`` int64, in units of ``2^-ACTIVATION_BITS``.
+    """
+
+    def __init__(self, tables: SymbolTables, medians: Tensor) -> None:
+        if medians.shape != (tables.num_tables,) or medians.is_floating_point():
+            raise ValueError(f"{tables.num_tables} tables need as many integer medians, not {tuple(medians.shape)}.")
+        self.tables, self.medians = tables, medians.cpu().long()
+
+    @classmethod
+    def derive(cls, bottleneck: nn.Module) -> FactorizedState:
+        """From an entropy bottleneck's parameters, on the CPU in float32 whatever their device and dtype."""
+        twin: Any = copy.deepcopy(bottleneck).cpu().float()
+        quantiles = twin.quantiles.detach()[:, 0]
+        medians = quantiles[:, 1].double()
+        spans = (quantiles - quantiles[:, 1:2]).abs().max()
+        if not float(spans) < _MAX_TABLE:
+            raise ValueError(
+                f"entropy bottleneck: quantiles lie up to {float(spans):g} from the median, but tables hold at most "
+                f"{_MAX_TABLE} symbols to each side; train with aux_loss(), which keeps the quantiles in place."
+            )
+        twin.update(force=True)
+        return cls(tables_of(twin), torch.round(medians * UNIT).long())
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`CodingState`."""
+        return {"bottleneck.medians": self.medians, **named_tables("bottleneck.", self.tables)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> FactorizedState:
+        """The inverse of :meth:`state`."""
+        return cls(tables_from("bottleneck.", state), state["bottleneck.medians"])
+
+    def medians_on(self, device: torch.device) -> Tensor:
+        """Medians as float32 ``(C, 1, 1)``."""
+        return (self.medians.double() / UNIT).float().to(device).view(-1, 1, 1)
+
+    def indexes(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Each channel's own table: ``(C, h, w)``."""
+        count = self.tables.num_tables
+        dtype = torch.uint8 if count <= 256 else torch.int32
+        return torch.arange(count, device=device).to(dtype).view(-1, 1, 1).expand(-1, height, width)
+
+
+class HyperpriorState(CodingState):
+    """Tables of both entropy models, the boundaries between scales, and the integer hyper-decoder."""
+
+    def __init__(
+        self, bottleneck: FactorizedState, gaussian: SymbolTables, boundaries: Tensor, decoder: IntegerDecoder
+    ) -> None:
+        if boundaries.shape != (gaussian.num_tables - 1,) or not bool((boundaries[1:] > boundaries[:-1]).all()):
+            raise ValueError(f"{gaussian.num_tables} Gaussian tables need one boundary less, in ascending order.")
+        self.bottleneck, self.gaussian, self.decoder = bottleneck, gaussian, decoder
+        self.boundaries = boundaries.cpu().float()
+
+    @classmethod
+    def derive(cls, bottleneck: nn.Module, gaussian: nn.Module, h_s: Sequence[nn.Module]) -> HyperpriorState:
+        """From the modules' parameters, on the CPU in float32 whatever their device and dtype."""
+        twin: Any = copy.deepcopy(gaussian).cpu().float()
+        twin.update_scale_table(scale_table(), force=True)
+        return cls(FactorizedState.derive(bottleneck), tables_of(twin), twin.scale_table[:-1], IntegerDecoder(h_s))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], h_s: Sequence[nn.Module]) -> HyperpriorState:
+        """The inverse of :meth:`state`; ``h_s`` lends the geometry of its layers."""
+        decoder = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
+        return cls(
+            FactorizedState.from_state(state),
+            tables_from("gaussian.", state),
+            state["gaussian.boundaries"],
+            IntegerDecoder(h_s, decoder),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`CodingState`."""
+        return {
+            **self.bottleneck.state(),
+            **named_tables("gaussian.", self.gaussian),
+            "gaussian.boundaries": self.boundaries,
+            **{f"decoder.{k}": v for k, v in self.decoder.state().items()},
+        }
+
+    def indexes(self, scales: Tensor) -> Tensor:
+        """The narrowest tabulated scale that is not exceeded: ``(B, M, h, w)`` uint8 from float64 scales."""
+        # float32 boundaries and 14-bit fixed-point scales are both exact in float64, so the comparison is too
+        boundaries = self.boundaries.to(scales.device, torch.float64)
+        return torch.bucketize(scales.contiguous(), boundaries).to(torch.uint8)
+
+
+def named_tables(prefix: str, tables: SymbolTables) -> dict[str, Tensor]:
+    """Tables as tensors whose names start with ``prefix``."""
+    return {prefix + name: torch.from_numpy(array.copy()) for name, array in tables.state().items()}
+
+
+def tables_from(prefix: str, state: Mapping[str, Tensor]) -> SymbolTables:
+    """The inverse of :func:`named_tables`; tensors under the prefix that are no tables are left out."""
+    names = {k: k.removeprefix(prefix) for k in state if k.startswith(prefix)}
+    return SymbolTables.from_state(
+        {name: state[k].cpu().numpy() for k, name in names.items() if name not in ("medians", "boundaries")}
+    )

@@ -1,0 +1,418 @@
+"""Codecs with a learned prior: Ballé et al. 2018 (factorized, scale hyperprior), Minnen et al. 2018 (mean, scale).
+
+Sources: "Variational image compression with a scale hyperprior" (ICLR 2018, arXiv:1802.01436) and "Joint
+autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018, arXiv:1809.02736), the latter
+without its autoregressive part. Layers, training noise and likelihoods are CompressAI's, under CompressAI's names, so
+that its checkpoints load. What differs:
+
+* Images of any size: the image is padded to a multiple of 16 only, and the latent to a multiple of 4 inside the
+  hyperprior, so that a latent always has ``ceil(H / 16) x ceil(W / 16)`` samples and no padding is coded.
+* Bits are decoded with integers (``_integer_decoder.py``): the scales that choose probability tables, and that
+  networks read as ``Latent.scales``, are the same on every machine. ``compressai_strings`` keeps the float way.
+
+          ┌───┐    y     ┌───┐  z  ┌───┐ z_hat            ┌───┐ scales (and means)
+    x ──►─┤g_a├──►─┬──►──┤h_a├──►──┤ Q ├───►─── bits ──►──┤h_s├─┐
+          └───┘    │     └───┘     └───┘                  └───┘ ▼
+                   └────►───┤ Q ├───► y_hat ───►─── bits ───────┴──► y_hat ──► networks
+                                                                       │
+                                                  x_hat ──◄── g_s ──◄──┘  (for the eye only)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_codec
+from cdzoo._weights import WeightsEnum, WeightsLike
+from cdzoo.codecs._base import Codec, CodingState, pad_to_multiple
+from cdzoo.codecs._channel import Channel, round_to_symbols
+from cdzoo.codecs._compressai import TABLE_BUFFERS, compressai, current_name, tables_at, without_tables
+from cdzoo.codecs._integer_decoder import ACTIVATION_BITS
+from cdzoo.codecs._prior_state import UNIT, FactorizedState, HyperpriorState
+from cdzoo.codecs.range_coder import encode_batch
+
+__all__ = [
+    "LAMBDAS",
+    "BMSHJ2018_Factorized_Weights",
+    "BMSHJ2018_Hyperprior_Weights",
+    "FactorizedPrior",
+    "MBT2018_Mean_Weights",
+    "MeanScaleHyperprior",
+    "ScaleHyperprior",
+    "bmshj2018_factorized",
+    "bmshj2018_hyperprior",
+    "mbt2018_mean",
+]
+
+LAMBDAS: dict[str, tuple[float, ...]] = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
+"""CompressAI's rate-distortion weights for qualities 1 to 8: ``lambda * 255^2 * MSE`` or ``lambda * (1 - MS-SSIM)``."""
+
+
+def _transforms(n: int, m: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Analysis and synthesis: four 5x5 stride-2 (transposed) convolutions with (inverse) GDN between them."""
+    lib = compressai()
+    conv, deconv, gdn = lib.models.utils.conv, lib.models.utils.deconv, lib.layers.GDN
+    g_a = nn.Sequential(conv(3, n), gdn(n), conv(n, n), gdn(n), conv(n, n), gdn(n), conv(n, m))
+    g_s = nn.Sequential(
+        deconv(m, n), gdn(n, inverse=True), deconv(n, n), gdn(n, inverse=True), deconv(n, n), gdn(n, inverse=True),
+        deconv(n, 3),
+    )  # fmt: skip
+    return g_a, g_s
+
+
+class FactorizedPrior(Codec):
+    """``bmshj2018_factorized``: every latent channel has one learned distribution of its own.
+
+    Args:
+        N: channels of the hidden layers.
+        M: channels of the latent.
+        quality, metric: what the weights were trained for; recorded, and the source of ``N`` and ``M`` by default.
+    """
+
+    name: ClassVar[str] = "bmshj2018_factorized"
+    stride = 16
+
+    def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
+        super().__init__()
+        self.N, self.M, self.latent_channels = N, M, M
+        self.quality, self.metric = quality, metric
+        self.g_a, self.g_s = _transforms(N, M)
+        self.entropy_bottleneck: Any = without_tables(compressai().entropy_models.EntropyBottleneck(M))
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"N": self.N, "M": self.M}
+
+    def _analysis(self, x: Tensor) -> Tensor:
+        y: Tensor = self.g_a(x)
+        return y
+
+    def _synthesis(self, y_hat: Tensor) -> Tensor:
+        x_hat: Tensor = self.g_s(y_hat)
+        return x_hat
+
+    def aux_loss(self) -> Tensor:
+        """How far the bottleneck's quantiles are from where they should be; minimised by an optimiser of its own."""
+        loss: Tensor = self.entropy_bottleneck.loss()
+        return loss
+
+    def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        y_hat, likelihood = self.entropy_bottleneck(y)
+        return y_hat, None, {"y": likelihood}
+
+    def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
+        if state is None:
+            return FactorizedState.derive(self.entropy_bottleneck)
+        return FactorizedState.from_state(state)
+
+    def _code(
+        self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        coding = self.coding
+        assert isinstance(coding, FactorizedState)
+        batch, height, width = shape
+        medians = coding.medians_on(device)
+        symbols = channel(
+            None if y is None else y - medians,
+            (batch, self.M, height, width),
+            coding.indexes(height, width, device),
+            coding.tables,
+        )
+        return symbols.float() + medians, None
+
+    # -- CompressAI ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def load_compressai(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a checkpoint of the CompressAI model of the same name and sizes, strictly.
+
+        Checkpoints with tables (saved after ``update()``) keep theirs; for others they are derived. Names of earlier
+        CompressAI versions and of ``DataParallel`` are understood.
+
+        Raises:
+            ValueError: names or shapes do not fit; nothing is loaded then.
+        """
+        renamed = {current_name(name): tensor for name, tensor in state_dict.items()}
+        tables = {n: t for n, t in renamed.items() if n.rpartition(".")[2] in TABLE_BUFFERS}
+        rest = {n: t for n, t in renamed.items() if n not in tables}
+        own = self.state_dict()
+        wrong = sorted(set(own) ^ set(rest)) or sorted(n for n in own if own[n].shape != rest[n].shape)
+        if wrong:
+            raise ValueError(
+                f"the checkpoint does not fit {self.name}(N={self.N}, M={self.M}): {len(wrong)} names or shapes differ "
+                f"({', '.join(wrong[:4])}, ...); N and M are the first sizes of g_a.0.weight and g_a.6.weight."
+            )
+        self.load_state_dict(rest)
+        self._derived = None
+        if all(t.numel() for t in tables.values()) and tables:
+            coding = self._derive(None)
+            self._derived = self._describe(self._with_tables(coding, tables))
+
+    def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
+        assert isinstance(coding, FactorizedState)
+        return FactorizedState(tables_at("entropy_bottleneck", tables), coding.medians)
+
+    @torch.no_grad()
+    def compressai_strings(self, x: Tensor) -> list[list[bytes]]:
+        """The bytes of ``compress(x)["strings"]`` of the CompressAI model with the same weights.
+
+        They are written the float way, so only a machine that reproduces this one's rounding can decode them.
+
+        Args:
+            x: ``(B, 3, H, W)`` in ``[0, 1]``, with ``H, W`` multiples of what CompressAI's model takes (64; 16 for
+                the factorized prior).
+
+        Raises:
+            ValueError: another size.
+        """
+        self._check_images(x)
+        multiple = self._compressai_multiple
+        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+            raise ValueError(
+                f"CompressAI's {self.name} takes sizes that are multiples of {multiple}, not {tuple(x.shape[-2:])}."
+            )
+        with self._coding_mode():
+            return self._compressai_strings(self._analysis(x))
+
+    _compressai_multiple: ClassVar[int] = 16
+
+    def _compressai_strings(self, y: Tensor) -> list[list[bytes]]:
+        coding = self.coding
+        assert isinstance(coding, FactorizedState)
+        strings, _ = bottleneck_strings(coding, self.entropy_bottleneck, y)
+        return [strings]
+
+
+class ScaleHyperprior(FactorizedPrior):
+    """``bmshj2018_hyperprior``: zero-mean Gaussians, whose scales a hyperprior predicts.
+
+    Args:
+        N: channels of the hidden layers and of the hyper-latent.
+        M: channels of the latent and of its scales.
+        quality, metric: as in :class:`FactorizedPrior`.
+    """
+
+    name: ClassVar[str] = "bmshj2018_hyperprior"
+    has_scales: ClassVar[bool] = True
+    _num_parts: ClassVar[int] = 2
+    _compressai_multiple: ClassVar[int] = 64
+
+    def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
+        super().__init__(N=N, M=M, quality=quality, metric=metric)
+        lib = compressai()
+        self.entropy_bottleneck = without_tables(lib.entropy_models.EntropyBottleneck(N))
+        self.h_a, self.h_s = self._hyper_transforms(lib.models.utils.conv, lib.models.utils.deconv)
+        self.gaussian_conditional: Any = without_tables(lib.entropy_models.GaussianConditional(None))
+
+    def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
+        n, m = self.N, self.M
+        h_a = nn.Sequential(conv(m, n, stride=1, kernel_size=3), nn.ReLU(), conv(n, n), nn.ReLU(), conv(n, n))
+        h_s = nn.Sequential(
+            deconv(n, n), nn.ReLU(), deconv(n, n), nn.ReLU(), conv(n, m, stride=1, kernel_size=3), nn.ReLU()
+        )
+        return h_a, h_s
+
+    def _hyper_input(self, y: Tensor) -> Tensor:
+        return torch.abs(y)
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The hyper-decoder's output as scales and means."""
+        return parameters, None
+
+    def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        height, width = y.shape[-2:]
+        z_hat, z_likelihood = self.entropy_bottleneck(self.h_a(pad_to_multiple(self._hyper_input(y), 4)))
+        scales, means = self._split(self.h_s(z_hat)[..., :height, :width])
+        y_hat, y_likelihood = self.gaussian_conditional(y, scales, means=means)
+        return y_hat, scales, {"y": y_likelihood, "z": z_likelihood}
+
+    def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
+        h_s = list(self.h_s)
+        if state is None:
+            return HyperpriorState.derive(self.entropy_bottleneck, self.gaussian_conditional, h_s)
+        return HyperpriorState.from_state(state, h_s)
+
+    def _code(
+        self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        coding = self.coding
+        assert isinstance(coding, HyperpriorState)
+        batch, height, width = shape
+        z_height, z_width = -(-height // 4), -(-width // 4)
+
+        z = None
+        if y is not None:
+            dtype = next(self.h_a.parameters()).dtype
+            z = self.h_a(pad_to_multiple(self._hyper_input(y.to(dtype)), 4)).float()
+            z = z - coding.bottleneck.medians_on(device)
+        z_symbols = channel(
+            z,
+            (batch, self.N, z_height, z_width),
+            coding.bottleneck.indexes(z_height, z_width, device),
+            coding.bottleneck.tables,
+        )
+        z_hat = z_symbols.long() * 2**ACTIVATION_BITS + coding.bottleneck.medians.to(device).view(-1, 1, 1)
+        parameters = coding.decoder(z_hat)[..., :height, :width] / UNIT
+        scales, means = self._split(parameters)
+        indexes = coding.indexes(scales)
+        means = None if means is None else means.float().to(device)
+        centred = y if y is None or means is None else y - means
+        symbols = channel(centred, (batch, self.M, height, width), indexes, coding.gaussian)
+        y_hat = symbols.to(device).float()
+        return (y_hat if means is None else y_hat + means), scales.float().to(device)
+
+    def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
+        assert isinstance(coding, HyperpriorState)
+        bottleneck = FactorizedState(tables_at("entropy_bottleneck", tables), coding.bottleneck.medians)
+        boundaries = tables["gaussian_conditional.scale_table"][:-1]
+        return HyperpriorState(bottleneck, tables_at("gaussian_conditional", tables), boundaries, coding.decoder)
+
+    def _compressai_strings(self, y: Tensor) -> list[list[bytes]]:
+        coding = self.coding
+        assert isinstance(coding, HyperpriorState)
+        z = self.h_a(self._hyper_input(y))
+        z_strings, z_hat = bottleneck_strings(coding.bottleneck, self.entropy_bottleneck, z)
+        scales, means = self._split(self.h_s(z_hat))
+        bounded = torch.clamp(scales, min=float(self.gaussian_conditional.scale_bound))
+        indexes = torch.bucketize(bounded.contiguous(), coding.boundaries.to(bounded.device)).to(torch.uint8)
+        symbols = round_to_symbols(y if means is None else y - means)
+        flat, flat_indexes = (t.cpu().contiguous().numpy().reshape(len(y), -1) for t in (symbols, indexes))
+        return [encode_batch(flat, flat_indexes, coding.gaussian), z_strings]
+
+
+class MeanScaleHyperprior(ScaleHyperprior):
+    """``mbt2018_mean``: Gaussians whose means and scales a hyperprior predicts.
+
+    Args:
+        N: channels of the hidden layers and of the hyper-latent.
+        M: channels of the latent, of its scales and of its means.
+        quality, metric: as in :class:`FactorizedPrior`.
+    """
+
+    name: ClassVar[str] = "mbt2018_mean"
+
+    def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
+        n, m = self.N, self.M
+        h_a = nn.Sequential(conv(m, n, stride=1, kernel_size=3), nn.LeakyReLU(), conv(n, n), nn.LeakyReLU(), conv(n, n))
+        h_s = nn.Sequential(
+            deconv(n, m), nn.LeakyReLU(), deconv(m, m * 3 // 2), nn.LeakyReLU(),
+            conv(m * 3 // 2, m * 2, stride=1, kernel_size=3),
+        )  # fmt: skip
+        return h_a, h_s
+
+    def _hyper_input(self, y: Tensor) -> Tensor:
+        return y
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        scales, means = parameters.chunk(2, 1)
+        return scales, means
+
+
+def bottleneck_strings(coding: FactorizedState, bottleneck: Any, z: Tensor) -> tuple[list[bytes], Tensor]:
+    """CompressAI's way through an entropy bottleneck: the strings, and the float ``z_hat`` it goes on with."""
+    medians = bottleneck.quantiles[:, 0, 1].view(-1, 1, 1)
+    symbols = round_to_symbols(z - medians)
+    indexes = coding.indexes(z.shape[2], z.shape[3], torch.device("cpu"))
+    flat = symbols.cpu().contiguous().numpy().reshape(len(z), -1)
+    strings = encode_batch(flat, indexes.contiguous().numpy().reshape(-1), coding.tables)
+    return strings, symbols.type_as(medians) + medians
+
+
+# -- weights and builders ----------------------------------------------------------------------------------------
+
+Metric = Literal["mse", "ms-ssim"]
+
+
+class BMSHJ2018_Factorized_Weights(WeightsEnum):
+    """Weights of :func:`bmshj2018_factorized`."""
+
+
+class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
+    """Weights of :func:`bmshj2018_hyperprior`."""
+
+
+class MBT2018_Mean_Weights(WeightsEnum):
+    """Weights of :func:`mbt2018_mean`."""
+
+
+def _defaults(large_from: int, quality: int | None, metric: str | None) -> dict[str, Any]:
+    """Sizes by quality: ``N=128, M=192`` at the low rates, ``N=192, M=320`` from ``large_from`` on (CompressAI's)."""
+    quality, metric = 4 if quality is None else quality, "mse" if metric is None else metric
+    if quality not in range(1, 9):
+        raise ValueError(f"quality must be 1 (smallest files) to 8 (best images), not {quality!r}.")
+    if metric not in LAMBDAS:
+        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+    n, m = (192, 320) if quality >= large_from else (128, 192)
+    return {"N": n, "M": m, "quality": quality, "metric": metric}
+
+
+@register_codec(weights=BMSHJ2018_Factorized_Weights)
+def bmshj2018_factorized(
+    *,
+    weights: WeightsLike = None,
+    quality: int | None = None,
+    metric: Metric | None = None,
+    N: int | None = None,
+    M: int | None = None,
+) -> FactorizedPrior:
+    """Factorized prior of Ballé et al. (2018), stride 16.
+
+    Args:
+        weights: see :class:`BMSHJ2018_Factorized_Weights`; ``None`` for random values, which code as well.
+        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 6 on 192, 320); 4 by default.
+        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
+        N: channels of the hidden layers, in place of the quality's.
+        M: channels of the latent, in place of the quality's.
+    """
+    defaults = _defaults(6, quality, metric)
+    return build(bmshj2018_factorized, weights, FactorizedPrior, defaults, quality=quality, metric=metric, N=N, M=M)
+
+
+@register_codec(weights=BMSHJ2018_Hyperprior_Weights)
+def bmshj2018_hyperprior(
+    *,
+    weights: WeightsLike = None,
+    quality: int | None = None,
+    metric: Metric | None = None,
+    N: int | None = None,
+    M: int | None = None,
+) -> ScaleHyperprior:
+    """Scale hyperprior of Ballé et al. (2018), stride 16, with scales: the codec of Deng and Karam.
+
+    Args:
+        weights: see :class:`BMSHJ2018_Hyperprior_Weights`; ``None`` for random values, which code as well.
+        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 6 on 192, 320); 4 by default.
+        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
+        N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
+        M: channels of the latent, in place of the quality's.
+    """
+    defaults = _defaults(6, quality, metric)
+    return build(bmshj2018_hyperprior, weights, ScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)
+
+
+@register_codec(weights=MBT2018_Mean_Weights)
+def mbt2018_mean(
+    *,
+    weights: WeightsLike = None,
+    quality: int | None = None,
+    metric: Metric | None = None,
+    N: int | None = None,
+    M: int | None = None,
+) -> MeanScaleHyperprior:
+    """Mean-and-scale hyperprior of Minnen et al. (2018), stride 16, with scales.
+
+    Args:
+        weights: see :class:`MBT2018_Mean_Weights`; ``None`` for random values, which code as well.
+        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 5 on 192, 320); 4 by default.
+        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
+        N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
+        M: channels of the latent, in place of the quality's.
+    """
+    defaults = _defaults(5, quality, metric)
+    return build(mbt2018_mean, weights, MeanScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)

@@ -1,0 +1,151 @@
+"""Codec and network as one module: images, latents or bits in, logits out; no pixel is rebuilt on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo.codecs._base import Codec
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS
+from cdzoo.errors import PairingError
+from cdzoo.transforms import LatentTransform
+from cdzoo.types import Latent
+
+__all__ = ["CompressedDomainModel", "compose"]
+
+
+class CompressedDomainModel(nn.Module):
+    """A frozen codec and a network over its latents; made by :func:`compose`.
+
+    The codec takes no part in training: its parameters are not registered with this module, so that optimisers,
+    ``train()`` and ``state_dict()`` see the network alone.
+
+    Attributes:
+        model: the network.
+        transforms: what is done to a latent before the network reads it.
+    """
+
+    def __init__(self, codec: Codec, model: nn.Module, transforms: LatentTransform) -> None:
+        super().__init__()
+        self.model = model
+        self.transforms = transforms
+        self._codec = [codec]  # a list hides the module from registration
+
+    @property
+    def codec(self) -> Codec:
+        """The frozen codec."""
+        return self._codec[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CompressedDomainModel:
+        # .to(device) should move the codec along; a change of dtype leaves its latents' meaning as it is
+        self.codec._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` in ``[0, 1]`` to logits, through the codec's latents."""
+        return self.from_latent(self.codec.encode(x))
+
+    def from_latent(self, latent: Latent) -> Tensor:
+        """Latents, as the codec returned them, to logits ``(B, num_classes)`` or ``(B, num_classes, H, W)``."""
+        parameter = next(self.model.parameters())
+        latent = self.transforms(latent.to(parameter.device))
+        scales = None if latent.scales is None else latent.scales.to(parameter.dtype)
+        logits: Tensor = self.model(latent._replace(y_hat=latent.y_hat.to(parameter.dtype), scales=scales))
+        return logits
+
+    def from_streams(
+        self,
+        streams: Sequence[bytes],
+        *,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        num_threads: int | None = None,
+    ) -> Tensor:
+        """Bits to logits; neither the synthesis transform nor a pixel tensor is touched.
+
+        Args:
+            streams: ``.cdz`` streams; images of unequal sizes are decoded size by size, and their logits come back in
+                the order of the streams.
+            max_pixels, num_threads: as in ``Codec.decompress``.
+
+        Returns:
+            logits ``(B, num_classes)``; dense outputs need images of one size.
+
+        Raises:
+            BitstreamError, PairingError, TypeError, ValueError: as ``Codec.decompress``.
+        """
+        headers, _ = self.codec._open(streams, max_pixels, same_size=False)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, header in enumerate(headers):
+            groups.setdefault(header.image_size, []).append(position)
+        outputs: list[Tensor] = []
+        for positions in groups.values():
+            latent = self.codec.decompress(
+                [streams[p] for p in positions], max_pixels=max_pixels, num_threads=num_threads
+            )
+            outputs.append(self.from_latent(latent))
+        if len({tuple(o.shape[1:]) for o in outputs}) > 1:
+            raise ValueError(
+                f"dense outputs of unequal sizes {sorted({tuple(o.shape[1:]) for o in outputs})} make no batch; "
+                "pass the images of one size at a time."
+            )
+        order = torch.tensor([p for positions in groups.values() for p in positions], device=outputs[0].device)
+        return torch.cat(outputs)[torch.argsort(order)]
+
+
+def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
+    """Put a codec and a network over its latents together.
+
+    Args:
+        codec: any of ``cdzoo.codecs``; stays frozen.
+        model: any network of ``cdzoo.models`` that reads latents.
+
+    Returns:
+        a module with ``(x)``, ``.from_latent(latent)`` and ``.from_streams(streams)``, each giving logits. The
+        transform that the network's weights came with is applied to every latent.
+
+    Raises:
+        PairingError: channels, stride or scales do not fit, or the network's weights were trained on the latents of
+            another codec; the message names both fingerprints.
+        TypeError: not a codec, or a network that does not read latents.
+    """
+    if not isinstance(codec, Codec):
+        raise TypeError(f"compose takes a codec first, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
+    in_channels, stride = getattr(model, "in_channels", None), getattr(model, "latent_stride", None)
+    if in_channels is None or stride is None:
+        raise TypeError(
+            f"{type(model).__name__} does not read latents; pixel networks take codec.decode(latent), and "
+            "cdzoo.list_models() names the networks that need no pixels."
+        )
+    for what, need, have in (
+        ("latent channels", in_channels, codec.latent_channels),
+        ("pixels per latent sample", stride, codec.stride),
+    ):
+        if need != have:
+            raise PairingError(
+                f"{_name(model)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
+                f"{have}; build the network with "
+                f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec."
+            )
+    if getattr(model, "uses_scales", False) and not codec.has_scales:
+        raise PairingError(
+            f"{_name(model)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
+            "no hyperprior; use a network without scales, or a codec with them."
+        )
+    trained_on = getattr(model, "codec_fingerprint", None)
+    if trained_on is not None and trained_on != codec.fingerprint:
+        raise PairingError(
+            f"the weights of {_name(model)} were trained on latents of the codec with fingerprint {trained_on}, but "
+            f"this {codec.name} has fingerprint {codec.fingerprint}; weights.build_codec() makes the right one."
+        )
+    transforms = getattr(model, "transforms", None)
+    return CompressedDomainModel(
+        codec, model, transforms if isinstance(transforms, LatentTransform) else LatentTransform()
+    )
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "builder", type(model).__name__))

@@ -1,0 +1,103 @@
+"""The bottleneck unit of ResNet-50 and stages of it, with torchvision's parameter names; channel counts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+__all__ = ["SCALES_CHANNELS", "Bottleneck", "bottleneck_stage", "conv1x1_bn_relu", "scaled_channels"]
+
+SCALES_CHANNELS = 4  # of the branch that reads a hyperprior's scales (002, section 5.3), whatever the width
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """``channels * width`` rounded to the nearest multiple of 8, at least 8.
+
+    Raises:
+        ValueError: ``width`` is not positive.
+    """
+    if width <= 0:
+        raise ValueError(f"width={width} must be positive; 1.0 is the network of the paper, 0.25 a small one")
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution around a shortcut; ``(B, in_channels, h, w)`` -> ``(B, 4 planes, h', w')``.
+
+    ``h' = ceil(h / stride)`` and likewise ``w'``. Source: He et al., Deep Residual Learning, figure 5.
+
+    Args:
+        in_channels: ``C`` of the input; where it isn't ``4 planes`` the shortcut is a 1x1 convolution with batch norm.
+        planes: channels of the 3x3 convolution.
+        stride: of the unit.
+        dilation: of the 3x3 convolution.
+        stride_in_1x1: the stride sits in the first 1x1 convolution (He et al.; 001) or in the 3x3 one (torchvision;
+            002).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, planes: int, *, stride: int = 1, dilation: int = 1, stride_in_1x1: bool = False
+    ) -> None:
+        super().__init__()
+        out_channels = self.expansion * planes
+        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, stride=stride_1x1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride=stride_3x3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, h, w)`` -> ``(B, 4 planes, h', w')``."""
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        output: Tensor = self.relu(self.bn3(self.conv3(x)) + identity)
+        return output
+
+
+def bottleneck_stage(
+    in_channels: int,
+    planes: int,
+    num_blocks: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    stride_in_1x1: bool = False,
+    first: int = 0,
+) -> nn.Sequential:
+    """``num_blocks`` bottlenecks in a row, the first of them with the stride.
+
+    Args:
+        in_channels: ``C`` of the input; the output has ``4 planes``.
+        planes: channels of the 3x3 convolutions.
+        num_blocks: how many.
+        stride: of the first block.
+        dilation: of all 3x3 convolutions.
+        stride_in_1x1: see :class:`Bottleneck`.
+        first: name of the first block; 1 where something else stands in for block 0, so that the other blocks keep
+            the names that they have in a ResNet-50.
+    """
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    for index in range(num_blocks):
+        blocks[str(first + index)] = Bottleneck(
+            in_channels, planes, stride=stride, dilation=dilation, stride_in_1x1=stride_in_1x1
+        )
+        in_channels, stride = Bottleneck.expansion * planes, 1
+    return nn.Sequential(blocks)
+
+
+def conv1x1_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A 1x1 convolution, batch norm and ReLU; joins the branches of ``y_hat`` and ``scales`` after concatenation."""
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))

@@ -1,0 +1,128 @@
+"""What all convolutional classifiers share: the linear head, its replacement, and the check of a latent input."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from cdzoo.types import Latent
+
+__all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier"]
+
+
+def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
+    """A linear layer, or the identity for ``num_classes=0``.
+
+    Raises:
+        ValueError: ``num_classes`` is negative.
+    """
+    if num_classes < 0:
+        raise ValueError(f"num_classes must not be negative, got {num_classes}; 0 gives features instead of logits")
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
+
+
+def init_resnet_weights(model: nn.Module) -> None:
+    """torchvision's initialisation of ResNets: convolutions normal with He's fan-out variance, the rest as PyTorch."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class Classifier(nn.Module, ABC):
+    """Global average pooling and one linear layer (``avgpool``, ``fc``) behind some ``forward_features``.
+
+    Attributes:
+        in_channels: ``C`` of the input.
+        latent_stride: pixels per latent sample of the input, ``None`` for pixels.
+        uses_scales: whether the network reads the hyperprior's standard deviations.
+        num_features: channels in front of the linear layer.
+        num_classes: logits; 0 after ``reset_classifier(0)``.
+    """
+
+    in_channels: int
+    latent_stride: int | None = None
+    uses_scales: bool = False
+    num_features: int
+    num_classes: int
+    avgpool: nn.Module
+    fc: nn.Module
+
+    def _add_head(self, num_features: int, num_classes: int) -> None:
+        self.num_features, self.num_classes = num_features, num_classes
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = linear_classifier(num_features, num_classes)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """``(B, num_features, h', w')`` -> logits ``(B, num_classes)``; with ``pre_logits`` what ``fc`` reads."""
+        x: Tensor = self.avgpool(features).flatten(1)
+        return x if pre_logits else self.fc(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer; ``nn.Identity`` after ``reset_classifier(0)``."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Puts a freshly initialised classifier in place; with 0 classes the network returns pooled features.
+
+        Raises:
+            ValueError: ``num_classes`` is negative.
+        """
+        reference = next(self.parameters())
+        self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        self.fc.train(self.training)
+        self.num_classes = num_classes
+        arguments = getattr(self, "arguments", None)
+        if arguments is not None:
+            arguments["num_classes"] = num_classes
+
+
+class LatentClassifier(Classifier):
+    """A classifier that reads a latent, and its scales where ``uses_scales``."""
+
+    latent_stride: int
+
+    @abstractmethod
+    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)`` -> ``(B, num_features, h', w')``."""
+
+    def forward(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """Logits of a batch of latents of one size.
+
+        Args:
+            y_hat: latent values ``(B, C, h, w)``, ``C = in_channels``, any ``h, w >= 1``; or a
+                :class:`~cdzoo.types.Latent`, which brings its own scales.
+            scales: the hyperprior's standard deviations ``(B, C, h, w)``. Networks that don't use them ignore them.
+
+        Returns:
+            ``(B, num_classes)``.
+
+        Raises:
+            ValueError: wrong number of channels, missing scales, or scales of another shape than ``y_hat``.
+        """
+        return self.forward_head(self.forward_features(y_hat, scales))
+
+    def _unpack(self, y_hat: Tensor | Latent, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The two tensors of a latent, checked; ``None`` in place of scales that the network does not use."""
+        if isinstance(y_hat, Latent):
+            if scales is not None:
+                raise ValueError("scales were given twice: a Latent brings its own; pass the Latent alone")
+            y_hat, scales, _ = y_hat
+        if y_hat.dim() != 4 or y_hat.shape[1] != self.in_channels:
+            raise ValueError(
+                f"y_hat has shape {tuple(y_hat.shape)}, this network reads (B, {self.in_channels}, h, w): take a codec "
+                f"of {self.in_channels} latent channels, or build the network with in_channels of your codec's number"
+            )
+        if not self.uses_scales:
+            return y_hat, None
+        if scales is None:
+            raise ValueError(
+                "this network also reads the hyperprior's standard deviations and got none: call model(y_hat, scales), "
+                "or pass the Latent of a codec with a hyperprior"
+            )
+        if scales.shape != y_hat.shape:
+            raise ValueError(
+                f"scales have shape {tuple(scales.shape)}, y_hat has {tuple(y_hat.shape)}: they must be equal, so crop "
+                "and resize both alike"
+            )
+        return y_hat, scales

@@ -1,0 +1,228 @@
+"""FA-cResNet-39.
+
+Source: Deng & Karam, DNN-Compressed Domain Visual Recognition with Feature Adaptation, arXiv:2305.08000.
+
+A ResNet-50 without its stem and first stage that reads a hyperprior codec's latent **and** its standard deviations.
+Feature adaptation modules (section 4.1, :mod:`cdzoo.ops`) replace block 0 of layer 2 and follow block 0 of layers 3
+and 4:
+
+    y_hat  ─▶ FA C->512 ─┐
+                         ├─▶ concat ─▶ 1x1 516->512 ─▶ layer 2 ─▶ layer 3 ─▶ layer 4 ─▶ average ─▶ fc
+    scales ─▶ FA C->4  ──┘                             blocks     0,FA,1-5   0,FA,1-2
+                                                       1-3
+
+What the paper leaves open and what stands here: the "convolutional block" behind the concatenation is a 1x1 with batch
+norm and ReLU; it has no pretrained weights, so stage 1 trains it too; strides sit in the 3x3 convolutions, as in the
+ResNet-50 that the weights come from. Equation 9 writes ``+`` for the concatenation. Parameters, multiply-adds and pass
+sizes are those of table 2.
+
+Recipe (section 5.3): latents and scales are cropped by one box and resized to 28x28 by nearest neighbour; 35 epochs on
+ImageNet, SGD with momentum 0.9, batch 64, weight decay 5e-4. Adaptation modules: rate 0.01, divided by 10 after epochs
+10 and 25; everything else is frozen for 15 epochs (stage 1), then trained at 1e-4 (stage 2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo.models._bottleneck import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
+from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.ops.attention import FeatureAdaptation
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+    from cdzoo.types import Latent
+
+__all__ = ["FAcResNet", "fa_cresnet39"]
+
+
+def _adapted_stage(in_channels: int, planes: int, num_blocks: int, *, num_convs: int) -> nn.Sequential:
+    """A stage of stride 2 with an adaptation module ``fa`` behind block 0 (equation 10)."""
+    blocks = list(bottleneck_stage(in_channels, planes, num_blocks, stride=2).named_children())
+    fa = FeatureAdaptation(4 * planes, 4 * planes, num_convs=num_convs)
+    return nn.Sequential(OrderedDict([blocks[0], ("fa", fa), *blocks[1:]]))
+
+
+class FAcResNet(LatentClassifier):
+    """FA-cResNet-39, a classifier of hyperprior latents.
+
+    Blocks carry the names that they have in torchvision's ResNet-50 (``layer2.1`` ... ``layer4.2``, ``fc``).
+
+    Args:
+        in_channels: latent channels ``C`` of the codec: 192 for qualities 1 to 5 of bmshj2018, 320 for 6 to 8.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's and the 4 of the scales' branch.
+        num_convs: 3x3 convolutions in the adaptation modules of layers 2, 3, 4; the paper has (2, 3, 4) at its lowest
+            rate and (3, 4, 5) elsewhere.
+        latent_stride: pixels per latent sample; recorded so that codecs can be checked against it.
+
+    Raises:
+        ValueError: ``num_convs`` does not hold three numbers, or ``width`` is not positive.
+    """
+
+    uses_scales = True
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 192,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        num_convs: Sequence[int] = (3, 4, 5),
+        latent_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.latent_stride = in_channels, latent_stride
+        if len(num_convs) != 3:
+            raise ValueError(f"num_convs={num_convs} must be three numbers, for layers 2, 3 and 4, such as (3, 4, 5)")
+        n2, n3, n4 = num_convs
+        c2, c3, c4 = (scaled_channels(planes, width) for planes in (128, 256, 512))
+        self.fa_y_hat = FeatureAdaptation(in_channels, 4 * c2, num_convs=n2)
+        self.fa_scales = FeatureAdaptation(in_channels, SCALES_CHANNELS, num_convs=n2)
+        self.fusion = conv1x1_bn_relu(4 * c2 + SCALES_CHANNELS, 4 * c2)
+        self.layer2 = bottleneck_stage(4 * c2, c2, 3, first=1)
+        self.layer3 = _adapted_stage(4 * c2, c3, 6, num_convs=n3)
+        self.layer4 = _adapted_stage(4 * c3, c4, 3, num_convs=n4)
+        self._add_head(4 * c4, num_classes)
+        init_resnet_weights(self)
+
+    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, ceil(h / 4), ceil(w / 4))``."""
+        y_hat, sigma = self._unpack(y_hat, scales)
+        x = torch.cat([self.fa_y_hat(y_hat), self.fa_scales(sigma)], dim=1)
+        x = self.layer2(self.fusion(x))
+        x = self.layer3(x)
+        features: Tensor = self.layer4(x)
+        return features
+
+    # -- Section 4.2: start from a network of the pixel domain ------------------------------------------------------
+
+    def _pretrained_modules(self, classifier: bool) -> Iterator[tuple[str, nn.Module]]:
+        """Whatever a ResNet-50 has weights for; the rest is adaptation modules and the fusion."""
+        for stage in ("layer2", "layer3", "layer4"):
+            for name, block in self.get_submodule(stage).named_children():
+                if name != "fa":
+                    yield f"{stage}.{name}", block
+        if classifier:
+            yield "fc", self.fc
+
+    def init_from_resnet50(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> list[str]:
+        """Copies layers 2-4 and the classifier of a pixel-domain ResNet-50 (equations 6 and 7).
+
+        Args:
+            state_dict: of a ``torchvision.models.resnet50`` of this network's width, trained on decoded images for the
+                paper's results. Its stem, layer 1 and block 0 of layer 2 have no counterpart here and stay unused.
+            classifier: copy ``fc`` too. With ``False`` the present one stays, for another number of classes; then
+                give ``classifier=False`` to :meth:`freeze_pretrained` and :meth:`parameter_groups` as well.
+
+        Returns:
+            the names of the parameters and buffers that were filled, in this network and in ``state_dict`` alike.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        own = self.state_dict()
+        prefixes = tuple(f"{name}." for name, _ in self._pretrained_modules(classifier))
+        names = [name for name in own if name.startswith(prefixes)]
+        missing = [name for name in names if name not in state_dict]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} tensors are not in the state dict, the first is {missing[0]!r}: layers 2-4 and fc "
+                "must be there in full, under the names of torchvision's resnet50"
+            )
+        for name in names:
+            theirs, ours = tuple(state_dict[name].shape), tuple(own[name].shape)
+            if theirs != ours:
+                way_out = "pass classifier=False to keep the present fc" if name.startswith("fc.") else "use width=1.0"
+                raise ValueError(f"{name} has shape {theirs}, this network needs {ours}: {way_out}")
+        with torch.no_grad():
+            for name in names:
+                own[name].copy_(state_dict[name])
+        return names
+
+    def parameter_groups(self, stage: int, *, classifier: bool = True) -> list[dict[str, Any]]:
+        """Parameters for an optimizer, to which the rates of the recipe can be added.
+
+        Args:
+            stage: 1 for the adaptation modules and the fusion alone; 2 for a second group with everything else.
+            classifier: whether ``fc`` was taken from the pretrained network; otherwise it is trained from stage 1 on.
+
+        Returns:
+            groups ``{"name": "adaptation", "params": [...]}`` and, in stage 2, ``{"name": "pretrained", ...}``.
+            Nothing is frozen: see :meth:`freeze_pretrained`.
+
+        Raises:
+            ValueError: ``stage`` is neither 1 nor 2.
+        """
+        if stage not in (1, 2):
+            raise ValueError(f"stage must be 1 (adaptation modules alone) or 2 (everything), got {stage}")
+        pretrained = [p for _, module in self._pretrained_modules(classifier) for p in module.parameters()]
+        known = {id(parameter) for parameter in pretrained}
+        adaptation = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        groups = [{"name": "adaptation", "params": adaptation}, {"name": "pretrained", "params": pretrained}]
+        return groups[:stage]
+
+    def freeze_pretrained(self, *, classifier: bool = True) -> None:
+        """Stage 1: no gradients for what came from the pretrained network, and its batch norms keep their statistics.
+
+        Args:
+            classifier: freeze ``fc`` too, which is right where it was copied.
+        """
+        for _, module in self._pretrained_modules(classifier):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def unfreeze(self) -> None:
+        """Stage 2: gradients for everything, and batch norms follow the module's mode again."""
+        self.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FAcResNet:
+        """As usual, but a batch norm whose weight is frozen stays in inference mode, or its statistics would drift."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
+
+@register_model
+def fa_cresnet39(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    num_convs: Sequence[int] | None = None,
+    latent_stride: int | None = None,
+) -> FAcResNet:
+    """FA-cResNet-39 over the latent and the scales of a hyperprior codec.
+
+    Args:
+        weights: pretrained weights, or ``None`` for a random initialisation.
+        num_classes: 1000 unless the weights say otherwise.
+        in_channels: latent channels ``C``; 192 unless the weights say otherwise.
+        width: multiplier of channel counts; 1.0 unless the weights say otherwise.
+        num_convs: 3x3 convolutions per adaptation module in layers 2, 3, 4; (3, 4, 5) unless the weights say otherwise.
+        latent_stride: pixels per latent sample; 16 unless the weights say otherwise.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return build(
+        fa_cresnet39,
+        weights,
+        FAcResNet,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        num_convs=None if num_convs is None else tuple(num_convs),
+        latent_stride=latent_stride,
+    )

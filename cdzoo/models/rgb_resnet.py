@@ -1,0 +1,151 @@
+"""ResNet-50 and ResNet-71 on pixels: the baselines of Torfason et al. (ICLR 2018, section 4.1, tables 1 and 3).
+
+ResNet-50 is that of He et al.; ResNet-71 has 13 units in conv4, where ResNet-50 has 6, to cost what cResNet-72 costs.
+
+    x (3, 224, 224) ─▶ 7x7/2, max pool/2 (64, 56, 56) ─▶ layer1 (256, 56, 56) ─▶ layer2 (512, 28, 28)
+                    ─▶ layer3 (1024, 14, 14) ─▶ layer4 (2048, 7, 7) ─▶ average ─▶ fc
+
+The paper puts a unit's stride into its first 1x1 convolution, as He et al. do. torchvision puts it into the 3x3 one:
+with ``stride_in_1x1=False`` ResNet-50 is torchvision's and takes its state dict as it is. The 71 counts conv1 and fc;
+by the rule that gives 39 in cResNet-39 it would be 69.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
+from cdzoo.models._classifier import Classifier, init_resnet_weights
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+
+__all__ = ["RGBResNet", "resnet50", "resnet71"]
+
+_LAYERS = {"resnet50": (3, 4, 6, 3), "resnet71": (3, 4, 13, 3)}
+
+
+class RGBResNet(Classifier):
+    """A ResNet of bottlenecks on pixels, with torchvision's names.
+
+    Args:
+        layers: bottlenecks in conv2, conv3, conv4 and conv5 (``layer1`` ... ``layer4``).
+        in_channels: ``C`` of the image.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's.
+        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck (001) or in its 3x3 one
+            (torchvision).
+
+    Raises:
+        ValueError: ``layers`` does not hold four numbers, or ``width`` is not positive.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = _LAYERS["resnet50"],
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        stride_in_1x1: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4:
+            raise ValueError(f"layers={tuple(layers)} must be four numbers, for conv2, conv3, conv4 and conv5")
+        self.in_channels = in_channels
+        n2, n3, n4, n5 = layers
+        c2, c3, c4, c5 = (scaled_channels(planes, width) for planes in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(in_channels, c2, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(c2)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = bottleneck_stage(c2, c2, n2, stride_in_1x1=stride_in_1x1)
+        self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=2, stride_in_1x1=stride_in_1x1)
+        self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
+        self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
+        self._add_head(4 * c5, num_classes)
+        init_resnet_weights(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` -> ``(B, num_features, ceil(H / 32), ceil(W / 32))``.
+
+        Raises:
+            ValueError: wrong number of channels.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, this network reads (B, {self.in_channels}, H, W): convert the images, "
+                "or build the network with another in_channels"
+            )
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        features: Tensor = self.layer4(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> logits ``(B, num_classes)``."""
+        return self.forward_head(self.forward_features(x))
+
+
+@register_model
+def resnet50(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    stride_in_1x1: bool | None = None,
+) -> RGBResNet:
+    """ResNet-50 on pixels: 3.86 G multiply-adds at 224 px.
+
+    Arguments that are not given take the weights' value, else the default of :class:`RGBResNet`: 1000 classes, 3
+    channels, width 1.0, stride in the 1x1 convolution.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return build(
+        resnet50,
+        weights,
+        RGBResNet,
+        {"layers": _LAYERS["resnet50"]},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        stride_in_1x1=stride_in_1x1,
+    )
+
+
+@register_model
+def resnet71(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    stride_in_1x1: bool | None = None,
+) -> RGBResNet:
+    """ResNet-71 on pixels: 5.38 G multiply-adds at 224 px.
+
+    Arguments that are not given take the weights' value, else the default of :class:`RGBResNet`: 1000 classes, 3
+    channels, width 1.0, stride in the 1x1 convolution.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return build(
+        resnet71,
+        weights,
+        RGBResNet,
+        {"layers": _LAYERS["resnet71"]},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        stride_in_1x1=stride_in_1x1,
+    )

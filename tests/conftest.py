@@ -1,0 +1,53 @@
+"""Shared fixtures: small codecs with random weights, and images that need no download."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import cdzoo
+from cdzoo.codecs import Codec
+
+with warnings.catch_warnings():
+    # CompressAI compiles helpers with torch.jit.script when it is imported; that deprecation is its own to resolve
+    warnings.simplefilter("ignore")
+    with contextlib.suppress(ImportError):
+        import compressai.models  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def make_codec() -> Callable[..., Codec]:
+    """A small codec with weights that spread its latents over many symbols, as training would."""
+
+    def make(name: str, *, seed: int = 0, N: int = 16, M: int = 24, gain: float = 1.0) -> Codec:
+        torch.manual_seed(seed)
+        codec = cdzoo.get_codec(name, N=N, M=M)
+        assert isinstance(codec, Codec)
+        with torch.no_grad():
+            codec.g_a[-1].weight.mul_(100 * gain)
+            for part in ("h_a", "h_s"):
+                if hasattr(codec, part):
+                    for module in getattr(codec, part):
+                        if hasattr(module, "weight"):
+                            module.weight.mul_(2.5)
+                            module.bias.add_(0.3)
+        return codec.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_images() -> Callable[..., torch.Tensor]:
+    """Smooth, noisy images ``(B, 3, H, W)`` in ``[0, 1]``."""
+
+    def make(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(batch, 3, max(1, height // 16), max(1, width // 16), generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        return (smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)).clamp(0, 1)
+
+    return make

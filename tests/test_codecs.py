@@ -1,0 +1,352 @@
+"""The learned codecs: the contract's members, sizes, identity, CompressAI's bytes, and damage."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import cdzoo
+from cdzoo.codecs import Codec, read_header
+from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.types import Latent
+
+NAMES = ["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"]
+SIZES = [(1, 1), (1, 40), (17, 33), (64, 64), (100, 224)]
+MakeCodec = Callable[..., Codec]
+MakeImages = Callable[..., torch.Tensor]
+
+
+def same(a: Latent, b: Latent) -> bool:
+    scales = (a.scales is None and b.scales is None) or (
+        a.scales is not None and b.scales is not None and torch.equal(a.scales, b.scales)
+    )
+    return torch.equal(a.y_hat, b.y_hat) and scales and a.image_size == b.image_size
+
+
+def compressai_model(name: str, codec: Codec) -> torch.nn.Module:
+    from compressai.models import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
+
+    kind = {
+        "bmshj2018_factorized": FactorizedPrior,
+        "bmshj2018_hyperprior": ScaleHyperprior,
+        "mbt2018_mean": MeanScaleHyperprior,
+    }
+    model = kind[name](codec.N, codec.M)
+    own = model.state_dict()
+    model.load_state_dict({**own, **codec.state_dict()})
+    model.update(force=True)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_bits_come_back_as_the_latent_that_was_encoded(
+    name: str, size: tuple[int, int], make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec, x = make_codec(name), make_images(3, *size)
+    streams = codec.compress(x)
+    latent = codec.decompress(streams)
+    assert same(latent, codec.encode(x))
+    height, width = (-(-n // 16) for n in size)
+    assert latent.y_hat.shape == (3, codec.latent_channels, height, width)
+    assert latent.y_hat.dtype == torch.float32
+    assert latent.image_size == size
+    assert (latent.scales is not None) == codec.has_scales
+    x_hat = codec.decode(latent)
+    assert x_hat.shape == x.shape
+    assert float(x_hat.min()) >= 0
+    assert float(x_hat.max()) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_symbols_are_coded(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    # guards the tests of this file against codecs that only ever code zeros
+    latent = make_codec(name).encode(make_images(2, 64, 96))
+    assert len(latent.y_hat.round().unique()) > 20
+    if latent.scales is not None:
+        assert latent.scales.std() > 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(64, 64), (128, 64), (192, 256)])
+def test_strings_are_compressais_very_bytes(
+    name: str, size: tuple[int, int], make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec, x = make_codec(name, gain=3.0), make_images(2, *size)
+    model = compressai_model(name, codec)
+    with torch.no_grad():
+        assert codec.compressai_strings(x) == model.compress(x)["strings"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("updated", [False, True])
+def test_compressai_checkpoints_load(name: str, updated: bool, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    reference = make_codec(name, seed=5)
+    model = compressai_model(name, reference)
+    state = model.state_dict()
+    if not updated:
+        state = {
+            k: v for k, v in state.items() if k.rpartition(".")[2] not in ("_offset", "_quantized_cdf", "_cdf_length")
+        }
+        state |= {k: torch.IntTensor() for k in model.state_dict() if k not in state}
+    codec = cdzoo.get_codec(name, N=16, M=24)
+    codec.load_compressai({f"module.{k}": v for k, v in state.items()})
+    x = make_images(1, 64, 64)
+    assert codec.compressai_strings(x) == model.compress(x)["strings"]
+    assert codec.fingerprint == reference.fingerprint
+
+
+def test_a_checkpoints_own_tables_are_kept(make_codec: MakeCodec) -> None:
+    model = compressai_model("bmshj2018_hyperprior", make_codec("bmshj2018_hyperprior"))
+    model.update(scale_table=[0.2, 0.5, 1.0, 4.0], force=True)
+    codec = cdzoo.get_codec("bmshj2018_hyperprior", N=16, M=24)
+    codec.load_compressai(model.state_dict())
+    assert codec.coding.gaussian.num_tables == 4
+    assert codec.fingerprint != make_codec("bmshj2018_hyperprior").fingerprint
+
+
+def test_names_of_old_compressai_versions_are_understood(make_codec: MakeCodec) -> None:
+    reference = make_codec("bmshj2018_factorized")
+    for style in ("_matrix{}", "_matrices.{}"):
+        old = {}
+        for key, tensor in reference.state_dict().items():
+            for new, singular, plural in (
+                ("matrices", "_matrix", "_matrices."),
+                ("biases", "_bias", "_biases."),
+                ("factors", "_factor", "_factors."),
+            ):
+                key = key.replace(
+                    f"entropy_bottleneck.{new}.", f"entropy_bottleneck.{plural if '.' in style else singular}"
+                )
+            old[key] = tensor
+        assert any("_matri" in key for key in old)
+        codec = cdzoo.get_codec("bmshj2018_factorized", N=16, M=24)
+        codec.load_compressai(old)
+        assert codec.fingerprint == reference.fingerprint
+
+
+def test_a_checkpoint_of_another_size_is_refused_whole(make_codec: MakeCodec) -> None:
+    codec = make_codec("mbt2018_mean")
+    before = codec.fingerprint
+    with pytest.raises(ValueError, match=r"N=16, M=24.*g_a"):
+        codec.load_compressai(make_codec("mbt2018_mean", N=8, M=24).state_dict())
+    with pytest.raises(ValueError, match="do"):
+        codec.load_compressai(make_codec("bmshj2018_factorized").state_dict())
+    assert codec.fingerprint == before
+
+
+def test_compressai_strings_take_compressais_sizes_only(make_codec: MakeCodec, make_images: MakeImages) -> None:
+    with pytest.raises(ValueError, match="multiples of 64"):
+        make_codec("mbt2018_mean").compressai_strings(make_images(1, 224, 224))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_reaches_every_parameter(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec = copy.deepcopy(make_codec(name)).train()
+    out = codec(make_images(2, 40, 72))
+    assert out.x_hat.shape == (2, 3, 40, 72)
+    assert out.latent.y_hat.shape == (2, 24, 3, 5)
+    assert set(out.likelihoods) == ({"y"} if name == "bmshj2018_factorized" else {"y", "z"})
+    assert all(bool(((v > 0) & (v <= 1)).all()) for v in out.likelihoods.values())
+    (out.x_hat.square().mean() + sum(-v.log2().mean() for v in out.likelihoods.values()) + codec.aux_loss()).backward()
+    assert [n for n, p in codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimated_and_coded_bits_agree(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = copy.deepcopy(make_codec(name, gain=0.25)), make_images(2, 256, 256)
+    if codec.has_scales:  # scales that fit the latent, so that hardly a symbol lies outside its table
+        with torch.no_grad():
+            last = [m for m in codec.h_s if hasattr(m, "bias")][-1]
+            last.weight.mul_(0.02)
+            last.bias[:24], last.bias[24:] = 1.0, 0.0
+    with torch.no_grad():
+        estimate = sum(float(-v.log2().sum()) for v in codec(x).likelihoods.values()) / 8
+    coded = sum(sum(read_header(s).part_lengths) for s in codec.compress(x))
+    # rANS ends each part with 8 bytes of state; tables have 16-bit probabilities
+    flush = 2 * (2 if codec.has_scales else 1) * 8
+    assert coded - flush == pytest.approx(estimate, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_coding_ignores_mode_gradients_and_autocast(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = copy.deepcopy(make_codec(name)), make_images(1, 48, 48)
+    expected = codec.compress(x)
+    codec.train()
+    codec.g_a.eval()
+    modes = [m.training for m in codec.modules()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        streams = codec.compress(x.requires_grad_())
+        latent = codec.decompress(streams)
+        x_hat = codec.decode(latent)
+    assert streams == expected
+    assert not latent.y_hat.requires_grad
+    assert not x_hat.requires_grad
+    assert x_hat.dtype == torch.float32
+    assert [m.training for m in codec.modules()] == modes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_can_train_a_network(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    # tensors made under inference_mode could not
+    latent = make_codec(name).encode(make_images(1, 32, 32))
+    weight = torch.ones(24, requires_grad=True)
+    (latent.y_hat * weight.view(1, -1, 1, 1)).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fingerprint_follows_what_gives_bits_their_meaning(name: str, make_codec: MakeCodec) -> None:
+    codec = copy.deepcopy(make_codec(name))
+    original = codec.fingerprint
+    assert len(original) == 16
+    assert int(original, 16) >= 0
+
+    with torch.no_grad():
+        codec.g_s[0].weight.add_(1.0)
+    assert codec.fingerprint == original  # the synthesis transform is for the eye
+
+    assert copy.deepcopy(codec).fingerprint == original
+    assert copy.deepcopy(codec).half().fingerprint == original
+    assert copy.deepcopy(codec).double().fingerprint == original
+    assert copy.deepcopy(codec).to(torch.bfloat16).fingerprint == original
+    assert copy.deepcopy(codec).to(memory_format=torch.channels_last).fingerprint == original
+
+    for changed in ["g_a.0.weight", "entropy_bottleneck.biases.0"] + (
+        ["h_a.0.bias", "h_s.2.weight"] if codec.has_scales else []
+    ):
+        twin = copy.deepcopy(codec)
+        with torch.no_grad():
+            twin.get_parameter(changed).add_(0.01)
+        assert twin.fingerprint != original, changed
+        with torch.no_grad():
+            twin.load_state_dict(codec.state_dict())
+        assert twin.fingerprint == original
+
+
+def test_the_fingerprint_is_computed_once(make_codec: MakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = copy.deepcopy(make_codec("mbt2018_mean"))
+    codec.fingerprint  # noqa: B018
+    monkeypatch.setattr(type(codec), "_derive", lambda *_: pytest.fail("derived again without a change"))
+    codec.fingerprint  # noqa: B018
+    codec.half().fingerprint  # noqa: B018
+
+
+def test_a_training_step_changes_the_streams(make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = copy.deepcopy(make_codec("bmshj2018_hyperprior")).train(), make_images(1, 64, 64)
+    before = codec.compress(x)
+    optimizer = torch.optim.SGD(codec.parameters(), lr=1e-3)
+    codec(x).likelihoods["y"].log().mean().neg().backward()
+    optimizer.step()
+    after = codec.compress(x)
+    assert read_header(after[0]).fingerprint != read_header(before[0]).fingerprint
+    assert same(codec.decompress(after), codec.encode(x))
+    with pytest.raises(PairingError):
+        codec.decompress(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_integer_state_is_adopted_not_derived(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = copy.deepcopy(make_codec(name)), make_images(1, 64, 64)
+    state = {k: v.clone() for k, v in codec.integer_state().items()}
+    state["bottleneck.medians"] = state["bottleneck.medians"] + 7  # as another machine might have rounded them
+    other = copy.deepcopy(codec)
+    other.load_integer_state(state)
+    assert other.fingerprint != codec.fingerprint
+    assert torch.equal(other.integer_state()["bottleneck.medians"], state["bottleneck.medians"])
+    assert same(other.decompress(other.compress(x)), other.encode(x))
+    for broken in (next(iter(state)), list(state)[-1]):
+        with pytest.raises(ValueError, match=r"lack|expected"):
+            other.load_integer_state({k: v for k, v in state.items() if k != broken})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_of_another_codec_name_both_fingerprints(
+    name: str, make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec, other = make_codec(name), make_codec(name, seed=1)
+    with pytest.raises(PairingError, match=f"{other.fingerprint}.*{codec.fingerprint}"):
+        codec.decompress(other.compress(make_images(1, 32, 32)))
+    third = make_codec(NAMES[NAMES.index(name) - 1])
+    with pytest.raises(PairingError, match=third.name):
+        codec.decompress(third.compress(make_images(1, 32, 32)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bad_stream_in_a_batch_is_named(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec = make_codec(name)
+    streams = codec.compress(make_images(3, 32, 32))
+    with pytest.raises(BitstreamError, match="stream 1 of 3"):
+        codec.decompress([streams[0], streams[1][:-1], streams[2]])
+
+
+def test_wrong_arguments_are_told_what_is_right(make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = make_codec("bmshj2018_hyperprior"), make_images(1, 32, 32)
+    with pytest.raises(TypeError, match="255"):
+        codec.compress((x * 255).byte())
+    with pytest.raises(TypeError, match="float tensor"):
+        codec.compress("photo.jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        codec.encode(x * 255)
+    with pytest.raises(ValueError, match="finite"):
+        codec.encode(x / 0)
+    for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)):
+        with pytest.raises(ValueError, match="shape"):
+            codec.encode(torch.zeros(shape))
+    stream = codec.compress(x)[0]
+    with pytest.raises(TypeError, match=r"\[stream\]"):
+        codec.decompress(stream)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one"):
+        codec.decompress([])
+    with pytest.raises(ValueError, match="unequal"):
+        codec.decompress([stream, codec.compress(make_images(1, 48, 32))[0]])
+    with pytest.raises(ValueError, match="before any resizing"):
+        codec.decode(codec.encode(x)._replace(image_size=(224, 224)))
+    with pytest.raises(BitstreamError, match="max_pixels"):
+        codec.decompress([stream], max_pixels=100)
+    with pytest.raises(ValueError, match="num_threads"):
+        codec.compress(x, num_threads=0)
+
+
+def test_sizes_follow_quality_as_in_compressai() -> None:
+    from compressai.zoo.image import cfgs
+
+    for name in NAMES:
+        for quality, (n, m) in cfgs[name.replace("_", "-")].items():
+            codec = cdzoo.get_codec(name, quality=quality)
+            assert (codec.N, codec.M, codec.latent_channels) == (n, m, m)
+    with pytest.raises(ValueError, match="quality"):
+        cdzoo.get_codec("mbt2018_mean", quality=9)
+    with pytest.raises(ValueError, match="metric"):
+        cdzoo.get_codec("mbt2018_mean", metric="psnr")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_hold_no_derived_tables(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec = make_codec(name)
+    keys = set(codec.state_dict())
+    codec.compress(make_images(1, 32, 32))
+    assert set(codec.state_dict()) == keys
+    assert not [k for k in keys if k.endswith(("_offset", "_quantized_cdf", "_cdf_length", "scale_table"))]
+    fresh = cdzoo.get_codec(name, N=16, M=24)
+    fresh.load_state_dict(codec.state_dict())
+    assert fresh.fingerprint == codec.fingerprint
+
+
+def test_tables_that_training_let_run_away_are_refused(make_codec: MakeCodec) -> None:
+    for value in (1e9, float("nan")):
+        codec = copy.deepcopy(make_codec("bmshj2018_factorized"))
+        with torch.no_grad():
+            codec.entropy_bottleneck.quantiles[0, 0, 2] = value
+        with pytest.raises(ValueError, match="aux_loss"):
+            codec.fingerprint  # noqa: B018
+
+
+def test_importing_compressai_through_a_codec_warns_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cdzoo.get_codec("bmshj2018_factorized", N=8, M=8)
