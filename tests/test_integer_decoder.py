@@ -97,7 +97,8 @@ def test_batch_layout_threads_and_chunks_change_nothing(leaky: bool, monkeypatch
     assert torch.equal(torch.cat([decoder(x[i : i + 1]) for i in range(4)]), expected)
     assert torch.equal(decoder(x.to(memory_format=torch.channels_last)), expected)
     assert torch.equal(decoder(x.double()), expected)
-    with torch.backends.mkldnn.flags(enabled=False):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
         assert torch.equal(decoder(x), expected)
     threads = torch.get_num_threads()
     try:

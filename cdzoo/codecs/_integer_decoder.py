@@ -89,23 +89,24 @@ class IntegerDecoder:
             out[f"{index}.bits"] = torch.tensor(layer.weight_bits, dtype=torch.int32)
         return out
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Run the network.
 
         Args:
             x: ``(B, C, h, w)`` of any dtype that holds the integers exactly (int64 or float64), in units of
                 ``2^-ACTIVATION_BITS``.
+            size: ``(h', w')``, how many rows and columns of the output are wanted; all by default.
 
         Returns:
             ``(B, C', h', w')`` float64 holding integers in the same units, on the device of ``x``, or on the CPU
-            where that device has no float64.
+            where that device has no float64; channels lie outermost in memory.
         """
         device = x.device if x.device.type != "mps" else torch.device("cpu")
         x = x.to(device, torch.float64).transpose(0, 1).contiguous()  # (C, B, h, w): the product's own order
         x = x.clamp_(-(2.0**_CLAMP_BITS), 2.0**_CLAMP_BITS)
         for layer, matrices in zip(self._layers, self._matrices_on(device), strict=True):
-            x = _requantise(_convolve(x, layer, matrices), layer)
-        return x.transpose(0, 1).contiguous()
+            x = _requantise(_convolve(x, layer, matrices, size if layer is self._layers[-1] else None), layer)
+        return x.transpose(0, 1)
 
     def _matrices_on(self, device: torch.device) -> list[list[_Phase]]:
         if device not in self._matrices:
@@ -211,6 +212,8 @@ def _phases(layer: _Layer) -> list[_Phase]:
             ry, rx = ((p + layer.padding) % stride for p in (py, px))
             qy, qx = ((p + layer.padding) // stride for p in (py, px))
             pairs = list(product(range(ry, kernel, stride), range(rx, kernel, stride)))
+            if not pairs:  # a kernel narrower than its stride leaves gaps
+                continue
             offsets = [(qy - (ty - ry) // stride, qx - (tx - rx) // stride) for ty, tx in pairs]
             matrix = torch.cat([layer.weight[:, :, ty, tx] for ty, tx in pairs], 1)
             phases.append(((py, px), offsets, matrix))
@@ -221,7 +224,7 @@ def _phases(layer: _Layer) -> list[_Phase]:
     return phases
 
 
-def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase]) -> Tensor:
+def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int, int] | None) -> Tensor:
     channels, batch, height, width = x.shape
     kernel, stride, padding = layer.weight.shape[-1], layer.stride, layer.padding
     if layer.transposed:
@@ -230,7 +233,9 @@ def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase]) -> Tensor:
     else:
         out_h, out_w = ((n + 2 * padding - kernel) // stride + 1 for n in (height, width))
         step, in_step = 1, stride
-    out = x.new_empty(layer.weight.shape[0], batch, out_h, out_w)
+    if size is not None:
+        out_h, out_w = min(out_h, size[0]), min(out_w, size[1])
+    out = x.new_zeros(layer.weight.shape[0], batch, out_h, out_w)
     # One margin serves every tap of every phase, at the far end also for output padding.
     margin = kernel
     x = torch.nn.functional.pad(x, (margin, margin, margin, margin))

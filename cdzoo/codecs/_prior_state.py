@@ -76,10 +76,16 @@ class HyperpriorState(CodingState):
     def __init__(
         self, bottleneck: FactorizedState, gaussian: SymbolTables, boundaries: Tensor, decoder: IntegerDecoder
     ) -> None:
-        if boundaries.shape != (gaussian.num_tables - 1,) or not bool((boundaries[1:] > boundaries[:-1]).all()):
-            raise ValueError(f"{gaussian.num_tables} Gaussian tables need one boundary less, in ascending order.")
+        if boundaries.shape != (gaussian.num_tables - 1,) or not bool((boundaries.diff() > 0).all() & (boundaries > 0).all()):
+            raise ValueError(f"{gaussian.num_tables} Gaussian tables need one boundary less, positive and in ascending order.")
+        if gaussian.num_tables > 256:
+            raise ValueError(f"{gaussian.num_tables} Gaussian tables, where an index of 8 bits tells 256 apart.")
         self.bottleneck, self.gaussian, self.decoder = bottleneck, gaussian, decoder
-        self.boundaries = boundaries.cpu().float()
+        self.boundaries = boundaries.cpu().float().contiguous()
+        # Boundaries are rounded to the nearest bfloat16, which moves them by 0.4 % at most (a table's neighbours are
+        # 13 % away) and makes an index a matter of one look-up.
+        codes = self.boundaries.bfloat16().float().view(torch.int32) >> 16
+        self._lut = torch.bucketize(torch.arange(1 << 15, dtype=torch.int32), codes, right=True).to(torch.uint8)
 
     @classmethod
     def derive(cls, bottleneck: nn.Module, gaussian: nn.Module, h_s: Sequence[nn.Module]) -> HyperpriorState:
@@ -109,10 +115,12 @@ class HyperpriorState(CodingState):
         }
 
     def indexes(self, scales: Tensor) -> Tensor:
-        """The narrowest tabulated scale that is not exceeded: ``(B, M, h, w)`` uint8 from float64 scales."""
-        # float32 boundaries and 14-bit fixed-point scales are both exact in float64, so the comparison is too
-        boundaries = self.boundaries.to(scales.device, torch.float64)
-        return torch.bucketize(scales.contiguous(), boundaries).to(torch.uint8)
+        """How many boundaries lie below each scale: ``(B, M, h, w)`` uint8 from float32 scales."""
+        # Positive floats are ordered like their bit patterns, and the boundaries end in 16 zero bits: v > b is then a
+        # statement about the upper half of the bits of the float before v, and a look-up does what a search would.
+        lut = self._lut.to(scales.device)
+        before = scales.clamp(min=torch.finfo(torch.float32).tiny).view(torch.int32) - 1
+        return lut[(before >> 16).long()]
 
 
 def named_tables(prefix: str, tables: SymbolTables) -> dict[str, Tensor]:

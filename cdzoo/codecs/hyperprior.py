@@ -258,14 +258,15 @@ class ScaleHyperprior(FactorizedPrior):
             coding.bottleneck.tables,
         )
         z_hat = z_symbols.long() * 2**ACTIVATION_BITS + coding.bottleneck.medians.to(device).view(-1, 1, 1)
-        parameters = coding.decoder(z_hat)[..., :height, :width] / UNIT
+        # exact integers in float64, rounded to float32 once: the same values everywhere
+        parameters = (coding.decoder(z_hat, (height, width)) / UNIT).float()
         scales, means = self._split(parameters)
         indexes = coding.indexes(scales)
-        means = None if means is None else means.float().to(device)
+        means = None if means is None else means.to(device)
         centred = y if y is None or means is None else y - means
         symbols = channel(centred, (batch, self.M, height, width), indexes, coding.gaussian)
         y_hat = symbols.to(device).float()
-        return (y_hat if means is None else y_hat + means), scales.float().to(device)
+        return (y_hat if means is None else y_hat + means), scales.to(device)
 
     def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
         assert isinstance(coding, HyperpriorState)

@@ -28,7 +28,7 @@ __all__ = ["SymbolTables", "decode_batch", "encode_batch"]
 
 _TOTAL = 1 << 16  # the counts of one table add up to this
 _MAX_TABLES = 1 << 16  # the compiled loops take uint16 indexes
-_MAX_OFFSET = 1 << 16  # beyond it a table could not reach a single int16; bounds the length of escaped values
+_MAX_OFFSET = 1 << 16  # ample for tables of int16 values; keeps escaped values within 18 bits
 _INT16 = np.iinfo(np.int16)
 _SCRATCH_WORDS = 1 << 24  # streams encoded in one go share a buffer of at most 64 MiB, unless one alone needs more
 

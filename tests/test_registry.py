@@ -1,0 +1,208 @@
+"""The registry: names, suggestions, and the one form that every builder has."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import cdzoo
+from cdzoo import _registry
+from cdzoo._weights import Weights, WeightsEnum
+
+KINDS = {"codec": (cdzoo.list_codecs, cdzoo.codecs), "model": (cdzoo.list_models, cdzoo.models)}
+BUILDERS = [(kind, name) for kind, (names, _) in KINDS.items() for name in names()]
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The registry, to be filled with things that are gone after the test."""
+    monkeypatch.setattr(_registry, "_BUILDERS", {kind: dict(b) for kind, b in _registry._BUILDERS.items()})
+    monkeypatch.setattr(_registry, "_WEIGHTS", dict(_registry._WEIGHTS))
+    return _registry
+
+
+class Toy_Weights(WeightsEnum):
+    SMALL = Weights("toy-small")
+    LARGE = Weights("toy-large")
+    DEFAULT = LARGE
+
+
+class Toy(nn.Module):
+    def __init__(self, *, size: int, sizes: tuple[int, ...] = (1, 2)) -> None:
+        super().__init__()
+        self.fc = nn.Linear(size, sum(sizes))
+
+
+@pytest.fixture
+def toy(registry):
+    @cdzoo._registry.register_model(weights=Toy_Weights)
+    def toy(*, weights=None, size: int | None = None, sizes: tuple[int, ...] | None = None):
+        return _registry.build(toy, weights, Toy, {"size": 4}, size=size, sizes=sizes)
+
+    return toy
+
+
+# -- lists -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [cdzoo.list_codecs, cdzoo.list_models])
+def test_lists_are_sorted_and_take_patterns(names):
+    assert names() == sorted(set(names()))
+    assert names("*") == names()
+    first = names()[0]
+    assert names(first) == [first]
+    assert names(f"{first[:5]}*") == [n for n in names() if n.startswith(first[:5])]
+    assert names("no such thing*") == []
+
+
+def test_patterns_of_the_zoo():
+    assert cdzoo.list_codecs("bmshj2018_*") == ["bmshj2018_factorized", "bmshj2018_hyperprior"]
+    assert {"cresnet39", "cresnet51", "cresnet72"} <= set(cdzoo.list_models("cresnet??"))
+    assert not set(cdzoo.list_models()) & set(cdzoo.list_codecs())
+
+
+def test_pretrained_lists_those_with_members(toy):
+    class Empty_Weights(WeightsEnum):
+        pass
+
+    @_registry.register_model(weights=Empty_Weights)
+    def toy_without(*, weights=None):
+        return Toy(size=1)
+
+    @_registry.register_model
+    def toy_alone(*, weights=None):
+        return Toy(size=1)
+
+    assert cdzoo.list_models("toy*") == ["toy", "toy_alone", "toy_without"]
+    assert cdzoo.list_models("toy*", pretrained=True) == ["toy"]
+    assert set(cdzoo.list_models(pretrained=True)) <= set(cdzoo.list_models())
+
+
+# -- builders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILDERS)
+def test_a_builder_is_a_plain_function_with_keywords(kind, name):
+    builder = _registry.get_builder(name, kind)
+    assert inspect.isfunction(builder)
+    assert builder.__name__ == name
+    assert not hasattr(builder, "__wrapped__")
+    assert getattr(KINDS[kind][1], name) is builder, "what is registered is what the package exports"
+    parameters = inspect.signature(builder).parameters
+    assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    assert next(iter(parameters)) == "weights"
+    assert parameters["weights"].default is None
+    assert all(p.default is not inspect.Parameter.empty for p in parameters.values())
+    assert builder.__doc__
+
+
+def test_registration_returns_the_function_unchanged(registry):
+    def toy(*, weights=None):
+        return Toy(size=1)
+
+    for register in (
+        _registry.register_model,
+        _registry.register_model(weights=Toy_Weights),
+        _registry.register_codec,
+        _registry.register_codec(weights=Toy_Weights),
+    ):
+        assert register(toy) is toy
+    assert _registry.get_builder("toy", "model") is _registry.get_builder("toy", "codec") is toy
+
+
+@pytest.mark.parametrize("enum", sorted(set(_registry._WEIGHTS.values()), key=str))
+def test_enums_have_a_default_among_their_members(enum):
+    assert enum.__name__.endswith("_Weights")
+    if len(enum):
+        assert enum.__members__["DEFAULT"] in list(enum)
+
+
+def test_arguments_reach_the_builder():
+    model = cdzoo.get_model("cresnet39", width=0.0625, num_classes=3)
+    assert isinstance(model, cdzoo.models.cresnet.CResNet)
+    assert model.num_classes == 3
+    assert model.builder == "cresnet39"
+    with pytest.raises(TypeError, match="num_clases"):
+        cdzoo.get_model("cresnet39", num_clases=3)
+    with pytest.raises(TypeError, match="positional"):
+        cdzoo.models.cresnet39("DEFAULT")
+
+
+# -- names that do not exist -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cdzoo.get_model("cresnet93"), r"unknown model 'cresnet93'; did you mean .*'cresnet39'"),
+        (lambda: cdzoo.get_model("cResNet_39"), r"unknown model 'cResNet_39'; did you mean 'cresnet39'"),
+        (lambda: cdzoo.get_model("fa_cresnet"), r"did you mean 'fa_cresnet39'"),
+        (lambda: cdzoo.get_model("zzz"), r"unknown model 'zzz'; known: .*cresnet39, "),
+        (lambda: cdzoo.get_codec("bmshj2018"), r"unknown codec 'bmshj2018'; did you mean 'bmshj2018_"),
+        (lambda: cdzoo.get_codec("cresnet39"), r"unknown codec 'cresnet39'; "),
+        (lambda: cdzoo.get_model("mbt2018_mean"), r"unknown model 'mbt2018_mean'"),
+        (lambda: cdzoo.get_model_weights("cresnet93"), r"unknown codec or model 'cresnet93'; did you mean"),
+        (
+            lambda: cdzoo.get_weight("Toy_Weights.LARGER"),
+            r"unknown member of Toy_Weights 'LARGER'; did you mean 'LARGE'",
+        ),
+        (
+            lambda: cdzoo.get_weight("Toys_Weights.LARGE"),
+            r"unknown weights enum 'Toys_Weights'; did you mean 'Toy_Weights'",
+        ),
+        (lambda: cdzoo.get_weight("Toy_Weights"), r"unknown member of Toy_Weights ''; known: DEFAULT, LARGE, SMALL"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(call, message, toy):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# -- weights by name ---------------------------------------------------------------------------------------------
+
+
+def test_weights_by_name(toy):
+    assert cdzoo.get_model_weights("toy") is cdzoo.get_model_weights(toy) is Toy_Weights
+    assert cdzoo.get_weight("Toy_Weights.SMALL") is Toy_Weights.SMALL
+    assert cdzoo.get_weight("Toy_Weights.DEFAULT") is Toy_Weights.LARGE
+    assert cdzoo.get_weight(str(Toy_Weights.SMALL)) is Toy_Weights.SMALL
+
+
+def test_a_builder_without_weights_says_who_has_some(toy):
+    @_registry.register_model
+    def toy_alone(*, weights=None):
+        return Toy(size=1)
+
+    with pytest.raises(ValueError, match=r"toy_alone has no pretrained weights; those that have: .*toy"):
+        cdzoo.get_model_weights(toy_alone)
+    with pytest.raises(ValueError, match=r"unknown weights of toy_alone \(no folder either\) 'DEFAULT'; known: none"):
+        _registry.build(toy_alone, "DEFAULT", Toy, {"size": 1})
+
+
+# -- arguments and weights ---------------------------------------------------------------------------------------
+
+
+def test_arguments_are_defaults_then_weights_then_the_callers(toy, tmp_path):
+    assert toy().arguments == {"size": 4}
+    trained = toy(size=3, sizes=(2, 5))
+    assert trained.arguments == {"size": 3, "sizes": (2, 5)}
+    cdzoo.save_pretrained(trained, tmp_path)
+    for loaded in (toy(weights=tmp_path), toy(weights=tmp_path, size=3, sizes=(2, 5))):
+        assert loaded.arguments == {"size": 3, "sizes": (2, 5)}
+        assert torch.equal(loaded.fc.weight, trained.fc.weight)
+
+
+def test_arguments_that_fight_the_weights_raise(toy, tmp_path):
+    cdzoo.save_pretrained(toy(size=3), tmp_path)
+    with pytest.raises(ValueError, match=r"toy: size=4 conflicts with weights folder .* size=3; leave size out"):
+        toy(weights=tmp_path, size=4)
+
+
+def test_arguments_of_the_zoo_that_fight_the_weights_raise(tmp_path):
+    cdzoo.save_pretrained(cdzoo.models.cresnet39(width=0.0625, num_classes=3), tmp_path)
+    assert cdzoo.models.cresnet39(weights=tmp_path, num_classes=3).num_classes == 3
+    with pytest.raises(ValueError, match=r"cresnet39: num_classes=5 conflicts with weights .* num_classes=3"):
+        cdzoo.models.cresnet39(weights=tmp_path, num_classes=5)
