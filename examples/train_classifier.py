@@ -112,18 +112,21 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/latents"))
     parser.add_argument("--out", type=Path, default=Path("runs/classifier"))
     parser.add_argument("--model", default="fa_cresnet39")
-    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--views", type=int, default=4, help="random views of each training image, besides the whole")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--crops", type=int, nargs="+", default=[9, 11, 14], help="sides of the latent crops, in turn")
-    parser.add_argument("--crop-shares", type=float, nargs="+", default=[0.4, 0.3, 0.3], help="share of the time each")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--crops", type=int, nargs="+", default=[10, 12, 14], help="sides of the latent crops, in turn")
+    parser.add_argument(
+        "--crop-shares", type=float, nargs="+", default=[0.45, 0.3, 0.25], help="share of the time each"
+    )
+    parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--init", type=Path, help="state dict (.pt) of an earlier run to start from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate-every", type=int, default=4, help="epochs between evaluations and checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache-only", action="store_true")
     args = parser.parse_args()
@@ -156,8 +159,11 @@ def main() -> None:
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": args.weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=args.lr
     )
+    # an exponential moving average that forgets the random start quickly
     average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+        model,
+        avg_fn=lambda mean, new, count: mean + (new - mean) * max(0.002, 9 / (10 + float(count))),
+        use_buffers=True,
     )
     spent, step, epoch, history = 0.0, 0, 0, []
     checkpoint = args.out / "checkpoint.pt"
@@ -213,6 +219,8 @@ def main() -> None:
             losses.append(loss.item())
             step += 1
         epoch += 1
+        if epoch % args.evaluate_every and spent < args.minutes:
+            continue
         top1, top5 = evaluate(average.module, val, transform, args.size)
         history.append({"minutes": spent, "epoch": epoch, "loss": float(np.mean(losses)), "top1": top1, "top5": top5})
         print(json.dumps({**history[-1], "views": len(views), "crop": int(side), "lr": lr}), flush=True)

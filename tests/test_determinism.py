@@ -150,7 +150,9 @@ def test_integers_cost_less_than_a_thousandth_of_the_bits(
         assert abs(ours - floats) <= 0.001 * floats + 8  # a word per stream is the coder's granularity
 
 
-def test_a_moved_table_index_does_not_pass(make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_table_index_does_not_pass(
+    make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # what another machine's rounding would do to a float hyper-decoder, and what the checksum is there to catch
     codec, x = make_codec("bmshj2018_hyperprior"), make_images(1, 64, 64)
     streams = codec.compress(x)

@@ -76,8 +76,12 @@ class HyperpriorState(CodingState):
     def __init__(
         self, bottleneck: FactorizedState, gaussian: SymbolTables, boundaries: Tensor, decoder: IntegerDecoder
     ) -> None:
-        if boundaries.shape != (gaussian.num_tables - 1,) or not bool((boundaries.diff() > 0).all() & (boundaries > 0).all()):
-            raise ValueError(f"{gaussian.num_tables} Gaussian tables need one boundary less, positive and in ascending order.")
+        if boundaries.shape != (gaussian.num_tables - 1,) or not bool(
+            (boundaries.diff() > 0).all() & (boundaries > 0).all()
+        ):
+            raise ValueError(
+                f"{gaussian.num_tables} Gaussian tables need one boundary less, positive and in ascending order."
+            )
         if gaussian.num_tables > 256:
             raise ValueError(f"{gaussian.num_tables} Gaussian tables, where an index of 8 bits tells 256 apart.")
         self.bottleneck, self.gaussian, self.decoder = bottleneck, gaussian, decoder
