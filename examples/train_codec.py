@@ -59,9 +59,9 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def measure(codec: Codec, folder: Path) -> dict[str, float]:
-    """Real bits and PSNR of a codec, and of Pillow's JPEG (with optimised Huffman tables) at the same rate, averaged over a folder of images.
+    """Real bits and PSNR of a codec, and PSNR of Pillow's JPEG at the same rate, averaged over a folder of images.
 
-    The JPEG figure interpolates linearly between qualities, image means against image means.
+    JPEG has optimised Huffman tables; its figure is interpolated between qualities. All figures are means over images.
     """
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
     ours, jpeg = [], {q: [] for q in (5, 10, 15, 20, 25, 30, 40, 50, 60, 75)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import logging
 import os
@@ -11,7 +12,8 @@ import random
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -167,16 +169,14 @@ def test_every_sample_comes_once_in_batches_of_one_size(
     assert count(batches, written[1]) == once(written[1])
 
 
-def test_spawned_workers_and_a_sampler_of_torchs_own(
-    codec: Codec, written: tuple[Path, LATENTS], shards: tuple[Path, LATENTS]
-) -> None:
-    dataset = StreamDataset(written[0], codec)
-    wide = [i for i, size in enumerate(dataset.image_sizes()) if size == (32, 48)]
-    loader = DataLoader(
-        Subset(dataset, wide), 4, collate_fn=collate_latents, num_workers=1, multiprocessing_context="spawn"
-    )
-    found = count(loader, written[1])
-    assert found == {name: 1 for name, latent in written[1].items() if latent.image_size == (32, 48)}
+def test_subsets_and_samplers_of_torchs_own(codec: Codec, written: tuple[Path, LATENTS]) -> None:
+    # what a spawned worker gets; one is spawned below, with shards
+    dataset = pickle.loads(ForkingPickler.dumps(StreamDataset(written[0], codec)))
+    wide = Subset(dataset, [i for i, size in enumerate(dataset.image_sizes()) if size == (32, 48)])
+    expected = {name: 1 for name, latent in written[1].items() if latent.image_size == (32, 48)}
+    assert count(DataLoader(wide, batch_size=4, shuffle=True, collate_fn=collate_latents), written[1]) == expected
+    bucketed = DataLoader(wide, batch_sampler=SizeBucketSampler(wide, 4), collate_fn=collate_latents)
+    assert count(bucketed, written[1]) == expected
 
 
 def test_mixed_sizes_in_one_batch_raise_and_say_what_to_do(codec: Codec, written: tuple[Path, LATENTS]) -> None:
@@ -223,7 +223,7 @@ def test_nothing_there_is_said_so(codec: Codec, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no shard at"):
         StreamDataset(tmp_path / "train-{0..3}.tar", codec)
     (tmp_path / "x.cdz").write_bytes(b"")
-    with pytest.raises(ValueError, match="plain .tar"):
+    with pytest.raises(ValueError, match=r"plain \.tar"):
         StreamDataset(tmp_path / "x.cdz", codec)
     with pytest.raises(TypeError, match="must be a cdzoo codec"):
         StreamDataset(tmp_path, torch.nn.Identity())  # type: ignore[arg-type]
@@ -309,8 +309,6 @@ def test_broken_files_raise_skip_or_call(
             assert "stream 0 of 1" not in str(caught.value)
 
     errors: list[Exception] = []
-    heard = StreamDataset.__new__(StreamDataset)
-    heard.__dict__.update(dataset.__dict__)
     for on_error in ("skip", errors.append):
         lenient = StreamDataset(folder, codec, on_error=on_error)  # type: ignore[arg-type]
         assert len(lenient) == 17
@@ -330,9 +328,11 @@ def test_broken_files_raise_skip_or_call(
 def test_errors_in_workers_name_the_file(codec: Codec, folder: Path) -> None:
     (folder / "bee/32x32.cdz").write_bytes(b"CDZ")
     dataset = StreamDataset(folder, codec)
+    dataset = Subset(dataset, [dataset.names.index("bee/32x32.cdz")])
     loader = DataLoader(dataset, 1, collate_fn=collate_latents, num_workers=1, multiprocessing_context="fork")
     with pytest.raises(BitstreamError, match=r"bee/32x32\.cdz: truncated stream: 3 bytes"):
         list(loader)
+    gc.collect()  # the traceback keeps the worker alive
 
 
 def test_a_batch_of_which_nothing_is_left_repeats_a_sample(
@@ -369,7 +369,7 @@ def test_sizes_come_from_headers_alone_and_broken_ones_are_left_out(codec: Codec
 
 def test_large_and_odd_files_are_refused_before_they_are_read(codec: Codec, folder: Path) -> None:
     dataset = StreamDataset(folder, codec, max_stream_bytes=10)
-    with pytest.raises(BitstreamError, match="more than the limit of 10; .*max_stream_bytes"):
+    with pytest.raises(BitstreamError, match=r"more than the limit of 10; .*max_stream_bytes"):
         dataset[0]
     with pytest.raises(BitstreamError, match=r"32x32.cdz: image of 32x32 pixels exceeds the limit of 1000"):
         StreamDataset(folder, codec, max_pixels=1000)[1]
@@ -475,10 +475,10 @@ def test_written_shards_are_plain_tar_in_webdataset_layout(
 
 def test_shards_keep_within_their_limits(written: tuple[Path, LATENTS], tmp_path: Path) -> None:
     files = [written[0] / name for name in written[1]]
-    paths = write_shards(files, tmp_path / "new", pattern="v-{:03d}.tar", max_bytes=20480)
+    paths = write_shards(files, tmp_path / "new", pattern="v-{:03d}.tar", max_bytes=10240)
     assert len(paths) > 1
     for path in paths:
-        assert path.stat().st_size <= 20480
+        assert path.stat().st_size <= 10240
         with tarfile.open(path) as tar:
             assert all(name.endswith(".cdz") for name in tar.getnames())
     assert len(write_shards(files[:3], tmp_path / "single", max_bytes=1)) == 3
@@ -526,7 +526,7 @@ def test_shards_with_random_access(codec: Codec, shards: tuple[Path, LATENTS]) -
 
 @pytest.mark.parametrize("form", ["folder", "glob", "braces", "list"])
 def test_ways_to_name_shards(codec: Codec, shards: tuple[Path, LATENTS], form: str) -> None:
-    directory, latents = shards
+    directory = shards[0]
     given: Any = {
         "folder": str(directory),
         "glob": directory / "shard-*.tar",
@@ -663,7 +663,6 @@ def test_spawned_workers_learn_their_rank(
 
 # -- damaged shards, strange tars --------------------------------------------------------------------------------
 
-Opener = Callable[[Any, Codec], Iterator[Any]]
 READERS: dict[str, Any] = {
     "shards": lambda path, codec, **o: list(StreamShards(path, codec, labels=None, **o)),
     "random": lambda path, codec, **o: (lambda d: [d[i] for i in range(len(d))])(
@@ -695,13 +694,26 @@ def test_a_truncated_shard_is_never_taken_for_a_whole_one(
     with tarfile.open(path) as tar:
         offsets = [member.offset_data for member in tar]
     ends = [o + len(s) + -len(s) % 512 for o, s in zip(offsets, streams, strict=True)]
-    for length in {0, 100, 512, 700, offsets[1], offsets[1] + 5, ends[0], ends[1], ends[1] + 30, ends[2], ends[2] + 511}:
+    for length in {
+        0,
+        100,
+        512,
+        700,
+        offsets[1],
+        offsets[1] + 5,
+        ends[0],
+        ends[1],
+        ends[1] + 30,
+        ends[2],
+        ends[2] + 511,
+    }:
         path.write_bytes(data[:length])
         with pytest.raises(BitstreamError, match=r"x\.tar: truncated"):
             READERS[reader](path, codec)
     path.write_bytes(data[: offsets[1] + 5])
     with pytest.raises(BitstreamError, match=f"truncated in member '1.cdz': 5 of {len(streams[1])} bytes"):
         READERS[reader](path, codec)
+    path.write_bytes(data[: offsets[2] + 5])
     assert len(READERS[reader](path, codec, on_error="skip")) == 1
     path.write_bytes(data[: ends[2] + 512])
     assert len(READERS[reader](path, codec)) == 3
@@ -741,7 +753,9 @@ def test_tar_formats(codec: Codec, streams: list[bytes], tmp_path: Path, form: i
             info.size = len(data)
             info.mtime = 1.5  # type: ignore[assignment]
             tar.addfile(info, io.BytesIO(data))
-    assert [equal(a, codec.decompress([s])) for a, s in zip(READERS[reader](path, codec), streams, strict=True)] == [True] * 3
+    assert [equal(a, codec.decompress([s])) for a, s in zip(READERS[reader](path, codec), streams, strict=True)] == [
+        True
+    ] * 3
     assert StreamDataset(path, codec, labels=None).names == names
 
 
@@ -763,7 +777,9 @@ def test_samples_that_would_be_lost_raise(
 
 @pytest.mark.parametrize("reader", [StreamDataset, lambda *a, **o: list(StreamShards(*a, **o))])
 def test_missing_or_odd_labels(codec: Codec, streams: list[bytes], tmp_path: Path, reader: Any) -> None:
-    path = make_tar(tmp_path / "x.tar", [("0.cdz", streams[0]), ("0.cls", b" 7\n"), ("1.cls", b"1"), ("2.cdz", streams[1])])
+    path = make_tar(
+        tmp_path / "x.tar", [("0.cdz", streams[0]), ("0.cls", b" 7\n"), ("1.cls", b"1"), ("2.cdz", streams[1])]
+    )
     with pytest.raises(BitstreamError, match=r"x\.tar: sample '2' has no \.cls member"):
         reader(path, codec)
     errors: list[Exception] = []
@@ -781,7 +797,9 @@ def test_missing_or_odd_labels(codec: Codec, streams: list[bytes], tmp_path: Pat
 def test_members_beyond_the_limit_are_not_loaded(codec: Codec, streams: list[bytes], tmp_path: Path) -> None:
     path = make_tar(tmp_path / "x.tar", [("0.cdz", streams[0]), ("0.jpg", bytes(10**6)), ("1.cdz", bytes(5000))])
     for read in READERS.values():
-        with pytest.raises(BitstreamError, match=r"x\.tar: member '1\.cdz' has 5000 bytes, more than the limit of 4000"):
+        with pytest.raises(
+            BitstreamError, match=r"x\.tar: member '1\.cdz' has 5000 bytes, more than the limit of 4000"
+        ):
             read(path, codec, max_stream_bytes=4000)
     # an extended header of 2 MB, which tarfile would load
     huge = make_tar(tmp_path / "y.tar", [("n" * (2 << 20) + ".cdz", streams[0])])

@@ -79,7 +79,9 @@ def test_two_thousand_damaged_streams(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_truncation(name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor]) -> None:
+def test_every_truncation(
+    name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor]
+) -> None:
     codec = make_codec(name)
     stream = codec.compress(make_images(1, 20, 20))[0]
     for length in range(len(stream)):

@@ -157,9 +157,9 @@ class Codec(nn.Module):
         """
         writer = Writer(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0, _threads(num_threads))
         self._send(x, writer)
-        size = (int(x.shape[-2]), int(x.shape[-1]))
+        size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self.fingerprint
         return [
-            pack(self.name, self.fingerprint, size, checksum, parts)
+            pack(self.name, fingerprint, size, checksum, parts)
             for parts, checksum in zip(writer.parts, writer.checksums, strict=True)
         ]
 
@@ -336,15 +336,16 @@ class Codec(nn.Module):
         if len(streams) == 0:
             raise ValueError("no streams: decompress needs at least one.")
         headers, parts = [], []
+        fingerprint = self.fingerprint
         for position, stream in enumerate(streams):
             try:
                 header, views = unpack(stream, max_pixels=max_pixels)
             except BitstreamError as error:
                 raise BitstreamError(f"stream {position} of {len(streams)}: {error}") from error
-            if header.codec != self.name or header.fingerprint != self.fingerprint:
+            if header.codec != self.name or header.fingerprint != fingerprint:
                 raise PairingError(
                     f"stream {position} of {len(streams)} was written by {header.codec} with fingerprint "
-                    f"{header.fingerprint}, but this codec is {self.name} with fingerprint {self.fingerprint}; "
+                    f"{header.fingerprint}, but this codec is {self.name} with fingerprint {fingerprint}; "
                     "load the weights that wrote the stream."
                 )
             headers.append(header)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import WeightsEnum, WeightsLike
+from cdzoo._weights import Weights, WeightsEnum, WeightsLike
 from cdzoo.codecs._base import Codec, CodingState, pad_to_multiple
 from cdzoo.codecs._channel import Channel, round_to_symbols
 from cdzoo.codecs._compressai import TABLE_BUFFERS, compressai, current_name, tables_at, without_tables
@@ -336,6 +336,9 @@ class BMSHJ2018_Factorized_Weights(WeightsEnum):
 
 class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
     """Weights of :func:`bmshj2018_hyperprior`."""
+
+    IMAGENETTE_N48_M64 = Weights("bmshj2018-hyperprior-n48-m64-imagenette")
+    DEFAULT = IMAGENETTE_N48_M64
 
 
 class MBT2018_Mean_Weights(WeightsEnum):
