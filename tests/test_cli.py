@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 
 import cdzoo
+from cdzoo import _registry, _weights
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.cli import _compress, main
 from cdzoo.cli._load import class_labels
 from cdzoo.cli._report import Report
@@ -450,6 +452,43 @@ def test_as_a_process(streams: types.SimpleNamespace, tmp_path: Path) -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+# -- weights that come with the package --------------------------------------------------------------------------
+
+
+def test_packaged_weights_are_the_default(
+    weights: types.SimpleNamespace, album: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
+    Models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
+    monkeypatch.setattr(_weights, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(_registry, "_WEIGHTS", {"bmshj2018_hyperprior": Codecs, "fa_cresnet39": Models})
+    shutil.copytree(weights.codec, tmp_path / "pretrained" / "codec")
+    model = cdzoo.from_pretrained(weights.model)
+    cdzoo.save_pretrained(model, tmp_path / "pretrained" / "model", codec=weights.module)
+
+    listed = run("list", "--pretrained", "--json").json
+    assert [(entry["name"], entry["weights"]) for entry in listed["codecs"]] == [
+        ("bmshj2018_hyperprior", ["V1", "DEFAULT"])
+    ]
+    assert run("compress", album / "grey.png", "-o", tmp_path).status == 0
+    stream = (tmp_path / "grey.cdz").read_bytes()
+    assert [stream] == weights.module.compress(read_image(album / "grey.png"))
+    assert run("info", tmp_path / "grey.cdz", "--json").json["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
+    assert run("decompress", tmp_path / "grey.cdz", "-o", tmp_path / "grey.png").status == 0
+    assert read_image(tmp_path / "grey.png").shape == read_image(album / "grey.png").shape
+    result = run("classify", tmp_path / "grey.cdz", "--json")
+    assert result.status == 0
+    assert result.json["model"] == {"builder": "fa_cresnet39", "weights": "FA_cResNet39_Weights.V1"}
+    assert result.json["codec"]["fingerprint"] == weights.module.fingerprint
+    for options in (["--weights", "V1"], ["--weights", "FA_cResNet39_Weights.V1"], ["--codec", "bmshj2018_hyperprior"]):
+        assert run("classify", tmp_path / "grey.cdz", *options, "--json").json == result.json
+    facts = run("info", "FA_cResNet39_Weights.DEFAULT", "--json").json
+    assert facts["codec"]["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
+    assert list(run("info", "fa_cresnet39", "--json").json["weights"]) == ["V1"]
+    assert run("demo", "-o", tmp_path / "demo", "--size", "64").status == 0
+    assert (tmp_path / "demo" / "demo.png").exists()
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

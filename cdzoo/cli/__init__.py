@@ -1,0 +1,63 @@
+"""The ``cdzoo`` command: list, info, compress, decompress, classify, demo.
+
+Results go to standard output, as text or, with ``--json``, as one JSON document; everything else goes to standard
+error. A file that cannot be processed is reported by name and the others go on.
+
+Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted (with what was done until then).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from cdzoo._version import __version__
+from cdzoo.cli import _classify, _compress, _demo, _show
+from cdzoo.cli._report import EXPECTED, Report, UsageError, explain
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments, without the program's name; by default those of the process.
+
+    Returns:
+        the exit status.
+
+    Raises:
+        SystemExit: the arguments cannot be parsed (status 2), or help or the version was asked for (status 0).
+    """
+    args = _parser().parse_args(argv)
+    report = Report(args.command, as_json=args.json, per_file="inputs" in args)
+    try:
+        args.run(args, report)
+    except KeyboardInterrupt:
+        report.status = 130
+        report.facts["interrupted"] = True
+        report.note("interrupted")
+    except UsageError as error:
+        report.abort(str(error), status=2)
+    except EXPECTED as error:
+        report.abort(explain(error), status=1)
+    try:
+        report.print(args.render)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; keep the interpreter from complaining when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return report.status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cdzoo", description="Networks that read what a codec stores.")
+    parser.add_argument("--version", action="version", version=f"cdzoo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (_show, _compress, _classify, _demo):
+        module.add_commands(commands)
+    return parser

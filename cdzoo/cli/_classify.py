@@ -1,0 +1,157 @@
+"""``cdzoo classify``: compressed files to labels; none of them is decoded to pixels."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdzoo.cli._files import Job, add_inputs, find_jobs
+from cdzoo.cli._load import class_labels, find_weights, get_device, load, load_codec, shown_source
+from cdzoo.cli._report import Report, UsageError, width_x_height
+from cdzoo.codecs import Codec, read_header
+from cdzoo.compose import CompressedDomainModel, compose
+
+__all__ = ["CLASSIFIERS", "Classifier", "add_commands", "codec_for", "pair", "top_classes"]
+
+
+class Classifier(NamedTuple):
+    """How files of one kind are classified.
+
+    Attributes:
+        logits: contents of a file to logits ``(1, num_classes)`` and facts about the file.
+        meta: what the weights say of their classes.
+        facts: what the result says of the network.
+    """
+
+    logits: Callable[[bytes], tuple[Tensor, dict[str, Any]]]
+    meta: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parser."""
+    parser = commands.add_parser(
+        "classify",
+        help="what compressed files show, without decoding them to pixels",
+        description="Classify .cdz streams from their latents: the pixels are not rebuilt.",
+    )
+    add_inputs(parser, "FILE", "a .cdz stream, or a folder that is searched for streams")
+    parser.add_argument("--model", metavar="NAME", help="network (fa_cresnet39, or what the weights are for)")
+    parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
+    parser.add_argument("--codec", metavar="NAME|FOLDER", help="codec, by default the one that the weights belong to")
+    parser.add_argument("--top", type=_positive, default=5, metavar="N", help="how many classes to show (5)")
+    parser.set_defaults(run=classify, render=_render)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def codec_for(given: str | None) -> Codec | None:
+    """The codec that ``--codec`` names: a builder (its default weights), ``Enum.MEMBER``, ``hf://...`` or a folder."""
+    if given is None:
+        return None
+    if given.startswith("hf://") or os.path.isdir(given) or "." in given or os.sep in given:
+        return load_codec(None, given)
+    return load_codec(given, "DEFAULT")
+
+
+def pair(args: argparse.Namespace) -> tuple[CompressedDomainModel, dict[str, Any]]:
+    """The network of ``--model`` and ``--weights`` with its codec (or ``--codec``'s), and facts about both."""
+    device = get_device(args.device)
+    source = find_weights(args.model, args.weights, default="fa_cresnet39")
+    if source.config["kind"] != "model":
+        raise UsageError(f"weights {source} are for {source.config['builder']}, which is a codec; name a network's.")
+    # the codec first: it is what is most often missing
+    codec = codec_for(args.codec) or source.build_codec()
+    network = compose(codec, load(source)).to(device).eval()
+    identity = {"name": codec.name, "fingerprint": codec.fingerprint}
+    return network, {"model": shown_source(source), "codec": identity}
+
+
+def _latent_classifier(args: argparse.Namespace) -> Classifier:
+    network, facts = pair(args)
+
+    def logits(data: bytes) -> tuple[Tensor, dict[str, Any]]:
+        with torch.no_grad():
+            scores = network.from_streams([data])
+        header = read_header(data)
+        return scores, {"image_size": list(header.image_size), "bpp": header.bpp}
+
+    return Classifier(logits, getattr(network.model, "meta", {}), facts)
+
+
+CLASSIFIERS: dict[str, Callable[[argparse.Namespace], Classifier]] = {".cdz": _latent_classifier}
+"""Suffix of a file -> how such files are classified; a way is prepared once, if a file needs it."""
+
+
+def classify(args: argparse.Namespace, report: Report) -> None:
+    """Run ``cdzoo classify``."""
+    jobs = find_jobs(args.inputs, CLASSIFIERS.keys(), report)
+    needed = {prepare for job in jobs if (prepare := CLASSIFIERS.get(job.source.suffix.lower())) is not None}
+    prepared = {prepare: prepare(args) for prepare in needed}
+    for classifier in prepared.values():
+        report.facts |= classifier.facts
+
+    def work(job: Job) -> dict[str, Any]:
+        os.stat(job.source)  # that a file does not exist is worth more than a word about its suffix
+        prepare = CLASSIFIERS.get(job.source.suffix.lower())
+        if prepare is None:
+            raise ValueError(
+                f"{job.source.suffix or 'no suffix'} is not among what is classified ({', '.join(CLASSIFIERS)}); "
+                "run 'cdzoo compress' on images first, and classify the .cdz."
+            )
+        scores, facts = prepared[prepare].logits(job.source.read_bytes())
+        return {**facts, "top": top_classes(scores, prepared[prepare].meta, args.top)}
+
+    report.each(jobs, _source, work)
+
+
+def top_classes(logits: Tensor, meta: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The most probable classes, best first: their number, label, identifier where there is one, and probability.
+
+    Args:
+        logits: ``(1, num_classes)``.
+        meta: what the weights say of their classes.
+        count: how many; fewer where the network knows fewer.
+
+    Raises:
+        ValueError: logits of another shape, or not finite.
+    """
+    if logits.dim() != 2 or len(logits) != 1 or not logits.isfinite().all():
+        raise ValueError(f"no classification: the network returned {tuple(logits.shape)}, not finite (1, num_classes)")
+    labels = class_labels(meta, logits.shape[1])
+    best = logits[0].double().softmax(0).topk(min(count, logits.shape[1]))
+    return [
+        {"class": int(i), **labels[int(i)], "probability": float(p)}
+        for p, i in zip(best.values, best.indices, strict=True)
+    ]
+
+
+def rank_lines(top: list[dict[str, Any]]) -> list[str]:
+    """A classification as lines of text."""
+    return [
+        f"{rank:4}  {100 * entry['probability']:5.1f} %  {entry['label']}"
+        + (f" ({entry['id']})" if "id" in entry else "")
+        for rank, entry in enumerate(top, 1)
+    ]
+
+
+def _render(report: Report) -> str:
+    lines = []
+    for entry in report.good():
+        facts = "".join(f"  {shown}" for shown in (width_x_height(entry["image_size"]), f"{entry['bpp']:.4f} bpp"))
+        lines += [entry["file"] + facts, *rank_lines(entry["top"])]
+    return "\n".join(lines)
+
+
+def _source(job: Job) -> Path:
+    return job.source

@@ -1,0 +1,133 @@
+"""What a command did: collected file by file, printed once, for people or for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from cdzoo.errors import CdzooError
+
+__all__ = ["EXPECTED", "Report", "UsageError", "explain", "name_list", "table", "width_x_height"]
+
+Job = TypeVar("Job")
+EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
+"""What files, weights and arguments can make our own functions raise; anything else is a bug."""
+
+
+class UsageError(Exception):
+    """The arguments make no sense together; exit status 2."""
+
+
+class Report:
+    """Collects facts about a run and about each file.
+
+    Attributes:
+        per_file: whether the command's result is a list of files.
+        status: the exit status so far.
+        facts: what is true of the whole run, JSON-ready.
+        files: one JSON-ready object per file; those that failed have an ``"error"``.
+    """
+
+    def __init__(self, command: str, *, as_json: bool, per_file: bool) -> None:
+        self.command, self.as_json, self.per_file = command, as_json, per_file
+        self.status = 0
+        self.facts: dict[str, Any] = {}
+        self.files: list[dict[str, Any]] = []
+
+    def each(
+        self, jobs: Sequence[Job], source: Callable[[Job], os.PathLike[str]], work: Callable[[Job], dict[str, Any]]
+    ) -> None:
+        """Do ``work`` for each job and collect what it returns; report a failure and go on."""
+        for job in _progress(jobs, self.command):
+            try:
+                self.files.append({"file": os.fspath(source(job)), **work(job)})
+            except EXPECTED as error:
+                self.fail(source(job), error)
+            except RuntimeError as error:
+                if "allocate" not in str(error) and "out of memory" not in str(error):
+                    raise
+                self.fail(source(job), MemoryError(f"not enough memory: {error}"))
+
+    def fail(self, file: str | os.PathLike[str], error: Exception) -> None:
+        """Report a file as failed."""
+        name, reason = os.fspath(file), explain(error)
+        self.status = self.status or 1
+        self.files.append({"file": name, "error": reason})
+        self.note(reason if name in reason else f"{name}: {reason}")
+
+    def abort(self, reason: str, *, status: int) -> None:
+        """Report that the whole run failed."""
+        self.status = status
+        self.facts["error"] = reason
+        self.note(f"error: {reason}")
+
+    def note(self, text: str) -> None:
+        """A line for people on standard error, above a progress bar if there is one."""
+        from tqdm import tqdm
+
+        tqdm.write(_printable(f"cdzoo {self.command}: {text}", sys.stderr), file=sys.stderr)
+
+    def good(self) -> list[dict[str, Any]]:
+        """The files that did not fail."""
+        return [entry for entry in self.files if "error" not in entry]
+
+    def print(self, render: Callable[[Report], str]) -> None:
+        """Write the result to standard output: one JSON document, or the text that ``render`` makes of it."""
+        if self.as_json:
+            files = {"files": self.files} if self.per_file else {}
+            text = json.dumps({"command": self.command, **self.facts, **files}, indent=2)
+        else:
+            cut_short = "error" in self.facts or ("interrupted" in self.facts and not self.per_file)
+            text = "" if cut_short else render(self)
+        if text:
+            print(_printable(text, sys.stdout))
+
+
+def explain(error: BaseException) -> str:
+    """An exception as one line for people."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {os.fspath(error.filename)!r}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns of text; those whose name starts with ``>`` are aligned to the right."""
+    lines = [[title.removeprefix(">") for title in header], *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    right = [title.startswith(">") for title in header]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def width_x_height(image_size: Sequence[int]) -> str:
+    """``(H, W)`` as people write it, width first."""
+    return f"{image_size[1]}x{image_size[0]}"
+
+
+def name_list(names: Iterable[str | Path]) -> str:
+    """A few names, quoted, for an error message."""
+    quoted = [repr(os.fspath(name)) for name in names]
+    return ", ".join(quoted[:4]) + (f" and {len(quoted) - 4} more" if len(quoted) > 4 else "")
+
+
+def _progress(jobs: Sequence[Job], title: str) -> Iterable[Job]:
+    if len(jobs) < 2 or not sys.stderr.isatty():
+        return jobs
+    from tqdm import tqdm
+
+    bar: Iterable[Job] = tqdm(jobs, desc=title, unit="file", file=sys.stderr)
+    return bar
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """File names may hold what the stream's encoding cannot express."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

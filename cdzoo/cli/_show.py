@@ -1,0 +1,197 @@
+"""``cdzoo list`` and ``cdzoo info``: what there is, and what one thing is."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models, unknown_name
+from cdzoo._weights import WeightsEnum, WeightsFolder
+from cdzoo.cli._load import find_weights
+from cdzoo.cli._report import Report, UsageError, table, width_x_height
+from cdzoo.codecs import Codec, read_header
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the two parsers."""
+    parser = commands.add_parser("list", help="codecs and models by name", description="List codecs and models.")
+    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*resnet*'")
+    parser.add_argument("--pretrained", action="store_true", help="only those with pretrained weights")
+    parser.add_argument("--kind", choices=("codecs", "models"), help="only codecs, or only models")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=list_names, render=_render_list)
+    parser = commands.add_parser(
+        "info",
+        help="a codec, a model, a set of weights, or a .cdz file",
+        description="Describe a codec or model by its builder's name, a set of weights, or a .cdz file.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name, Enum.MEMBER, hf://owner/repo, folder of weights, .cdz file")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=info, render=_render_info)
+
+
+# -- list --------------------------------------------------------------------------------------------------------
+
+
+def list_names(args: argparse.Namespace, report: Report) -> None:
+    """Run ``cdzoo list``."""
+    for kind, names in (("codecs", list_codecs), ("models", list_models)):
+        if args.kind in (None, kind):
+            report.facts[kind] = [
+                {"name": name, "weights": list(_members(name)), "summary": _summary(get_builder(name))}
+                for name in names(args.pattern, pretrained=args.pretrained)
+            ]
+
+
+def _render_list(report: Report) -> str:
+    rows = [
+        (entry["name"], kind.removesuffix("s"), ", ".join(entry["weights"]) or "-", entry["summary"])
+        for kind, entries in report.facts.items()
+        for entry in entries
+    ]
+    return table(("name", "kind", "weights", "what it is"), rows)
+
+
+# -- info --------------------------------------------------------------------------------------------------------
+
+
+def info(args: argparse.Namespace, report: Report) -> None:
+    """Run ``cdzoo info``."""
+    name: str = args.name
+    known = [*list_codecs(), *list_models()]
+    if name in known:
+        report.facts |= _builder_facts(name)
+    elif os.path.isdir(name) or name.startswith("hf://"):
+        report.facts |= _weights_facts(find_weights(None, name, default=""))
+    elif os.path.exists(name):
+        report.facts |= _stream_facts(Path(name))
+    elif "." in name and name.partition(".")[0].endswith("_Weights"):
+        try:
+            member = get_weight(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        report.facts |= _weights_facts(WeightsFolder(member.value.source.path, str(member)))
+    elif os.path.splitext(name)[1] or os.sep in name:
+        raise FileNotFoundError(2, "No such file or folder", name)
+    else:
+        raise UsageError(str(unknown_name("codec, model, weights or file", name, known)))
+
+
+def _builder_facts(name: str) -> dict[str, Any]:
+    builder = get_builder(name)
+    module = builder()
+    defaults = {parameter.name: parameter.default for parameter in _parameters(type(module))}
+    defaults |= getattr(module, "arguments", {})
+    arguments = {p.name: defaults.get(p.name, p.default) for p in _parameters(builder)}
+    facts: dict[str, Any] = {
+        "name": name,
+        "kind": "codec" if isinstance(module, Codec) else "model",
+        "summary": _summary(builder),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "arguments": arguments,
+    }
+    for attribute in ("latent_channels", "stride", "has_scales", "in_channels", "latent_stride", "uses_scales"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
+            facts[attribute] = value
+    members = [(member, WeightsFolder(member.value.source.path, str(member))) for member in _members(name).values()]
+    facts["weights"] = {member.name: _weights_facts(source) for member, source in members}
+    return facts
+
+
+def _weights_facts(source: WeightsFolder) -> dict[str, Any]:
+    config = source.config
+    kept = (
+        "kind",
+        "builder",
+        "arguments",
+        "fingerprint",
+        "codec",
+        "transforms",
+        "sha256",
+        "repo_id",
+        "revision",
+        "meta",
+    )
+    return {"weights": str(source), **{key: config[key] for key in kept if config.get(key) is not None}}
+
+
+def _stream_facts(path: Path) -> dict[str, Any]:
+    header = read_header(path.read_bytes(), max_pixels=None)
+    written_by = [
+        str(member)
+        for member in _members(header.codec).values()
+        if member.value.source.config.get("fingerprint") == header.fingerprint
+    ]
+    return {
+        "file": os.fspath(path),
+        "codec": header.codec,
+        "fingerprint": header.fingerprint,
+        "weights": written_by[0] if written_by else None,
+        "image_size": list(header.image_size),
+        "bytes": header.num_bytes,
+        "header_bytes": header.header_bytes,
+        "part_bytes": list(header.part_lengths),
+        "bpp": header.bpp,
+        "payload_bpp": header.payload_bpp,
+    }
+
+
+def _render_info(report: Report) -> str:
+    facts = report.facts
+    if "file" not in facts:
+        return "\n".join(_lines(facts))
+    shown = {**facts, "image_size": f"{width_x_height(facts['image_size'])} (width x height)"}
+    shown["weights"] = facts["weights"] or "none that come with the package"
+    shown["bpp"] = f"{facts['bpp']:.4f} with the header, {facts['payload_bpp']:.4f} without"
+    return "\n".join(_lines({key: value for key, value in shown.items() if key != "payload_bpp"}))
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested facts as indented lines."""
+    width = max((len(key) for key in facts), default=0)
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key.ljust(width)}  {_shown(value)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None or value in ({}, []):
+        return {True: "yes", False: "no"}.get(value, "-") if isinstance(value, bool) else "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        listed = [v if isinstance(v, str) else json.dumps(v) for v in value]
+        return ", ".join(listed[:12]) + (f", ... ({len(listed)} in all)" if len(listed) > 12 else "")
+    return str(value)
+
+
+# -- shared ------------------------------------------------------------------------------------------------------
+
+
+def _members(name: str) -> dict[str, WeightsEnum]:
+    """Names of a builder's weights, ``DEFAULT`` and other aliases included."""
+    try:
+        return dict(get_model_weights(name).__members__)
+    except ValueError:
+        return {}
+
+
+def _summary(builder: Callable[..., Any]) -> str:
+    return (inspect.getdoc(builder) or "").partition("\n")[0].rstrip(".")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in inspect.signature(function).parameters.values() if p.kind in named]

@@ -1,0 +1,208 @@
+"""The demonstration: one photograph, stored, recognised from its bits, and decoded once for the eye."""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cdzoo.codecs.container import StreamHeader, read_header, write_atomically
+from cdzoo.compose import CompressedDomainModel
+from cdzoo.images import read_image, to_pillow
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["PHOTO", "DemoResult", "load_photo", "run_demo"]
+
+PHOTO = Path(__file__).parent / "assets" / "summer_palace.jpg"
+"""A temple of the Summer Palace, Beijing, by Daniel Büchele, CC BY 2.0 (see ``assets/README.md``)."""
+
+NUM_CHANNELS = 4
+
+
+class DemoResult(NamedTuple):
+    """What :func:`run_demo` did and measured.
+
+    Attributes:
+        stream: ``photo.cdz``, the photograph as bits.
+        picture: ``demo.png``: the original, the decoded photograph, and four channels of its latent.
+        header: the stream's header, with ``bpp`` and ``payload_bpp``.
+        logits: ``(1, num_classes)``, from the bits in the file.
+        psnr: of the decoded 8-bit RGB image, in dB.
+        channels: the latent channels in the picture, largest variance first.
+        logits_seconds: bits -> latent -> logits, median of several runs after a warm-up.
+        pixels_seconds: bits -> latent -> pixels, likewise.
+        num_threads: threads that torch used.
+    """
+
+    stream: Path
+    picture: Path
+    header: StreamHeader
+    logits: Tensor
+    psnr: float
+    channels: tuple[int, ...]
+    logits_seconds: float
+    pixels_seconds: float
+    num_threads: int
+
+
+def load_photo(size: int | None = None) -> Tensor:
+    """The centre square of the packaged photograph, ``(1, 3, H, H)`` in ``[0, 1]``.
+
+    Args:
+        size: its side in pixels, after resizing (antialiased bilinear); ``None`` leaves it at 427.
+
+    Raises:
+        ValueError: ``size`` is less than 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"size={size} must be at least 1 pixel.")
+    photo = read_image(PHOTO)
+    height, width = photo.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    photo = photo[..., top : top + side, left : left + side]
+    if size is not None:
+        photo = F.interpolate(photo, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    return (photo * 255).round() / 255
+
+
+def run_demo(
+    network: CompressedDomainModel,
+    directory: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    repeats: int = 5,
+) -> DemoResult:
+    """Compress the photograph, classify it from the file's bits, decode it once for the eye, and draw a picture.
+
+    The centre square is taken because the network's transform brings every latent to a square: a whole 640x427
+    photograph would be squeezed by a third.
+
+    Args:
+        network: a codec and a classifier of its latents, from :func:`cdzoo.compose`.
+        directory: where ``photo.cdz`` and ``demo.png`` go; made if need be, files of these names are replaced.
+        size: side in pixels to which the square is resized; ``None`` keeps the photograph's own resolution.
+        repeats: timed runs of each way, of which the median counts.
+
+    Raises:
+        OSError: the directory cannot be written.
+        ValueError: ``size`` or ``repeats`` is less than 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} must be at least 1.")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    codec, photo = network.codec, load_photo(size)
+    stream, picture = directory / "photo.cdz", directory / "demo.png"
+    write_atomically(stream, codec.compress(photo)[0])
+
+    bits = [stream.read_bytes()]
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        logits, logits_seconds = _timed(lambda: network.from_streams(bits), repeats)
+    network.train(training)
+    decoded, pixels_seconds = _timed(lambda: codec.decode(codec.decompress(bits)), repeats)
+
+    latent = codec.decompress(bits).y_hat[0].cpu()
+    variances = latent.flatten(1).var(1, unbiased=False)
+    channels = tuple(int(c) for c in variances.topk(min(NUM_CHANNELS, len(latent))).indices)
+    header, psnr = read_header(bits[0]), _psnr(photo, decoded.cpu())
+    drawn = _draw(photo, decoded, latent, channels, header, psnr)
+    buffer = io.BytesIO()
+    drawn.save(buffer, "PNG")
+    write_atomically(picture, buffer.getvalue())
+    return DemoResult(
+        stream,
+        picture,
+        header,
+        logits,
+        psnr,
+        channels,
+        logits_seconds,
+        pixels_seconds,
+        torch.get_num_threads(),
+    )
+
+
+def _timed(function: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
+    """What a function returns, and the median of its times once everything is compiled and in cache."""
+    result = function()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function().sum().item()  # waits for a GPU to finish
+        seconds.append(time.perf_counter() - start)
+    return result, statistics.median(seconds)
+
+
+def _psnr(original: Tensor, decoded: Tensor) -> float:
+    difference = (original * 255).round() - (decoded * 255).round()
+    return float(10 * torch.log10(255**2 / difference.double().square().mean()))
+
+
+# -- the picture -------------------------------------------------------------------------------------------------
+
+_MARGIN, _CAPTION, _FONT = 16, 48, 15
+
+
+def _draw(
+    photo: Tensor, decoded: Tensor, latent: Tensor, channels: Sequence[int], header: StreamHeader, psnr: float
+) -> Image.Image:
+    """Original | decoded | a square of latent channels, each with a caption below."""
+    from PIL import Image, ImageDraw
+
+    side = max(int(photo.shape[-1]), 400)
+    panels: list[tuple[Image.Image, str]] = [
+        (to_pillow(photo), f"original, {header.image_size[1]}x{header.image_size[0]}"),
+        (
+            to_pillow(decoded),
+            f"decoded from {header.num_bytes:,} bytes\n{header.bpp:.3f} bpp, PSNR {psnr:.1f} dB",
+        ),
+        (
+            _channel_square(latent, channels, side),
+            "what the network reads instead: four of the latent's\n"
+            f"{len(latent)} channels ({', '.join(map(str, channels))}), "
+            f"{latent.shape[2]}x{latent.shape[1]} values each",
+        ),
+    ]
+    width = len(panels) * (side + _MARGIN) + _MARGIN
+    canvas = Image.new("RGB", (width, side + 2 * _MARGIN + _CAPTION), "white")
+    draw = ImageDraw.Draw(canvas)
+    font = _font()
+    for i, (panel, caption) in enumerate(panels):
+        left = _MARGIN + i * (side + _MARGIN)
+        resized = panel if panel.size == (side, side) else panel.resize((side, side), Image.Resampling.NEAREST)
+        canvas.paste(resized, (left, _MARGIN))
+        draw.multiline_text((left, _MARGIN + side + 8), caption, fill="black", font=font, spacing=4)
+    return canvas
+
+
+def _channel_square(latent: Tensor, channels: Sequence[int], side: int) -> Image.Image:
+    """Channels in rows of two; zero is mid-grey, and each channel's largest magnitude black or white."""
+    from PIL import Image
+
+    square = Image.new("RGB", (side, side), "white")
+    tile = (side - 4) // 2
+    for i, channel in enumerate(channels):
+        values = latent[channel]
+        grey = 0.5 + values / (2 * values.abs().max().clamp(min=1e-9))
+        image = to_pillow(grey.expand(3, -1, -1)).resize((tile, tile), Image.Resampling.NEAREST)
+        square.paste(image, ((i % 2) * (side - tile), (i // 2) * (side - tile)))
+    return square
+
+
+def _font() -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(_FONT)

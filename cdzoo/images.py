@@ -1,0 +1,112 @@
+"""Image files to the tensors that codecs take, and back: the only place where pixels meet the file system."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["IMAGE_SUFFIXES", "png_bytes", "read_image", "to_pillow"]
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif",
+        ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
+        ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
+"""What counts as an image where a folder is searched; a file that is named outright may have any suffix."""
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
+    """Read an image file as a codec takes it.
+
+    The picture is turned as its Exif orientation says. Grey, palette and CMYK images become RGB by Pillow's plain
+    conversion; colour profiles (ICC) are not applied. Transparent images are laid on white. Grey images of 16 bits
+    keep their precision; colour images of 16 bits come out of Pillow with 8. Of an animation, the first frame is read.
+
+    Args:
+        path: a file of any format that Pillow reads.
+        max_pixels: refuse images of more pixels than this, before they take memory; ``None`` leaves only Pillow's
+            own limit, twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Returns:
+        ``(1, 3, H, W)`` float32, RGB, in ``[0, 1]``.
+
+    Raises:
+        OSError: the file cannot be opened: it does not exist, is a folder, or may not be read.
+        ValueError: it is no image, is truncated or damaged, or has too many pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = os.fspath(path)
+    # Pillow warns of oddities (broken Exif data, half its limit) that do no harm, or raise by themselves
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file) as image:
+                width, height = image.size
+                if max_pixels is not None and width * height > max_pixels:
+                    raise Image.DecompressionBombError(f"{width}x{height} pixels exceed the limit of {max_pixels}")
+                image.load()
+                array = _rgb(_upright(image))
+        except UnidentifiedImageError:
+            size = os.fstat(file.fileno()).st_size
+            what = "is empty" if size == 0 else "is not an image in a format that Pillow reads, or is damaged"
+            raise ValueError(f"{name!r} {what}; was it written in full?") from None
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{name!r} is too large: {error}; if you trust it, read it with a larger limit.") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # each of Pillow's decoders has its own way to fail on damaged data
+            raise ValueError(f"{name!r} cannot be decoded ({error}); the file is truncated or damaged.") from error
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+
+
+def to_pillow(x: Tensor) -> Image.Image:
+    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as an 8-bit RGB image of Pillow."""
+    from PIL import Image
+
+    pixels = x.detach().reshape(3, *x.shape[-2:]).permute(1, 2, 0).clamp(0, 1).mul(255).round()
+    return Image.fromarray(pixels.to("cpu", torch.uint8).contiguous().numpy())
+
+
+def png_bytes(x: Tensor) -> bytes:
+    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as the bytes of an 8-bit RGB PNG file."""
+    buffer = io.BytesIO()
+    to_pillow(x).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Exif data that cannot be parsed: show the pixels as they lie, as viewers do
+        return image
+
+
+def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """``(H, W, 3)`` float32 in ``[0, 1]``."""
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.float32) / np.float32(1 if image.mode == "F" else 65535)
+        if not (grey.min() >= 0 and grey.max() <= 1):
+            raise ValueError(f"grey values of mode {image.mode} outside {'[0, 1]' if image.mode == 'F' else '16 bits'}")
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
