@@ -1,0 +1,124 @@
+"""Batches of one image size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler, Subset
+
+__all__ = ["SizeBucketSampler", "replica"]
+
+Sizes = Sequence[tuple[int, int] | None]
+
+
+class SizeBucketSampler(Sampler[list[int]]):
+    """Batch sampler whose batches hold images of one size only.
+
+    The order depends on ``seed`` and on the epoch, and on nothing else: as with torch's ``DistributedSampler``, call
+    ``set_epoch`` before each epoch, or every epoch goes through the data in the same order. ::
+
+        sampler = SizeBucketSampler(dataset, batch_size=32, shuffle=True)
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents, num_workers=4)
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            for latent, labels in loader: ...
+
+    Args:
+        data: a :class:`~cdzoo.data.StreamDataset` (or a ``torch.utils.data.Subset`` of one), whose headers are read
+            for the sizes; or the sizes themselves, ``(H, W)`` for each sample, ``None`` to leave a sample out.
+        batch_size: samples in a batch; the last batch of a size may have fewer.
+        shuffle: put samples and batches into a random order.
+        seed: of that order; the same on all ranks.
+        drop_last: leave out the batches that have fewer samples.
+        num_replicas: number of processes that share the data; by default torch.distributed's world size, 1 without it.
+        rank: which of them this is; by default torch.distributed's rank.
+        even_ranks: give every rank equally many batches, as synchronous training needs it: the first batches serve
+            again to fill up, or with ``drop_last`` the surplus is left out. Without it every sample comes exactly
+            once, as evaluation needs it.
+
+    Raises:
+        ValueError: a batch size below 1, or a rank outside ``[0, num_replicas)``.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        even_ranks: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
+        self.num_replicas, self.rank = replica(num_replicas, rank)
+        self.even_ranks = even_ranks
+        self.epoch = 0
+        buckets: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(_sizes_of(data)):
+            if size is not None:
+                buckets.setdefault((size[0], size[1]), []).append(index)
+        self._buckets = [torch.tensor(indices) for indices in buckets.values()]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration: before each epoch, with the same number on all ranks."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches that this rank gets."""
+        total = sum(
+            len(bucket) // self.batch_size if self.drop_last else -(-len(bucket) // self.batch_size)
+            for bucket in self._buckets
+        )
+        if self.even_ranks:
+            return total // self.num_replicas if self.drop_last else -(-total // self.num_replicas)
+        return len(range(self.rank, total, self.num_replicas))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {self.epoch}").getrandbits(63))
+        batches: list[torch.Tensor] = []
+        for bucket in self._buckets:
+            order = bucket[torch.randperm(len(bucket), generator=generator)] if self.shuffle else bucket
+            pieces = torch.split(order, self.batch_size)
+            batches += [piece for piece in pieces if len(piece) == self.batch_size or not self.drop_last]
+        if self.shuffle:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        else:
+            batches.sort(key=lambda batch: int(batch[0]))  # as near to the order of the data as batches can be
+        if batches:  # without drop_last some ranks may lack one batch: begin again
+            for position in range(self.rank, len(self) * self.num_replicas + self.rank, self.num_replicas):
+                yield batches[position % len(batches)].tolist()
+
+
+def replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """How many processes share the data and which one this is, torch.distributed's figures by default."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if num_replicas is None:
+        num_replicas = torch.distributed.get_world_size() if distributed else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if distributed else 0
+    if not 0 <= rank < num_replicas:
+        raise ValueError(f"rank must be in [0, num_replicas), but is {rank} of {num_replicas}; pass both or neither.")
+    return num_replicas, rank
+
+
+def _sizes_of(data: Any) -> Sizes:
+    if isinstance(data, Subset):
+        sizes = _sizes_of(data.dataset)
+        return [sizes[index] for index in data.indices]
+    if hasattr(data, "image_sizes"):
+        found: Sizes = data.image_sizes()
+        return found
+    if not isinstance(data, Sequence):
+        raise TypeError(
+            f"SizeBucketSampler needs a StreamDataset or a list of (H, W), not {type(data).__name__}; "
+            "StreamShards sorts by size itself, with its batch_size."
+        )
+    return data

@@ -1,0 +1,127 @@
+"""Streams to WebDataset shards."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import operator
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cdzoo.codecs import read_header
+from cdzoo.errors import BitstreamError
+
+__all__ = ["write_shards"]
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def write_shards(
+    streams: Iterable[str | os.PathLike[str] | tuple[str | os.PathLike[str], int]],
+    directory: str | os.PathLike[str],
+    *,
+    pattern: str = "shard-{:06d}.tar",
+    max_count: int = 10_000,
+    max_bytes: int = 1_000_000_000,
+) -> list[Path]:
+    """Pack ``.cdz`` files into WebDataset shards: plain tar files with ``key.cdz`` and, with labels, ``key.cls``.
+
+    Keys are running numbers with the files' stems, so that they are unique. Shuffle the files first: a reader shuffles
+    within a buffer only. The same files give the same bytes. A shard takes its name when it is complete; what was
+    completed before an error stays.
+
+    Args:
+        streams: paths, or pairs of a path and its class number.
+        directory: where to write; made if need be.
+        pattern: file name of a shard, with one ``{}`` field for its number.
+        max_count: samples in a shard, at most.
+        max_bytes: size of a shard in bytes, at most, unless a single sample has more.
+
+    Returns:
+        the shards, in order.
+
+    Raises:
+        BitstreamError: a file that is no undamaged ``.cdz`` stream; names it.
+        FileExistsError: there are such shards in the directory already.
+        OSError: a file cannot be read, or a shard not be written.
+        ValueError: limits below 1, a pattern without a number, or streams with and without labels.
+    """
+    directory = Path(directory)
+    if max_count < 1 or max_bytes < 1:
+        raise ValueError(f"max_count and max_bytes must be at least 1, not {max_count} and {max_bytes}.")
+    if not re.fullmatch(r"[^/{}]*\{(:0?\d*d?)?\}[^/{}]*\.tar", pattern):
+        raise ValueError(f"pattern must be a file name like 'shard-{{:06d}}.tar', with one number, not {pattern!r}.")
+    directory.mkdir(parents=True, exist_ok=True)
+    existing = sorted(directory.glob(re.sub(r"\{[^{}]*\}", "*", glob.escape(pattern))))
+    if existing:
+        raise FileExistsError(
+            f"{existing[0]} is there already, and old and new shards would mix; use another directory."
+        )
+    written: list[Path] = []
+    samples = _samples(streams)
+    sample = next(samples, None)
+    while sample is not None:
+        path = directory / pattern.format(len(written))
+        with _atomic(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            count = 0
+            while sample is not None and count < max_count:
+                size = tar.offset + sum(len(_header(info)) + len(data) + -len(data) % _BLOCK for info, data in sample)
+                # an archive ends with two blocks, and then fills up its last record
+                if count and size + 2 * _BLOCK + -(size + 2 * _BLOCK) % tarfile.RECORDSIZE > max_bytes:
+                    break
+                for info, data in sample:
+                    tar.addfile(info, io.BytesIO(data))
+                count += 1
+                sample = next(samples, None)
+        written.append(path)
+    return written
+
+
+def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
+    labelled: bool | None = None
+    for number, item in enumerate(streams):
+        source, label = (item, None) if isinstance(item, str | os.PathLike) else item
+        if labelled not in (None, label is not None):
+            raise ValueError(f"{source}: streams come with labels and without; give all of them one, or none.")
+        labelled = label is not None
+        stream = Path(source).read_bytes()
+        try:
+            read_header(stream, max_pixels=None)
+        except BitstreamError as error:
+            raise BitstreamError(f"{source}: {error}") from error
+        # WebDataset's key ends at the first dot
+        key = f"{number:08d}-{Path(source).stem.replace('.', '_')}"
+        members = [_member(f"{key}.cdz", stream)]
+        if label is not None:
+            members.append(_member(f"{key}.cls", str(operator.index(label)).encode()))
+        yield members
+
+
+def _member(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info, data
+
+
+def _header(info: tarfile.TarInfo) -> bytes:
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name only when everything is written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
