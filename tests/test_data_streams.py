@@ -478,12 +478,14 @@ def test_written_shards_are_plain_tar_in_webdataset_layout(
 
 def test_shards_keep_within_their_limits(written: tuple[Path, LATENTS], tmp_path: Path) -> None:
     files = [written[0] / name for name in written[1]]
-    paths = write_shards(files, tmp_path / "new", pattern="v-{:03d}.tar", max_bytes=10240)
-    assert len(paths) > 1
-    for path in paths:
-        assert path.stat().st_size <= 10240
-        with tarfile.open(path) as tar:
-            assert all(name.endswith(".cdz") for name in tar.getnames())
+    # tar fills up its last record of 10240 bytes, so that 15000 bytes have room for one record as well
+    for limit in (10240, 15000):
+        paths = write_shards(files, tmp_path / str(limit), pattern="v-{:03d}.tar", max_bytes=limit)
+        assert len(paths) > 1
+        assert {path.stat().st_size for path in paths} == {10240}
+        for path in paths:
+            with tarfile.open(path) as tar:
+                assert all(name.endswith(".cdz") for name in tar.getnames())
     assert len(write_shards(files[:3], tmp_path / "single", max_bytes=1)) == 3
     assert write_shards([], tmp_path / "none") == []
 

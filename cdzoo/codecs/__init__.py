@@ -10,3 +10,10 @@ from cdzoo.codecs.hyperprior import MBT2018_Mean_Weights as MBT2018_Mean_Weights
 from cdzoo.codecs.hyperprior import bmshj2018_factorized as bmshj2018_factorized
 from cdzoo.codecs.hyperprior import bmshj2018_hyperprior as bmshj2018_hyperprior
 from cdzoo.codecs.hyperprior import mbt2018_mean as mbt2018_mean
+from cdzoo.codecs.jpeg import JPEGHeader as JPEGHeader
+from cdzoo.codecs.jpeg import JPEGWarning as JPEGWarning
+from cdzoo.codecs.jpeg import read_jpeg as read_jpeg
+from cdzoo.codecs.jpeg import read_jpeg_header as read_jpeg_header
+from cdzoo.codecs.jpeg import write_jpeg as write_jpeg
+from cdzoo.codecs.jpeg_pixels import decode_jpeg as decode_jpeg
+from cdzoo.codecs.jpeg_pixels import encode_jpeg as encode_jpeg

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
 from cdzoo.models._bottleneck import (
     SCALES_CHANNELS,
     Bottleneck,
@@ -111,7 +112,11 @@ def _cresnet(builder: Callable[..., CResNet], weights: WeightsLike, **given: Any
     return build(builder, weights, CResNet, {"layers": _LAYERS[builder.__name__]}, **given)
 
 
-@register_model
+class cResNet39_Weights(WeightsEnum):
+    """Weights of :func:`cresnet39`: none published yet."""
+
+
+@register_model(weights=cResNet39_Weights)
 def cresnet39(
     *,
     weights: WeightsLike = None,
@@ -142,7 +147,11 @@ def cresnet39(
     )
 
 
-@register_model
+class cResNet51_Weights(WeightsEnum):
+    """Weights of :func:`cresnet51`: none published yet."""
+
+
+@register_model(weights=cResNet51_Weights)
 def cresnet51(
     *,
     weights: WeightsLike = None,
@@ -173,7 +182,11 @@ def cresnet51(
     )
 
 
-@register_model
+class cResNet72_Weights(WeightsEnum):
+    """Weights of :func:`cresnet72`: none published yet."""
+
+
+@register_model(weights=cResNet72_Weights)
 def cresnet72(
     *,
     weights: WeightsLike = None,

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.ops.attention import FeatureAdaptation
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
 
-__all__ = ["FAcResNet", "fa_cresnet39"]
+__all__ = ["FA_cResNet39_Weights", "FAcResNet", "fa_cresnet39"]
 
 
 def _adapted_stage(in_channels: int, planes: int, num_blocks: int, *, num_convs: int) -> nn.Sequential:
@@ -192,7 +193,14 @@ class FAcResNet(LatentClassifier):
         return self
 
 
-@register_model
+class FA_cResNet39_Weights(WeightsEnum):
+    """Weights of :func:`fa_cresnet39`."""
+
+    IMAGENETTE_W0125 = Weights("fa-cresnet39-w0125-imagenette")
+    DEFAULT = IMAGENETTE_W0125
+
+
+@register_model(weights=FA_cResNet39_Weights)
 def fa_cresnet39(
     *,
     weights: WeightsLike = None,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
 from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
 from cdzoo.models._classifier import Classifier, init_resnet_weights
 
@@ -93,7 +94,11 @@ class RGBResNet(Classifier):
         return self.forward_head(self.forward_features(x))
 
 
-@register_model
+class ResNet50_Weights(WeightsEnum):
+    """Weights of :func:`resnet50`: none published yet."""
+
+
+@register_model(weights=ResNet50_Weights)
 def resnet50(
     *,
     weights: WeightsLike = None,
@@ -122,7 +127,11 @@ def resnet50(
     )
 
 
-@register_model
+class ResNet71_Weights(WeightsEnum):
+    """Weights of :func:`resnet71`: none published yet."""
+
+
+@register_model(weights=ResNet71_Weights)
 def resnet71(
     *,
     weights: WeightsLike = None,

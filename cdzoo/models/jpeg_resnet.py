@@ -1,0 +1,402 @@
+"""Residual networks over JPEG coefficients.
+
+Source: Ehrlich & Davis, Deep Residual Learning in the JPEG Transform Domain, ICCV 2019.
+
+    JPEGCoefficients ─▶ entrance ─▶ convolution, batch norm, ReLU, shortcut ... ─▶ average ─▶ fc
+
+The layers are PyTorch's. In ``mode="fused"`` the entrance undoes the transform once, together with the first
+convolution where it can, and the layers see plain tensors: with exact ReLU that *is* the paper's network after its
+adjacent pairs of DCT and inverse DCT have cancelled. In ``"factored"`` and ``"explicit"`` they see a
+:class:`~cdzoo.ops.coefficient_map.CoefficientMap` and run in their JPEG-domain form, ReLU exact or by ASM or APX
+(section 4.2). All modes have the same parameters and train.
+
+``jpeg_resnet_small`` is the network of section 5.1: three residual blocks, the last two with stride 2, so that 32x32
+pixels end in one 8x8 block. The paper's figure 3 shows blocks and sizes; what it leaves open is chosen here: 16, 32 and
+64 channels; two 3x3 convolutions to a block; batch norm after each; a 1x1 convolution with batch norm on every
+shortcut, since every block changes the number of channels; no stem.
+
+``jpeg_resnet18`` and ``jpeg_resnet50`` are torchvision's networks, stem and max pool included; they take its weights.
+
+The paper feeds "losslessly compressed" images, whose coefficients are not integers. Pass those as floating-point planes
+with quantisation tables of ones. It also calls this representation faster than pixels: the explicit network is 40 to 80
+times slower than the pixel network, see :mod:`cdzoo.ops.jpeg_convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.errors import WeightsError
+from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
+from cdzoo.models._classifier import Classifier, init_resnet_weights
+from cdzoo.ops.jpeg_conv import DEFAULT_MEMORY_BUDGET
+from cdzoo.ops.jpeg_entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.types import JPEGCoefficients
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+
+__all__ = ["JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LAYERS: dict[str, dict[str, Any]] = {
+    "jpeg_resnet18": {"layers": (2, 2, 2, 2), "bottleneck": False},
+    "jpeg_resnet50": {"layers": (3, 4, 6, 3), "bottleneck": True},
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, ``(B, C, H, W)`` to ``(B, out_channels, H', W')``, as in torchvision."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        out: Tensor = self.relu(x + shortcut)
+        return out
+
+
+class JPEGClassifier(Classifier):
+    """A classifier behind a :class:`~cdzoo.ops.jpeg_entrance.JPEGEntrance`; the base of both networks here."""
+
+    entrance: JPEGEntrance
+
+    def _finish(self, num_features: int, num_classes: int) -> None:
+        self._add_head(num_features, num_classes)
+        init_resnet_weights(self)
+        if self.entrance.mode == "explicit":
+            make_convolutions_explicit(self)
+
+    def forward(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Logits ``(B, num_classes)`` of a batch of files of one geometry.
+
+        Raises:
+            JPEGError: CMYK files, or sampling factors that don't divide each other.
+            MemoryError: ``"explicit"`` mode, and maps for this image size above the memory budget.
+        """
+        return self.forward_head(self.forward_features(coefficients))
+
+    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Files to ``(B, num_features, H', W')``; a coefficient map of that shape unless fused."""
+        raise NotImplementedError
+
+
+class JPEGResNetSmall(JPEGClassifier):
+    """The three-block network of section 5.1.
+
+    Args:
+        num_classes: logits.
+        in_channels: 3 (RGB), or 1 (luma), as for MNIST padded to 32x32.
+        width: multiplies 16, 32 and 64 channels, rounded to multiples of 8.
+        mode: ``"fused"``, ``"factored"`` or ``"explicit"``.
+        relu: ``"exact"``, ``"asm"`` or ``"apx"``; the last two not with ``"fused"``.
+        num_frequencies: 1 to 15 spatial frequencies of ASM and APX.
+        chroma: ``"nearest"`` or ``"fancy"`` upsampling.
+        mean: of pixels in [0, 1], one number or one per channel.
+        std: pixels are divided by it, likewise.
+        memory_budget: bytes that the explicit maps may take, for one image size; 32x32 RGB needs 2.9 GiB.
+
+    Raises:
+        ValueError: an option that is none of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: float = 1.0,
+        mode: str = "fused",
+        relu: str = "exact",
+        num_frequencies: int = 15,
+        chroma: str = "nearest",
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.entrance = JPEGEntrance(
+            channels=in_channels,
+            mode=mode,
+            relu=relu,
+            num_frequencies=num_frequencies,
+            chroma=chroma,
+            mean=mean,
+            std=std,
+            memory_budget=memory_budget,
+        )
+        c1, c2, c3 = (scaled_channels(channels, width) for channels in (16, 32, 64))
+        self.block1 = BasicBlock(in_channels, c1)
+        self.block2 = BasicBlock(c1, c2, stride=2)
+        self.block3 = BasicBlock(c2, c3, stride=2)
+        self._finish(c3, num_classes)
+
+    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Files to ``(B, num_features, ceil(H / 4), ceil(W / 4))``; a coefficient map of that shape unless fused."""
+        self.entrance.check_memory(self, coefficients)
+        x = self.entrance(coefficients, dtype=self.block1.conv1.weight.dtype)
+        x = self.block1(x)
+        x = self.block2(x)
+        features: Tensor = self.block3(x)
+        return features
+
+
+class JPEGResNet(JPEGClassifier):
+    """torchvision's ResNet over coefficients; all parameter names are torchvision's.
+
+    Args:
+        layers: blocks in ``layer1`` to ``layer4``.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, else of two 3x3 ones.
+        num_classes: logits.
+        in_channels: 3 (RGB) or 1 (luma).
+        width: multiplies all channel counts but the input's, rounded to multiples of 8.
+        mode: ``"fused"``, ``"factored"`` or ``"explicit"`` (which full-size images never fit).
+        relu: ``"exact"``, ``"asm"`` or ``"apx"``; the last two not with ``"fused"``.
+        num_frequencies: 1 to 15 spatial frequencies of ASM and APX.
+        chroma: ``"nearest"`` or ``"fancy"`` upsampling.
+        mean: of pixels in [0, 1]; torchvision's for ImageNet by default, 0.5 for luma.
+        std: pixels are divided by it; likewise.
+        memory_budget: bytes that the explicit maps may take, for one image size.
+
+    Raises:
+        ValueError: ``layers`` does not hold four numbers, or an option that is none of these.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (2, 2, 2, 2),
+        *,
+        bottleneck: bool = False,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: float = 1.0,
+        mode: str = "fused",
+        relu: str = "exact",
+        num_frequencies: int = 15,
+        chroma: str = "nearest",
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4:
+            raise ValueError(f"layers={tuple(layers)} must be four numbers, for layer1 to layer4")
+        self.in_channels = in_channels
+        rgb = in_channels == 3
+        self.entrance = JPEGEntrance(
+            channels=in_channels,
+            mode=mode,
+            relu=relu,
+            num_frequencies=num_frequencies,
+            chroma=chroma,
+            mean=(IMAGENET_MEAN if rgb else 0.5) if mean is None else mean,
+            std=(IMAGENET_STD if rgb else 0.5) if std is None else std,
+            memory_budget=memory_budget,
+        )
+        widths = [scaled_channels(channels, width) for channels in (64, 128, 256, 512)]
+        stage, expansion = (bottleneck_stage, 4) if bottleneck else (_basic_stage, 1)
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = stage(widths[0], widths[0], layers[0])
+        self.layer2 = stage(expansion * widths[0], widths[1], layers[1], stride=2)
+        self.layer3 = stage(expansion * widths[1], widths[2], layers[2], stride=2)
+        self.layer4 = stage(expansion * widths[2], widths[3], layers[3], stride=2)
+        self._finish(expansion * widths[3], num_classes)
+
+    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``; a coefficient map of that shape unless fused."""
+        self.entrance.check_memory(self, coefficients)
+        x = self.entrance(coefficients, self.conv1)
+        x = self.maxpool(self.relu(self.bn1(x)))
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        features: Tensor = self.layer4(x)
+        return features
+
+    def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Loads the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.
+
+        Args:
+            state_dict: of a network of the same depth, width and number of classes.
+
+        Raises:
+            WeightsError: names or shapes differ; no parameter has been changed then.
+        """
+        own = self.state_dict()
+        wrong = [f"{name} is missing" for name in own.keys() - state_dict.keys()]
+        wrong += [f"{name} has no place" for name in state_dict.keys() - own.keys()]
+        wrong += [
+            f"{name} is {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own.keys() & state_dict.keys()
+            if state_dict[name].shape != own[name].shape
+        ]
+        if wrong:
+            raise WeightsError(
+                f"not the state dict of torchvision's network of this depth, width and number of classes: "
+                f"{'; '.join(sorted(wrong)[:4])} ({len(wrong)} in all). For another number of classes load first, "
+                "then call reset_classifier"
+            )
+        self.load_state_dict(state_dict)
+
+
+def _basic_stage(in_channels: int, planes: int, num_blocks: int, *, stride: int = 1) -> nn.Sequential:
+    """``num_blocks`` basic blocks in a row, the first of them with the stride."""
+    first = BasicBlock(in_channels, planes, stride=stride)
+    return nn.Sequential(first, *(BasicBlock(planes, planes) for _ in range(num_blocks - 1)))
+
+
+class JPEGResNetSmall_Weights(WeightsEnum):
+    """Weights of :func:`jpeg_resnet_small`: none published yet."""
+
+
+@register_model(weights=JPEGResNetSmall_Weights)
+def jpeg_resnet_small(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    mode: str | None = None,
+    relu: str | None = None,
+    num_frequencies: int | None = None,
+    chroma: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    memory_budget: int | None = None,
+) -> JPEGResNetSmall:
+    """The three-block network of paper 003 for 32x32 pixels (it takes any size).
+
+    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNetSmall`: 1000 classes, 3
+    channels, width 1.0, fused, exact ReLU, nearest chroma, mean and deviation 0.5.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return build(
+        jpeg_resnet_small,
+        weights,
+        JPEGResNetSmall,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        mode=mode,
+        relu=relu,
+        num_frequencies=num_frequencies,
+        chroma=chroma,
+        mean=mean,
+        std=std,
+        memory_budget=memory_budget,
+    )
+
+
+def _jpeg_resnet(builder: Callable[..., JPEGResNet], weights: WeightsLike, **given: Any) -> JPEGResNet:
+    return build(builder, weights, JPEGResNet, _LAYERS[builder.__name__], **given)
+
+
+class JPEGResNet18_Weights(WeightsEnum):
+    """Weights of :func:`jpeg_resnet18`: none published yet."""
+
+
+@register_model(weights=JPEGResNet18_Weights)
+def jpeg_resnet18(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    mode: str | None = None,
+    relu: str | None = None,
+    num_frequencies: int | None = None,
+    chroma: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    memory_budget: int | None = None,
+) -> JPEGResNet:
+    """torchvision's ResNet-18 over JPEG coefficients; ``load_torchvision`` takes its weights.
+
+    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNet`: 1000 classes, 3
+    channels, width 1.0, fused, exact ReLU, nearest chroma, ImageNet's mean and deviation.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return _jpeg_resnet(
+        jpeg_resnet18,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        mode=mode,
+        relu=relu,
+        num_frequencies=num_frequencies,
+        chroma=chroma,
+        mean=mean,
+        std=std,
+        memory_budget=memory_budget,
+    )
+
+
+class JPEGResNet50_Weights(WeightsEnum):
+    """Weights of :func:`jpeg_resnet50`: none published yet."""
+
+
+@register_model(weights=JPEGResNet50_Weights)
+def jpeg_resnet50(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    mode: str | None = None,
+    relu: str | None = None,
+    num_frequencies: int | None = None,
+    chroma: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    memory_budget: int | None = None,
+) -> JPEGResNet:
+    """torchvision's ResNet-50 over JPEG coefficients; ``load_torchvision`` takes its weights.
+
+    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNet`: 1000 classes, 3
+    channels, width 1.0, fused, exact ReLU, nearest chroma, ImageNet's mean and deviation.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return _jpeg_resnet(
+        jpeg_resnet50,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        mode=mode,
+        relu=relu,
+        num_frequencies=num_frequencies,
+        chroma=chroma,
+        mean=mean,
+        std=std,
+        memory_budget=memory_budget,
+    )

@@ -1,0 +1,290 @@
+"""A feature map that is held as DCT coefficients and runs PyTorch's layers in their JPEG-domain form.
+
+``CoefficientMap`` looks like a tensor ``(B, C, H, W)`` to a network, so that networks are used as they are; what they
+do to it (``conv2d``, ``batch_norm``, ``relu``, ``+``, pooling) is done to coefficients, by :class:`LayerForms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import resolve_name
+from torch.utils import _pytree as pytree
+
+from cdzoo.ops import dct
+from cdzoo.ops.jpeg_conv import Pair, conv_output_size, flat_image, jpeg_conv2d
+from cdzoo.ops.jpeg_layers import jpeg_batch_norm, jpeg_global_avg_pool
+from cdzoo.ops.relu_masks import (
+    apx_relu,
+    asm_relu,
+    check_num_frequencies,
+    frequency_mask,
+    harmonic_mixing_tensor,
+)
+
+__all__ = ["CoefficientMap", "LayerForms"]
+
+# Questions about shape, type and place, which the tensor answers by itself.
+_METADATA = {
+    "__get__", "dim", "size", "numel", "nelement", "element_size", "get_device", "is_floating_point", "is_complex",
+    "is_contiguous", "stride", "__len__", "is_same_size",
+}  # fmt: skip
+
+
+class CoefficientMap(Tensor):
+    """A map ``(B, C, H, W)`` whose values are the coefficients ``(B, C, Hb, Wb, 8, 8)`` of its blocks.
+
+    Attributes:
+        coefficients: orthonormal, zero beyond the image.
+        image_size: ``(H, W)``.
+        forms: how operations on it are carried out.
+    """
+
+    coefficients: Tensor
+    image_size: tuple[int, int]
+    forms: LayerForms
+
+    @staticmethod
+    def __new__(
+        cls: type[CoefficientMap], coefficients: Tensor, image_size: tuple[int, int], forms: LayerForms
+    ) -> CoefficientMap:
+        shape = (*coefficients.shape[:2], *image_size)
+        # The outer tensor has shape, dtype and device but no memory; gradients flow through the coefficients.
+        made: CoefficientMap = torch.Tensor._make_wrapper_subclass(
+            cls, shape, dtype=coefficients.dtype, device=coefficients.device
+        )
+        made.coefficients, made.image_size, made.forms = coefficients, image_size, forms
+        return made
+
+    def replaced(self, coefficients: Tensor, image_size: tuple[int, int] | None = None) -> CoefficientMap:
+        """A map with other coefficients, of the same size unless given, and the same forms."""
+        return CoefficientMap(coefficients, image_size or self.image_size, self.forms)
+
+    def pixels(self) -> Tensor:
+        """``(B, C, H, W)``, a plain tensor: the inverse DCT."""
+        return dct.unblockify(dct.idct2d(self.coefficients), self.image_size).contiguous()
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"CoefficientMap(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in _METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, CoefficientMap))
+        out = first.forms.run(func, args, kwargs)
+        in_place = func.__name__.endswith("_") or kwargs.get("inplace")
+        if in_place and isinstance(out, CoefficientMap) and args and args[0] is first:
+            first.coefficients = out.coefficients
+            return first
+        return out
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        raise NotImplementedError(f"{func} reached a CoefficientMap below PyTorch's functions")
+
+
+class LayerForms(nn.Module):
+    """How layers act on a :class:`CoefficientMap`.
+
+    Arguments:
+        mode: ``"factored"``: operations without a JPEG form run on the inverse DCT, and the DCT follows.
+            ``"explicit"``: they raise ``ValueError``; where a mask or a maximum needs pixel values, these come from a
+            product with the basis tensor, and masks are applied with the harmonic mixing tensor (eq. 16-17).
+        relu: ``"exact"``, ``"asm"`` or ``"apx"``, for ReLU; other activations are never approximated.
+        num_frequencies: 1 to 15, for ``"asm"`` and ``"apx"``.
+    """
+
+    harmonic: Tensor
+    basis: Tensor
+
+    def __init__(self, *, mode: str, relu: str, num_frequencies: int) -> None:
+        super().__init__()
+        check_num_frequencies(num_frequencies)
+        self.explicit = mode == "explicit"
+        self.relu_kind = relu
+        self.num_frequencies = 15 if relu == "exact" else num_frequencies
+        if self.explicit:
+            self.register_buffer("harmonic", harmonic_mixing_tensor().reshape(64, 64, 64), persistent=False)
+            self.register_buffer("basis", dct.basis_matrix(dtype=torch.float32), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LayerForms:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.explicit:  # constants are rounded once, to the dtype in use
+            place = {"dtype": self.basis.dtype, "device": self.basis.device}
+            self.harmonic = harmonic_mixing_tensor(**place).reshape(64, 64, 64)  # type: ignore[arg-type]
+            self.basis = dct.basis_matrix(**place)  # type: ignore[arg-type]
+        return self
+
+    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``func`` of arguments that hold at least one map, in its JPEG form if it has one."""
+        form = _FORMS.get(func.__name__.rstrip("_"))
+        out = NotImplemented if form is None else form(self, *args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        if self.explicit:
+            raise ValueError(
+                f'{resolve_name(func) or func} has no JPEG-domain form, which mode="explicit" demands; use '
+                'mode="factored", which runs it between an inverse DCT and a DCT, or "fused"'
+            )
+        args, kwargs = pytree.tree_map_only(CoefficientMap, CoefficientMap.pixels, (args, kwargs))
+        return pytree.tree_map_only(Tensor, self._wrapped, func(*args, **kwargs))
+
+    def _wrapped(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or not x.is_floating_point():
+            return x
+        return CoefficientMap(dct.dct2d(dct.blockify(x)), (x.shape[2], x.shape[3]), self)
+
+    def conv2d(
+        self,
+        c: CoefficientMap,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+    ) -> Any:
+        options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+        mode, size = "explicit" if self.explicit else "factored", c.image_size
+        out = jpeg_conv2d(c.coefficients, weight, bias, groups=groups, image_size=size, mode=mode, **options)
+        return c.replaced(out, conv_output_size(size, tuple(weight.shape[2:]), **options))
+
+    def batch_norm(
+        self,
+        c: CoefficientMap,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:
+        options: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps, "image_size": c.image_size}
+        return c.replaced(jpeg_batch_norm(c.coefficients, running_mean, running_var, weight, bias, **options))
+
+    def relu(self, c: CoefficientMap, inplace: bool = False) -> Any:
+        n, size = self.num_frequencies, c.image_size
+        if not self.explicit:
+            if self.relu_kind == "apx":
+                return c.replaced(apx_relu(c.coefficients, n, image_size=size))
+            return c.replaced(asm_relu(c.coefficients, n))
+        values = c.coefficients * frequency_mask(n, device=c.device)
+        low = values.flatten(-2) @ self.basis
+        if self.relu_kind == "apx":
+            low = low.relu() * dct.image_mask(c.coefficients, size).flatten(-2)
+            return c.replaced(torch.unflatten(low @ self.basis.T, -1, (8, 8)))
+        mask = (low.detach() > 0).to(low.dtype)
+        masked = torch.einsum("...a,amb,...m->...b", c.coefficients.flatten(-2), self.harmonic, mask)
+        return c.replaced(torch.unflatten(masked, -1, (8, 8)))
+
+    def max_pool2d(
+        self,
+        c: CoefficientMap,
+        kernel_size: Pair,
+        stride: Pair | None = None,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        if return_indices or not self.explicit:
+            return NotImplemented
+        blocks = torch.unflatten(c.coefficients.flatten(-2) @ self.basis, -1, (8, 8))
+        x = dct.unblockify(blocks, c.image_size)
+        pooled = nn.functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return self._wrapped(pooled)
+
+    def adaptive_avg_pool2d(self, c: CoefficientMap, output_size: Any) -> Any:
+        if output_size != 1 and tuple(pytree.tree_leaves(output_size)) != (1, 1):
+            return NotImplemented
+        return jpeg_global_avg_pool(c.coefficients, image_size=c.image_size)[..., None, None]
+
+    def mean(self, c: CoefficientMap, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+        if dtype is not None or not isinstance(dim, list | tuple) or sorted(d % 4 for d in dim) != [2, 3]:
+            return NotImplemented
+        pooled = jpeg_global_avg_pool(c.coefficients, image_size=c.image_size)
+        return pooled[..., None, None] if keepdim else pooled
+
+    def add(self, c: Any, other: Any, *, alpha: float = 1) -> Any:
+        if not isinstance(c, CoefficientMap):
+            c, other = (other, c) if alpha == 1 else (c, other)
+        if not isinstance(c, CoefficientMap):
+            return NotImplemented
+        if isinstance(other, CoefficientMap):
+            same = other.image_size == c.image_size
+            return c.replaced(c.coefficients + alpha * other.coefficients) if same else NotImplemented
+        if (constant := _constant_over_space(other)) is None:
+            return NotImplemented
+        return c.replaced(c.coefficients + alpha * constant * flat_image(c.coefficients, c.image_size))
+
+    def sub(self, c: Any, other: Any, *, alpha: float = 1) -> Any:
+        return self.add(c, other, alpha=-alpha)
+
+    def mul(self, c: Any, other: Any) -> Any:
+        if not isinstance(c, CoefficientMap):
+            c, other = other, c
+        constant = _constant_over_space(other)
+        return NotImplemented if constant is None else c.replaced(c.coefficients * constant)
+
+    def div(self, c: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+        constant = _constant_over_space(other)
+        if constant is None or rounding_mode is not None or not isinstance(c, CoefficientMap):
+            return NotImplemented
+        return c.replaced(c.coefficients / constant)
+
+    def cat(self, tensors: Sequence[Any], dim: int = 0) -> Any:
+        if dim not in (0, 1, -3, -4) or not all(isinstance(t, CoefficientMap) for t in tensors):
+            return NotImplemented
+        if len({t.image_size for t in tensors}) != 1:
+            return NotImplemented
+        return tensors[0].replaced(torch.cat([t.coefficients for t in tensors], dim % 4))
+
+    def dropout(self, c: CoefficientMap, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return NotImplemented if training and p > 0 else c
+
+    def contiguous(self, c: CoefficientMap, memory_format: Any = None) -> Any:
+        return c
+
+
+def _constant_over_space(value: Any) -> Any:
+    """A number, or a tensor ``(..., C, 1, 1)`` brought to the shape of coefficient maps; ``None`` for others."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, CoefficientMap) or not isinstance(value, Tensor):
+        return None
+    if value.dim() == 0:
+        return value
+    return value[..., None, None] if value.dim() >= 2 and value.shape[-2:] == (1, 1) else None
+
+
+# By the name that PyTorch's functions, methods and operators have in common.
+_FORMS: dict[str, Callable[..., Any]] = {
+    "conv2d": LayerForms.conv2d,
+    "batch_norm": LayerForms.batch_norm,
+    "relu": LayerForms.relu,
+    "max_pool2d": LayerForms.max_pool2d,
+    "adaptive_avg_pool2d": LayerForms.adaptive_avg_pool2d,
+    "mean": LayerForms.mean,
+    "add": LayerForms.add,
+    "sub": LayerForms.sub,
+    "mul": LayerForms.mul,
+    "div": LayerForms.div,
+    "cat": LayerForms.cat,
+    "dropout": LayerForms.dropout,
+    "contiguous": LayerForms.contiguous,
+}

@@ -1,0 +1,101 @@
+"""The weights that ship: complete, unaltered, paired with their codec, and as good as JPEG's rival should be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import cdzoo
+from cdzoo._weights import PACKAGED, WeightsEnum
+from cdzoo.codecs import Codec, read_header
+from cdzoo.demo import PHOTO, load_photo
+from cdzoo.images import read_image
+
+FOLDERS = sorted(p for p in PACKAGED.iterdir() if p.is_dir())
+MEMBERS: list[WeightsEnum] = [
+    member
+    for name in cdzoo.list_codecs(pretrained=True) + cdzoo.list_models(pretrained=True)
+    for member in cdzoo.get_model_weights(name)
+]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("packaged weights must not need a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10((a.mul(255).round() / 255 - b).square().mean()))
+
+
+def test_every_folder_has_a_member_and_every_member_a_folder() -> None:
+    assert {member.value.folder for member in MEMBERS} == {folder.name for folder in FOLDERS}
+    assert len(MEMBERS) >= 2
+
+
+def test_they_take_less_than_12_megabytes() -> None:
+    assert sum(f.stat().st_size for f in PACKAGED.rglob("*") if f.is_file()) < 12e6
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_folders_are_complete_and_unaltered(folder: Path) -> None:
+    assert {f.name for f in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == config["sha256"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for heading in ("## Data and terms", "## Recipe", "## Time spent", "## Metrics", "## Limits", "license:"):
+        assert heading in card, heading
+    assert config["repo_id"] == f"cdzoo/{folder.name}"
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
+    codec = member.build_codec()
+    assert isinstance(codec, Codec)
+    builder = member.value.source.config["builder"]
+    module = cdzoo.get_codec(builder, weights=member) if member.value.source.config["kind"] == "codec" else None
+    if module is not None:
+        assert module.fingerprint == codec.fingerprint == member.value.source.config["fingerprint"]
+    else:
+        model = cdzoo.get_model(builder, weights=member)
+        assert model.codec_fingerprint == codec.fingerprint
+        assert model.get_classifier().out_features == len(member.meta["classes"])
+        cdzoo.compose(codec, model)
+
+
+@pytest.mark.parametrize("name", cdzoo.list_codecs(pretrained=True))
+def test_the_codec_beats_jpeg_on_the_packaged_photograph(name: str) -> None:
+    codec = cdzoo.get_codec(name, weights="DEFAULT")
+    assert isinstance(codec, Codec)
+    x = load_photo(224)  # scaled down, since the file is a JPEG, whose block grid would help JPEG
+    (stream,) = codec.compress(x)
+    ours, bpp = psnr(codec.decode(codec.decompress([stream])), x), read_header(stream).bpp
+    image = Image.fromarray((x[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    for quality in range(1, 96):  # the smallest quality at which JPEG takes at least as many bits
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        if len(buffer.getvalue()) >= len(stream):
+            break
+    buffer.seek(0)
+    pixels = torch.frombuffer(bytearray(Image.open(buffer).tobytes()), dtype=torch.uint8)
+    jpeg = psnr(pixels.view(*x.shape[2:], 3).permute(2, 0, 1)[None] / 255, x)
+    assert 0.1 < bpp < 1.0
+    assert ours > jpeg
+
+
+def test_integers_cost_nothing_on_the_packaged_photograph() -> None:
+    codec = cdzoo.codecs.bmshj2018_hyperprior(weights="DEFAULT")
+    x = read_image(PHOTO)[..., :384, :640]  # a size that CompressAI takes
+    ours = sum(read_header(codec.compress(x)[0]).part_lengths)
+    floats = sum(len(s) for part in codec.compressai_strings(x) for s in part)
+    assert abs(ours - floats) <= 0.001 * floats
