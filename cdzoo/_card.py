@@ -17,7 +17,7 @@ _SECTIONS = {
     "limits": "Limits",
 }
 _FRONT_MATTER = ("license", "datasets", "tags")
-_ELSEWHERE = ("title", "description", "metrics", "classes")
+_ELSEWHERE = ("title", "description", "metrics", "classes", "member")
 
 
 def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -28,7 +28,8 @@ def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
             listed at the end: ``title`` and ``description``; ``license`` (an SPDX name); ``datasets`` and ``tags``
             (lists); ``data`` (where it comes from and on what terms), ``recipe``, ``time`` (what training took) and
             ``limits``, each a text, a list or a mapping; ``metrics``, a mapping from names to values, or from datasets
-            to such mappings; ``classes``, a list of names.
+            to such mappings; ``classes``, a list of names; ``member``, the name in the weights enum of what ships with
+            the package.
         tensors: what goes into ``model.safetensors``; counted.
     """
     meta = dict(config["meta"])
@@ -90,6 +91,9 @@ def _snippet(config: Mapping[str, Any]) -> str:
     origin = config["repo_id"] or "path/to/this/folder"
     revision = f", revision={config['revision']!r}" if config["repo_id"] and config["revision"] != "main" else ""
     load = f"import cdzoo\n\n{config['kind']} = cdzoo.from_pretrained({origin!r}{revision})"
+    if config["meta"].get("member"):
+        builder, member = config["builder"], config["meta"]["member"]
+        load = f"import cdzoo\n\n{config['kind']} = cdzoo.get_{config['kind']}({builder!r}, weights={member!r})"
     if config["kind"] == "codec":
         return f"{load}\nstreams = codec.compress(images)  # (B, 3, H, W) in [0, 1]\nlatent = codec.decompress(streams)"
     codec = config["codec"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class CompressedDomainModel(nn.Module):
         transforms: what is done to a latent before the network reads it.
     """
 
-    def __init__(self, codec: Codec, model: nn.Module, transforms: LatentTransform) -> None:
+    def __init__(self, codec: Codec, model: nn.Module, transforms: Callable[[Latent], Latent]) -> None:
         super().__init__()
         self.model = model
         self.transforms = transforms
@@ -40,8 +40,9 @@ class CompressedDomainModel(nn.Module):
         return self._codec[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompressedDomainModel:
-        # .to(device) should move the codec along; a change of dtype leaves its latents' meaning as it is
-        self.codec._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # The codec moves along to another device, but keeps its dtype: rounded, its latents would be other ones.
+        probe: Tensor = fn(next(self.codec.parameters()).new_empty(0))
+        self.codec.to(device=probe.device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -77,16 +78,14 @@ class CompressedDomainModel(nn.Module):
         Raises:
             BitstreamError, PairingError, TypeError, ValueError: as ``Codec.decompress``.
         """
-        headers, _ = self.codec._open(streams, max_pixels, same_size=False)
+        opened = self.codec._open(streams, max_pixels)
         groups: dict[tuple[int, int], list[int]] = {}
-        for position, header in enumerate(headers):
+        for position, (header, _) in enumerate(opened):
             groups.setdefault(header.image_size, []).append(position)
-        outputs: list[Tensor] = []
-        for positions in groups.values():
-            latent = self.codec.decompress(
-                [streams[p] for p in positions], max_pixels=max_pixels, num_threads=num_threads
-            )
-            outputs.append(self.from_latent(latent))
+        outputs = [
+            self.from_latent(self.codec._decode_parts([opened[p] for p in positions], num_threads))
+            for positions in groups.values()
+        ]
         if len({tuple(o.shape[1:]) for o in outputs}) > 1:
             raise ValueError(
                 f"dense outputs of unequal sizes {sorted({tuple(o.shape[1:]) for o in outputs})} make no batch; "
@@ -112,12 +111,14 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
             another codec; the message names both fingerprints.
         TypeError: not a codec, or a network that does not read latents.
     """
+    codec = getattr(codec, "_orig_mod", codec)  # inside what torch.compile returns
     if not isinstance(codec, Codec):
         raise TypeError(f"compose takes a codec first, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
-    in_channels, stride = getattr(model, "in_channels", None), getattr(model, "latent_stride", None)
+    inner = getattr(model, "_orig_mod", getattr(model, "module", model))  # compiled, or data parallel
+    in_channels, stride = getattr(inner, "in_channels", None), getattr(inner, "latent_stride", None)
     if in_channels is None or stride is None:
         raise TypeError(
-            f"{type(model).__name__} does not read latents; pixel networks take codec.decode(latent), and "
+            f"{type(inner).__name__} does not read latents; pixel networks take codec.decode(latent), and "
             "cdzoo.list_models() names the networks that need no pixels."
         )
     for what, need, have in (
@@ -126,25 +127,28 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     ):
         if need != have:
             raise PairingError(
-                f"{_name(model)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
+                f"{_name(inner)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
                 f"{have}; build the network with "
                 f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec."
             )
-    if getattr(model, "uses_scales", False) and not codec.has_scales:
+    if getattr(inner, "uses_scales", False) and not codec.has_scales:
         raise PairingError(
-            f"{_name(model)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
+            f"{_name(inner)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
             "no hyperprior; use a network without scales, or a codec with them."
         )
-    trained_on = getattr(model, "codec_fingerprint", None)
+    trained_on = getattr(inner, "codec_fingerprint", None)
     if trained_on is not None and trained_on != codec.fingerprint:
         raise PairingError(
-            f"the weights of {_name(model)} were trained on latents of the codec with fingerprint {trained_on}, but "
+            f"the weights of {_name(inner)} were trained on latents of the codec with fingerprint {trained_on}, but "
             f"this {codec.name} has fingerprint {codec.fingerprint}; weights.build_codec() makes the right one."
         )
-    transforms = getattr(model, "transforms", None)
-    return CompressedDomainModel(
-        codec, model, transforms if isinstance(transforms, LatentTransform) else LatentTransform()
-    )
+    transforms = getattr(inner, "transforms", None)
+    if transforms is not None and not callable(transforms):
+        raise TypeError(
+            f"{_name(inner)}.transforms is {transforms!r}; it must turn a Latent into a Latent, as "
+            "cdzoo.transforms.LatentTransform does, or be None."
+        )
+    return CompressedDomainModel(codec, model, LatentTransform() if transforms is None else transforms)
 
 
 def _name(model: nn.Module) -> str:

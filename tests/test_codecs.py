@@ -109,6 +109,20 @@ def test_a_checkpoints_own_tables_are_kept(make_codec: MakeCodec) -> None:
     assert codec.fingerprint != make_codec("bmshj2018_hyperprior").fingerprint
 
 
+@pytest.mark.parametrize("damage", ["missing", "wrong"])
+def test_a_checkpoint_with_bad_tables_changes_nothing(damage: str, make_codec: MakeCodec) -> None:
+    state = compressai_model("bmshj2018_hyperprior", make_codec("bmshj2018_hyperprior")).state_dict()
+    if damage == "missing":
+        del state["entropy_bottleneck._offset"]
+    else:
+        state["gaussian_conditional._quantized_cdf"][3] = 7
+    codec = copy.deepcopy(make_codec("bmshj2018_hyperprior", seed=4))
+    before = codec.fingerprint
+    with pytest.raises(ValueError, match="tables"):
+        codec.load_compressai(state)
+    assert codec.fingerprint == before
+
+
 def test_names_of_old_compressai_versions_are_understood(make_codec: MakeCodec) -> None:
     reference = make_codec("bmshj2018_factorized")
     for style in ("_matrix{}", "_matrices.{}"):
@@ -226,6 +240,38 @@ def test_the_fingerprint_follows_what_gives_bits_their_meaning(name: str, make_c
         with torch.no_grad():
             twin.load_state_dict(codec.state_dict())
         assert twin.fingerprint == original
+
+
+def replace_parameter(codec: Codec, tensor: torch.Tensor) -> None:
+    codec.g_a[0].weight = torch.nn.Parameter(tensor)
+
+
+def vector_to_parameters(codec: Codec, tensor: torch.Tensor) -> None:
+    others = [p for n, p in codec.named_parameters() if n != "g_a.0.weight"]
+    torch.nn.utils.vector_to_parameters(
+        torch.nn.utils.parameters_to_vector([tensor, *others]), [codec.g_a[0].weight, *others]
+    )
+
+
+WAYS: dict[str, Callable[[Codec, torch.Tensor], object]] = {
+    "data in place": lambda codec, tensor: codec.g_a[0].weight.data.copy_(tensor),
+    "data replaced": lambda codec, tensor: setattr(codec.g_a[0].weight, "data", tensor),
+    "parameter replaced": replace_parameter,
+    "assigning load": lambda codec, tensor: codec.load_state_dict(
+        codec.state_dict() | {"g_a.0.weight": tensor}, assign=True
+    ),
+    "vector_to_parameters": vector_to_parameters,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_fingerprint_sees_every_way_of_changing_weights(way: str, make_codec: MakeCodec) -> None:
+    codec = copy.deepcopy(make_codec("bmshj2018_hyperprior"))
+    original, weight = codec.fingerprint, codec.g_a[0].weight.detach().clone()
+    WAYS[way](codec, weight * 1.01)
+    assert codec.fingerprint != original
+    WAYS[way](codec, weight)
+    assert codec.fingerprint == original
 
 
 def test_the_fingerprint_is_computed_once(make_codec: MakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:

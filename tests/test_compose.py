@@ -100,6 +100,35 @@ def test_a_change_of_dtype_reaches_the_network(codec: Codec, make_images: MakeIm
     torch.testing.assert_close(double.float(), single, rtol=1e-3, atol=1e-4)
 
 
+def test_a_change_of_dtype_does_not_reach_the_codec(codec: Codec) -> None:
+    before = {k: v.clone() for k, v in codec.state_dict().items()}
+    cdzoo.compose(codec, network()).half().to("cpu").float()
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in codec.state_dict().items())
+
+
+def test_any_callable_may_transform_and_nothing_else(codec: Codec, make_images: MakeImages) -> None:
+    inner, x = network(), make_images(1, 64, 64)
+    inner.transforms = lambda latent: latent._replace(y_hat=latent.y_hat * 0)
+    latent = codec.encode(x)
+    with torch.no_grad():
+        assert torch.equal(cdzoo.compose(codec, inner)(x), inner(latent.y_hat * 0, latent.scales))
+    inner.transforms = "resize"
+    with pytest.raises(TypeError, match="resize"):
+        cdzoo.compose(codec, inner)
+
+
+def test_compiled_modules_are_looked_into(codec: Codec, make_images: MakeImages) -> None:
+    inner, x = network(), make_images(1, 64, 64)
+    inner.transforms = LatentTransform(size=(8, 8))
+    compiled = torch.compile(inner, backend="eager")
+    with torch.no_grad():
+        expected = cdzoo.compose(codec, inner)(x)
+        assert torch.equal(cdzoo.compose(torch.compile(codec, backend="eager"), compiled)(x), expected)
+    inner.codec_fingerprint = "0123456789abcdef"
+    with pytest.raises(PairingError):
+        cdzoo.compose(codec, compiled)
+
+
 def test_gradients_flow_into_the_network(codec: Codec, make_images: MakeImages) -> None:
     model = cdzoo.compose(codec, network()).train()
     model(make_images(2, 64, 64)).square().sum().backward()

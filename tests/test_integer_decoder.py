@@ -144,6 +144,12 @@ def test_sums_that_could_be_inexact_are_refused() -> None:
     state = IntegerDecoder(layers).state()
     with pytest.raises(ValueError, match="2\\^53"):
         IntegerDecoder(layers, state | {"0.weight": torch.full_like(state["0.weight"], 2**30)})
+    # a bound that wraps around 64 bits to something small
+    wide = [nn.Conv2d(128, 4, 5)]
+    wide_state = IntegerDecoder(wide).state()
+    for value in (2**30, 2**31 - 1, -(2**31)):
+        with pytest.raises(ValueError, match="2\\^53"):
+            IntegerDecoder(wide, wide_state | {"0.weight": torch.full_like(wide_state["0.weight"], value)})
     with torch.no_grad():
         layers[0].weight.mul_(1e9)
     with pytest.raises(ValueError, match="outside any trained range"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,9 @@ from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import CodecOutput, Latent
 
 __all__ = ["Codec", "CodingState"]
+
+_Opened = tuple[StreamHeader, tuple[memoryview, ...]]
+_MODAL_LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 class CodingState:
@@ -37,13 +40,13 @@ class CodingState:
 class _Derived:
     """What was computed from the parameters, and how to recognise that they are still the same."""
 
-    versions: tuple[int, ...]
+    stamp: tuple[object, ...]
     contents: frozenset[str]
     coding: CodingState
     fingerprint: str = field(default="")
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """Base of the learned codecs: images to latents, latents to bits, and back as far as the latent.
 
     A subclass provides the transforms (``_analysis``, ``_synthesis``), the training forward pass, its coding state,
@@ -96,7 +99,7 @@ class Codec(nn.Module):
 
     def aux_loss(self) -> Tensor:
         """Loss of the entropy model's quantiles, for an optimiser of their own; 0 where there is none."""
-        return next(self.parameters()).new_zeros(())
+        return 0.0 * next(self.parameters()).sum()  # with a graph, so that training loops need not ask
 
     def calibrate(self, images: Iterable[Tensor]) -> None:
         """Measure the symbol tables of a codec without a learned entropy model.
@@ -116,7 +119,9 @@ class Codec(nn.Module):
             x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
 
         Returns:
-            reconstruction, latent and likelihoods; additive noise replaces rounding in training mode.
+            reconstruction, latent and likelihoods; additive noise replaces rounding in training mode. In evaluation
+            mode the latent is rounded too, but it comes from the float hyper-decoder: scales (and means) differ from
+            those of :meth:`encode` by rounding.
         """
         self._check_images(x)
         y = self._analysis(self._pad(x))
@@ -186,14 +191,14 @@ class Codec(nn.Module):
             ValueError: no stream at all, or images of unequal sizes.
             TypeError: not a sequence of bytes.
         """
-        headers, parts = self._open(streams, max_pixels)
-        height, width = headers[0].image_size
-        reader = Reader(parts, _threads(num_threads))
-        shape = (len(headers), -(-height // self.stride), -(-width // self.stride))
-        with self._coding_mode():
-            y_hat, scales = self._code(reader, None, shape, next(self.parameters()).device)
-        reader.verify([header.symbols_crc32 for header in headers])
-        return Latent(y_hat, scales, (height, width))
+        opened = self._open(streams, max_pixels)
+        sizes = {header.image_size for header, _ in opened}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"streams of unequal image sizes in one batch: {sorted(sizes)}; "
+                "group them by read_header(...).image_size."
+            )
+        return self._decode_parts(opened, num_threads)
 
     def decode(self, latent: Latent) -> Tensor:
         """Latents to pixels: the synthesis transform, for looking at images, never needed by a network.
@@ -236,6 +241,11 @@ class Codec(nn.Module):
         """The integers in force; derived again whenever a parameter they depend on has changed."""
         return self._refresh().coding
 
+    def _coding_in_force(self) -> CodingState:
+        """The coding state that the running call has already made sure of."""
+        assert self._derived is not None
+        return self._derived.coding
+
     def integer_state(self) -> dict[str, Tensor]:
         """The coding state as named tensors, for saving beside the parameters."""
         return self.coding.state()
@@ -256,13 +266,13 @@ class Codec(nn.Module):
         self._derived = self._describe(coding)
 
     def _refresh(self) -> _Derived:
-        versions = tuple(-1 if p.is_inference() else p._version for _, p in self._coding_parameters())
+        stamp = self._stamp()
         derived = self._derived
-        if derived is not None and -1 not in versions and derived.versions == versions:
+        if derived is not None and derived.stamp == stamp:
             return derived
-        # A version may move without a change of value (a cast, a copy to another device): compare the contents.
+        # The stamp may move without a change of value (a cast, a copy to another device): compare the contents.
         if derived is not None and self._content(torch.float32) in derived.contents:
-            derived.versions = versions
+            derived.stamp = stamp
             return derived
         with torch.no_grad():
             self._derived = self._describe(self._derive(None))
@@ -275,12 +285,26 @@ class Codec(nn.Module):
             digest.update(name.encode() + repr(tuple(tensor.shape)).encode())
             digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
         return _Derived(
-            versions=tuple(-1 if p.is_inference() else p._version for _, p in self._coding_parameters()),
+            stamp=self._stamp(),
             # also what the parameters look like after a cast, so that .half() is known to be the same codec
             contents=frozenset(self._content(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
             coding=coding,
             fingerprint=digest.hexdigest()[:16],
         )
+
+    def _stamp(self) -> tuple[object, ...]:
+        """What moves when parameters change, without reading all of them.
+
+        Versions tell of ordinary changes, addresses of replaced tensors; writing through ``.data`` leaves no trace
+        but the values, of which each parameter gives a sample.
+        """
+        stamp: list[object] = []
+        for _, p in self._coding_parameters():
+            version = -1 if p.is_inference() else p._version
+            sample = p.detach().view(-1) if p.is_contiguous() else p.detach().reshape(-1)
+            sample = sample[:: max(1, sample.numel() // 8)]
+            stamp.append((p.data_ptr(), version, p.dtype, p.shape, tuple(sample.tolist())))
+        return tuple(stamp)
 
     def _coding_parameters(self) -> Iterator[tuple[str, Tensor]]:
         return ((n, t) for n, t in self.named_parameters() if not n.startswith(self._synthesis_prefixes))
@@ -299,6 +323,7 @@ class Codec(nn.Module):
 
     def _send(self, x: Tensor, channel: Channel) -> Latent:
         self._check_images(x)
+        self._refresh()
         low, high = (float(v) for v in x.detach().aminmax())
         if not (low >= -0.5 and high <= 1.5):
             raise ValueError(
@@ -326,20 +351,19 @@ class Codec(nn.Module):
                 "add a batch dimension with x[None], and repeat a grey channel with x.expand(-1, 3, -1, -1)."
             )
 
-    def _open(
-        self, streams: Sequence[bytes], max_pixels: int | None, *, same_size: bool = True
-    ) -> tuple[list[StreamHeader], list[tuple[memoryview, ...]]]:
+    def _open(self, streams: Sequence[bytes], max_pixels: int | None) -> list[_Opened]:
+        """Check streams as far as that goes without decoding; their headers and parts."""
         if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
-            raise TypeError(
-                f"streams must be a list of bytes, not {type(streams).__name__}; pass [stream] for one image."
-            )
+            kind = type(streams).__name__
+            raise TypeError(f"streams must be a list of bytes, not {kind}; pass [stream] for one image.")
         if len(streams) == 0:
             raise ValueError("no streams: decompress needs at least one.")
-        headers, parts = [], []
-        fingerprint = self.fingerprint
+        fingerprint, opened = self.fingerprint, []
         for position, stream in enumerate(streams):
             try:
-                header, views = unpack(stream, max_pixels=max_pixels)
+                header, parts = unpack(stream, max_pixels=max_pixels)
+                if header.codec == self.name and len(parts) != self._num_parts:
+                    raise BitstreamError(f"{len(parts)} parts, where {self.name} writes {self._num_parts}.")
             except BitstreamError as error:
                 raise BitstreamError(f"stream {position} of {len(streams)}: {error}") from error
             if header.codec != self.name or header.fingerprint != fingerprint:
@@ -348,24 +372,27 @@ class Codec(nn.Module):
                     f"{header.fingerprint}, but this codec is {self.name} with fingerprint {fingerprint}; "
                     "load the weights that wrote the stream."
                 )
-            headers.append(header)
-            parts.append(views)
-        sizes = {header.image_size for header in headers}
-        if same_size and len(sizes) > 1:
-            raise ValueError(
-                f"streams of unequal image sizes in one batch: {sorted(sizes)}; "
-                "group them by read_header(...).image_size."
-            )
-        if len({len(views) for views in parts}) > 1 or len(parts[0]) != self._num_parts:
-            raise BitstreamError(f"{self.name} streams have {self._num_parts} parts, not {[len(v) for v in parts]}.")
-        return headers, parts
+            opened.append((header, parts))
+        return opened
+
+    def _decode_parts(self, opened: Sequence[_Opened], num_threads: int | None) -> Latent:
+        """Decode opened streams of images of one size."""
+        height, width = opened[0][0].image_size
+        reader = Reader([parts for _, parts in opened], _threads(num_threads))
+        shape = (len(opened), -(-height // self.stride), -(-width // self.stride))
+        with self._coding_mode():
+            y_hat, scales = self._code(reader, None, shape, next(self.parameters()).device)
+        reader.verify([header.symbols_crc32 for header, _ in opened])
+        return Latent(y_hat, scales, (height, width))
 
     _num_parts: ClassVar[int] = 1
 
     @contextmanager
     def _coding_mode(self) -> Iterator[None]:
         """No gradients, no autocast, inference behaviour; the module's own mode is put back afterwards."""
-        training = [m for m in self.modules() if m.training]
+        # Only layers that behave differently are switched, which for most codecs are none: another thread may be
+        # training this very module.
+        training = [m for m in self.modules() if m.training and isinstance(m, _MODAL_LAYERS)]
         for module in training:
             module.training = False
         device = next(self.parameters()).device.type

@@ -109,6 +109,8 @@ class Reader:
         """See :class:`Channel`."""
         streams = [parts[self._next] for parts in self._parts]
         self._next += 1
+        if indexes.dim() < len(shape):
+            _refuse_implausible(streams, shape, indexes, tables)
         flat_indexes = _flatten(indexes, shape)
         symbols = decode_batch(streams, flat_indexes, tables, num_threads=self._num_threads)
         self.checksums = _checksums(self.checksums, symbols, flat_indexes)
@@ -126,6 +128,31 @@ class Reader:
                     f"stream {position} of {len(expected)}: decoded symbols have CRC32 {found:08x}, but {wanted:08x} "
                     "was written; the stream is damaged, or its writer computed other integers."
                 )
+
+
+def _refuse_implausible(
+    streams: Sequence[memoryview], shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables
+) -> None:
+    """Refuse parts too short for the symbols that the image's size asks for, before memory is taken for those.
+
+    A channel's symbol takes at least the bits of its table's most probable entry; the coder's state holds 64 more.
+    """
+    cheapest = _cheapest_bits(tables)[indexes[:, 0, 0].cpu().numpy()].sum()
+    needed = float(cheapest) * shape[2] * shape[3] * 0.999 - 64
+    for position, stream in enumerate(streams):
+        if 8 * len(stream) < needed:
+            raise BitstreamError(
+                f"stream {position} of {len(streams)}: a part of {len(stream)} bytes cannot hold {shape[1]}x{shape[2]}x"
+                f"{shape[3]} symbols, which take at least {needed / 8:.0f} bytes; the stream is damaged or forged."
+            )
+
+
+def _cheapest_bits(tables: SymbolTables) -> NDArray[np.float64]:
+    """Bits of each table's most probable entry."""
+    counts = np.diff(tables.cdfs, append=0)
+    counts[tables.starts + tables.lengths - 1] = 0  # from the end of one table to the start of the next
+    bits: NDArray[np.float64] = 16 - np.log2(np.maximum.reduceat(counts, tables.starts))
+    return bits
 
 
 def _flatten(indexes: Tensor, shape: tuple[int, ...]) -> NDArray[np.generic]:

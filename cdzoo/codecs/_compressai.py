@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from cdzoo.codecs.range_coder import SymbolTables
 
-__all__ = ["TABLE_BUFFERS", "compressai", "current_name", "scale_table", "tables_at", "tables_of", "without_tables"]
+__all__ = [
+    "TABLE_BUFFERS",
+    "compressai",
+    "current_name",
+    "prefixes_with_tables",
+    "scale_table",
+    "tables_at",
+    "tables_of",
+    "without_tables",
+]
 
 TABLE_BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
 """Buffers of CompressAI's entropy models that are derived from parameters, and whose sizes vary."""
@@ -56,6 +65,11 @@ def current_name(name: str) -> str:
             if name.startswith(old):
                 return f"entropy_bottleneck.{plural}.{name.removeprefix(old)}"
     return name
+
+
+def prefixes_with_tables(tables: Mapping[str, Tensor]) -> list[str]:
+    """Names of the entropy models whose tables are filled in, as ``update()`` does."""
+    return sorted({name.rpartition(".")[0] for name, tensor in tables.items() if tensor.numel()})
 
 
 def tables_at(prefix: str, tables: Mapping[str, Tensor]) -> SymbolTables:

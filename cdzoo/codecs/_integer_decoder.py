@@ -50,8 +50,10 @@ class _Layer:
     @property
     def max_sum(self) -> int:
         """No partial sum of this layer, in any order, exceeds this."""
-        rows = self.weight.long().abs().flatten(1).sum(1)
-        return int((rows * 2**_CLAMP_BITS + self.bias.abs()).max().item()) + (1 << self.weight_bits >> 1)
+        rows = self.weight.long().abs().flatten(1).sum(1).tolist()
+        # in Python's integers, since hostile weights could overflow 64 bits and look small
+        largest = max((row << _CLAMP_BITS) + abs(bias) for row, bias in zip(rows, self.bias.tolist(), strict=True))
+        return int(largest) + (1 << self.weight_bits >> 1)
 
 
 class IntegerDecoder:
@@ -188,8 +190,10 @@ def _restore(
         shape = torch.Size((shape[1], shape[0], *shape[2:]))
     if weight.shape != shape or bias.shape != shape[:1] or bits.numel() != 1:
         raise ValueError(f"hyper-decoder layer {index}: integers {tuple(weight.shape)} for weights {tuple(shape)}.")
-    if weight.is_floating_point() or bias.is_floating_point() or not 0 <= int(bits) <= _MAX_WEIGHT_BITS:
-        raise ValueError(f"hyper-decoder layer {index}: not integers, or {int(bits)} fractional bits.")
+    if weight.dtype != torch.int32 or bias.dtype != torch.int64:
+        raise ValueError(f"hyper-decoder layer {index}: not integers of 32 and 64 bits: {weight.dtype}, {bias.dtype}.")
+    if not 0 <= int(bits) <= _MAX_WEIGHT_BITS:
+        raise ValueError(f"hyper-decoder layer {index}: {int(bits)} fractional bits, not 0 to {_MAX_WEIGHT_BITS}.")
     return _Layer(
         weight=weight.cpu().to(torch.int32),
         bias=bias.cpu().to(torch.int64),

@@ -18,8 +18,8 @@ All integers are little-endian. Two parts (a hyperprior codec) make a header of 
 from __future__ import annotations
 
 import os
+import secrets
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,16 +187,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         OSError: the folder does not exist, is not writable, or the disk is full; no temporary file stays behind.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
+    temporary = path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
+    # created exclusively, with the mode that open() would give
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -30,7 +30,14 @@ from cdzoo._registry import build, register_codec
 from cdzoo._weights import Weights, WeightsEnum, WeightsLike
 from cdzoo.codecs._base import Codec, CodingState, pad_to_multiple
 from cdzoo.codecs._channel import Channel, round_to_symbols
-from cdzoo.codecs._compressai import TABLE_BUFFERS, compressai, current_name, tables_at, without_tables
+from cdzoo.codecs._compressai import (
+    TABLE_BUFFERS,
+    compressai,
+    current_name,
+    prefixes_with_tables,
+    tables_at,
+    without_tables,
+)
 from cdzoo.codecs._integer_decoder import ACTIVATION_BITS
 from cdzoo.codecs._prior_state import UNIT, FactorizedState, HyperpriorState
 from cdzoo.codecs.range_coder import encode_batch
@@ -114,7 +121,7 @@ class FactorizedPrior(Codec):
     def _code(
         self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        coding = self.coding
+        coding = self._coding_in_force()
         assert isinstance(coding, FactorizedState)
         batch, height, width = shape
         medians = coding.medians_on(device)
@@ -148,11 +155,16 @@ class FactorizedPrior(Codec):
                 f"the checkpoint does not fit {self.name}(N={self.N}, M={self.M}): {len(wrong)} names or shapes differ "
                 f"({', '.join(wrong[:4])}, ...); N and M are the first sizes of g_a.0.weight and g_a.6.weight."
             )
+        complete = prefixes_with_tables(tables) == self._entropy_models
+        try:  # tables first, so that bad ones leave everything as it was
+            for prefix in self._entropy_models if complete else ():
+                tables_at(prefix, tables)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"the checkpoint's probability tables are incomplete or invalid: {error}") from None
         self.load_state_dict(rest)
         self._derived = None
-        if all(t.numel() for t in tables.values()) and tables:
-            coding = self._derive(None)
-            self._derived = self._describe(self._with_tables(coding, tables))
+        if complete:
+            self._derived = self._describe(self._with_tables(self._derive(None), tables))
 
     def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
         assert isinstance(coding, FactorizedState)
@@ -177,13 +189,15 @@ class FactorizedPrior(Codec):
             raise ValueError(
                 f"CompressAI's {self.name} takes sizes that are multiples of {multiple}, not {tuple(x.shape[-2:])}."
             )
+        self._refresh()
         with self._coding_mode():
             return self._compressai_strings(self._analysis(x))
 
     _compressai_multiple: ClassVar[int] = 16
+    _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck"]
 
     def _compressai_strings(self, y: Tensor) -> list[list[bytes]]:
-        coding = self.coding
+        coding = self._coding_in_force()
         assert isinstance(coding, FactorizedState)
         strings, _ = bottleneck_strings(coding, self.entropy_bottleneck, y)
         return [strings]
@@ -202,6 +216,7 @@ class ScaleHyperprior(FactorizedPrior):
     has_scales: ClassVar[bool] = True
     _num_parts: ClassVar[int] = 2
     _compressai_multiple: ClassVar[int] = 64
+    _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck", "gaussian_conditional"]
 
     def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
         super().__init__(N=N, M=M, quality=quality, metric=metric)
@@ -241,7 +256,7 @@ class ScaleHyperprior(FactorizedPrior):
     def _code(
         self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        coding = self.coding
+        coding = self._coding_in_force()
         assert isinstance(coding, HyperpriorState)
         batch, height, width = shape
         z_height, z_width = -(-height // 4), -(-width // 4)
@@ -275,7 +290,7 @@ class ScaleHyperprior(FactorizedPrior):
         return HyperpriorState(bottleneck, tables_at("gaussian_conditional", tables), boundaries, coding.decoder)
 
     def _compressai_strings(self, y: Tensor) -> list[list[bytes]]:
-        coding = self.coding
+        coding = self._coding_in_force()
         assert isinstance(coding, HyperpriorState)
         z = self.h_a(self._hyper_input(y))
         z_strings, z_hat = bottleneck_strings(coding.bottleneck, self.entropy_bottleneck, z)
