@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from cdzoo._registry import get_builder, get_weight
@@ -21,12 +22,22 @@ from cdzoo.transforms import LatentTransform
 if TYPE_CHECKING:
     from cdzoo.codecs import Codec
 
-__all__ = ["CARD", "CONFIG", "INTEGER_PREFIX", "TENSORS", "WeightsFolder"]
+__all__ = ["CARD", "CONFIG", "INTEGER_PREFIX", "TENSORS", "WeightsFolder", "content_digest"]
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 INTEGER_PREFIX = "integer."
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar")
 M = TypeVar("M", bound=nn.Module)
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values as a module holds them: a file of another precision may hold the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        kept = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else torch.int64)
+        digest.update(f"{name} {tuple(kept.shape)}\n".encode())
+        digest.update(kept.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class WeightsFolder:
     @property
     def meta(self) -> dict[str, Any]:
         """Classes, metrics, recipe, licence: whatever the model card states."""
-        return dict(self.config.get("meta") or {})
+        return copy.deepcopy(self.config.get("meta") or {})  # nobody's changes reach anybody else
 
     @property
     def transforms(self) -> LatentTransform | None:
@@ -202,6 +213,7 @@ class WeightsFolder:
             WeightsError: names, shapes or kinds of dtype differ, or a codec's fingerprint is not the recorded one.
         """
         tensors = self.tensors()
+        digest = content_digest(tensors)
         integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(INTEGER_PREFIX)}
         own = module.state_dict()
@@ -224,6 +236,8 @@ class WeightsFolder:
             module.load_state_dict(tensors, strict=True)
         # setattr: these are facts about this instance, not part of every nn.Module's type
         facts: dict[str, Any] = {"meta": self.meta, "pretrained_source": self.origin}
+        # what save_pretrained needs to tell whether these facts still hold
+        facts |= {"pretrained_meta": self.meta, "pretrained_digest": digest}
         if self.config["kind"] == "model":
             facts |= {"codec_fingerprint": codec.get("fingerprint"), "pretrained_codec": codec or None}
         if transforms is not None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from torch import nn
 
 if TYPE_CHECKING:
     from cdzoo._weights import WeightsEnum, WeightsLike
+    from cdzoo.codecs import Codec
 
 __all__ = [
     "build",
@@ -105,9 +108,9 @@ def get_builder(name: str, kind: Kind | None = None) -> Callable[..., nn.Module]
     raise unknown_name(kind or "codec or model", name, sorted(n for k in kinds for n in _BUILDERS[k]))
 
 
-def get_codec(name: str, **kwargs: Any) -> nn.Module:
+def get_codec(name: str, **kwargs: Any) -> Codec:
     """Build a codec by name; keyword arguments go to its builder."""
-    return get_builder(name, "codec")(**kwargs)
+    return cast("Codec", get_builder(name, "codec")(**kwargs))
 
 
 def get_model(name: str, **kwargs: Any) -> nn.Module:
@@ -139,9 +142,28 @@ def get_weight(name: str) -> WeightsEnum:
     if enum_name not in enums:
         raise unknown_name("weights enum", enum_name, sorted(enums))
     members = enums[enum_name].__members__
+    if not members:
+        raise ValueError(f"no weights are published in {enum_name}, so there is no {name!r}.")
     if member not in members:
         raise unknown_name(f"member of {enum_name}", member, sorted(members))
     return members[member]
+
+
+# -- building ----------------------------------------------------------------------------------------------------
+
+_SMALLEST = {"N": 1, "M": 1, "in_channels": 1, "num_classes": 0}
+
+
+def _check_sizes(arguments: Mapping[str, Any]) -> None:
+    """The sizes that builders share follow one rule each; what else there is, classes check themselves."""
+    for name, smallest in _SMALLEST.items():
+        value = arguments.get(name, smallest)
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < smallest:
+            kind = "a positive integer" if smallest else "an integer that is not negative"
+            raise ValueError(f"{name} must be {kind}, not {value!r}.")
+    width = arguments.get("width", 1.0)
+    if isinstance(width, bool) or not isinstance(width, Real) or not (math.isfinite(width) and float(width) > 0):
+        raise ValueError(f"width must be positive and finite, not {width!r}; 1.0 is the full width.")
 
 
 def build(
@@ -158,22 +180,29 @@ def build(
     ``module.arguments``), which is what ``save_pretrained`` writes down.
 
     Raises:
-        ValueError: the caller gave an argument that differs from what the weights were trained with.
+        ValueError: the caller gave an argument that differs from what the weights were trained with, or a size
+            (``N``, ``M``, ``in_channels``, ``num_classes``, ``width``) that nothing can have.
+        WeightsError: the weights cannot be had or loaded.
     """
     from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle
 
     source = resolve_weights(builder.__name__, weights)
     stored = {} if source is None else source.arguments
     said = {name: value for name, value in given.items() if value is not None}
+    _check_sizes(said)
     for name, value in said.items():
-        trained_with = stored.get(name, value)
-        if trained_with != value:
+        if name in stored and stored[name] != value:
             raise ValueError(
                 f"{builder.__name__}: {name}={value!r} conflicts with weights {source}, which were made with "
-                f"{name}={trained_with!r}; leave {name} out, or pass weights=None to start from random values."
+                f"{name}={stored[name]!r}; leave {name} out, or pass weights=None to start from random values."
             )
     arguments = {**defaults, **stored, **said}
-    module = cls(**arguments) if source is None else source.instantiate(cls, arguments)
+
+    def make(**sizes: Any) -> M:
+        _check_sizes(sizes)
+        return cls(**sizes)
+
+    module = cls(**arguments) if source is None else source.instantiate(make, arguments)
     module.builder = builder.__name__  # type: ignore[assignment]
     module.arguments = arguments  # type: ignore[assignment]
     if source is not None:

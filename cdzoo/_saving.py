@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._card import model_card
-from cdzoo._folder import CARD, CONFIG, INTEGER_PREFIX, TENSORS, WeightsFolder
+from cdzoo._folder import CARD, CONFIG, INTEGER_PREFIX, TENSORS, WeightsFolder, content_digest
 from cdzoo._registry import get_builder, get_model_weights, list_codecs
 from cdzoo._version import __version__
 from cdzoo.codecs._base import Codec
@@ -26,6 +26,7 @@ from cdzoo.transforms import LatentTransform
 __all__ = ["save_pretrained"]
 
 _FULL_PRECISION = ("entropy_bottleneck.", "gaussian_conditional.")
+_OUTLIVES_TRAINING = ("license", "datasets", "data", "classes", "class_names", "wnids")
 
 
 def save_pretrained(
@@ -51,7 +52,9 @@ def save_pretrained(
         codec: for a model, the codec on whose latents it was trained. Without it, what the model's own weights said.
         transforms: for a model, what is done to a latent before it reads it. Without it, ``module.transforms``.
         meta: facts for the model card, JSON-ready: ``license``, ``datasets``, ``data``, ``recipe``, ``time``,
-            ``metrics``, ``limits``, ``classes``, ... Without it, ``module.meta``.
+            ``metrics``, ``limits``, ``classes``, ... Without it, ``module.meta``; of what that has from the weights
+            which the module was loaded from, values that are no longer the same (trained further, or rounded by
+            ``dtype``) leave only the licence, the data and the classes.
         repo_id, revision: where on the Hub these weights are to be published; recorded for whoever loads them.
         card: the text of ``README.md``, in place of the generated one.
 
@@ -74,7 +77,11 @@ def save_pretrained(
     if codec is not None and not isinstance(codec, Codec):
         raise TypeError(f"codec must be a codec of cdzoo, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
     transforms = getattr(module, "transforms", None) if transforms is None else transforms
-    meta = getattr(module, "meta", None) if meta is None else meta
+    if isinstance(module, Codec):
+        tensors, fingerprint = _codec_tensors(module, dtype)
+        belongs: dict[str, Any] = {"fingerprint": fingerprint}
+    else:
+        tensors, belongs = _state(module, dtype), {"codec": _codec_entry(module, codec)}
     config: dict[str, Any] = {
         "library": f"cdzoo {__version__}",
         "kind": "codec" if isinstance(module, Codec) else "model",
@@ -83,13 +90,9 @@ def save_pretrained(
         "repo_id": repo_id,
         "revision": revision,
         "transforms": transforms.config() if isinstance(transforms, LatentTransform) else None,
-        "meta": dict(meta or {}),
+        "meta": _inherited_meta(module, tensors) if meta is None else dict(meta),
+        **belongs,
     }
-    if isinstance(module, Codec):
-        tensors, config["fingerprint"] = _codec_tensors(module, dtype)
-    else:
-        tensors = _state(module, dtype)
-        config["codec"] = _codec_entry(module, codec)
     from safetensors.torch import save
 
     data = save(tensors, metadata={"format": "pt"})
@@ -106,6 +109,16 @@ def save_pretrained(
     # last: until it is there, a folder that was interrupted is refused, for want of a file or because of the hash
     write_atomically(directory / CONFIG, text.encode())
     return directory
+
+
+def _inherited_meta(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a module's ``meta`` still says truly of the values that are to be written."""
+    meta: dict[str, Any] = getattr(module, "meta", None) or {}
+    loaded: dict[str, Any] | None = getattr(module, "pretrained_meta", None)
+    if loaded is None or getattr(module, "pretrained_digest", None) == content_digest(tensors):
+        return dict(meta)
+    # what the caller has written into module.meta since is about the module as it is
+    return {k: v for k, v in meta.items() if k in _OUTLIVES_TRAINING or k not in loaded or v != loaded[k]}
 
 
 def _state(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -174,4 +174,9 @@ def _named(builder: str, name: str) -> WeightsEnum:
     if dot and enum_name.isidentifier():
         return get_weight(name)
     hint = f"; a Hub repository is written 'hf://{name}'" if "/" in name else ""
+    if not members:
+        raise ValueError(
+            f"no weights of {builder} are published, and {name!r} is no folder either{hint}; pass a folder, "
+            "'hf://owner/repo', or weights=None for random values."
+        )
     raise unknown_name(f"weights of {builder} (no folder either{hint})", name, sorted(members))

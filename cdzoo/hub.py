@@ -109,7 +109,7 @@ def from_pretrained(
     cache_dir: PathLike | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-) -> nn.Module:
+) -> Any:
     """A codec or a model with its weights, from a local folder or from the Hub.
 
     Args:
@@ -118,7 +118,7 @@ def from_pretrained(
         revision, cache_dir, token, local_files_only: as in :func:`download`; for repositories only.
 
     Returns:
-        the module, in evaluation mode (``module.eval()``), as a published network is used; call
+        the codec or the model, in evaluation mode (``module.eval()``), as a published network is used; call
         ``module.train()`` to go on training.
 
     Raises:

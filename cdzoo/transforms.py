@@ -30,9 +30,18 @@ class LatentTransform:
     mean: tuple[float, ...] | None = None
 
     def __call__(self, latent: Latent) -> Latent:
-        """``y_hat`` and ``scales`` ``(B, M, h, w)`` to ``(B, M, *size)``; ``image_size`` is kept."""
+        """``y_hat`` and ``scales`` ``(B, M, h, w)`` to ``(B, M, *size)``; ``image_size`` is kept.
+
+        Raises:
+            ValueError: ``mean`` has not got ``M`` values.
+        """
         y_hat, scales = latent.y_hat, latent.scales
         if self.mean is not None:
+            if len(self.mean) != y_hat.shape[1]:
+                raise ValueError(
+                    f"LatentTransform has a mean of {len(self.mean)} channels, but y_hat has {y_hat.shape[1]}: the "
+                    "transform belongs to another codec; give one value per latent channel, or mean=None."
+                )
             y_hat = y_hat - torch.tensor(self.mean, dtype=y_hat.dtype, device=y_hat.device).view(1, -1, 1, 1)
         if self.size is not None:
             y_hat = _nearest(y_hat, self.size)

@@ -15,6 +15,7 @@ EXACTLY: dict[str, dict[str, object]] = {
     # the pixels' three channels are not a size
     "resnet50": {"width": 0.0625, "num_classes": 3},
     "resnet71": {"width": 0.0625, "num_classes": 3},
+    **{name: {"width": 0.0625, "num_classes": 3} for name in ("jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small")},
 }
 """Builders whose small arguments are not the plain ones, and why."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -131,6 +134,12 @@ def test_arguments_reach_the_builder():
         cdzoo.models.cresnet39("DEFAULT")
 
 
+def test_what_is_built_has_the_type_that_callers_need():
+    # a codec's methods, without a cast; of what a folder holds nobody knows before it is read
+    assert inspect.signature(cdzoo.get_codec).return_annotation == "Codec"
+    assert inspect.signature(cdzoo.from_pretrained).return_annotation == "Any"
+
+
 # -- names that do not exist -------------------------------------------------------------------------------------
 
 
@@ -178,8 +187,22 @@ def test_a_builder_without_weights_says_who_has_some(toy):
 
     with pytest.raises(ValueError, match=r"toy_alone has no pretrained weights; those that have: .*toy"):
         cdzoo.get_model_weights(toy_alone)
-    with pytest.raises(ValueError, match=r"unknown weights of toy_alone \(no folder either\) 'DEFAULT'; known: none"):
+    with pytest.raises(ValueError, match="no weights of toy_alone are published, and 'DEFAULT' is no folder"):
         _registry.build(toy_alone, "DEFAULT", Toy, {"size": 1})
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILDERS)
+def test_every_builder_has_an_enum_and_says_so_when_it_is_empty(kind, name):
+    enum = cdzoo.get_model_weights(name)
+    assert issubclass(enum, WeightsEnum)
+    assert (name in KINDS[kind][0](pretrained=True)) == (len(enum) > 0)
+    if len(enum) == 0:
+        with pytest.raises(ValueError, match=f"no weights of {name} are published, and 'DEFAULT' is no folder"):
+            _registry.get_builder(name, kind)(weights="DEFAULT")
+        with pytest.raises(
+            ValueError, match=f"no weights are published in {enum.__name__}, so there is no '{enum.__name__}.DEFAULT'"
+        ):
+            cdzoo.get_weight(f"{enum.__name__}.DEFAULT")
 
 
 # -- arguments and weights ---------------------------------------------------------------------------------------
@@ -206,3 +229,41 @@ def test_arguments_of_the_zoo_that_fight_the_weights_raise(tmp_path):
     assert cdzoo.models.cresnet39(weights=tmp_path, num_classes=3).num_classes == 3
     with pytest.raises(ValueError, match=r"cresnet39: num_classes=5 conflicts with weights .* num_classes=3"):
         cdzoo.models.cresnet39(weights=tmp_path, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("num_classes", v) for v in (-1, True, 2.5, float("nan"), "10")]
+    + [("in_channels", v) for v in (-3, 0, True, 12.0)]
+    + [("width", v) for v in (float("nan"), float("inf"), -float("inf"), 0, -0.5, True, "0.5", 1j)],
+)
+def test_sizes_that_no_model_has_are_refused(argument, value):
+    rule = "positive and finite" if argument == "width" else "an integer that is not negative"
+    rule = "a positive integer" if argument == "in_channels" else rule
+    with pytest.raises(ValueError, match=rf"^{argument} must be {rule}, not {re.escape(repr(value))}"):
+        cdzoo.models.cresnet39(**{argument: value})
+
+
+@pytest.mark.parametrize("name", cdzoo.list_codecs())
+@pytest.mark.parametrize("argument", ["N", "M"])
+@pytest.mark.parametrize("value", [-1, 0, True, 8.0])
+def test_sizes_that_no_codec_has_are_refused(name, argument, value):
+    with pytest.raises(ValueError, match=rf"^{argument} must be a positive integer, not {value!r}"):
+        cdzoo.get_codec(name, **{argument: value})
+
+
+def test_sizes_may_come_from_numpy_and_classes_may_be_none():
+    model = cdzoo.models.cresnet39(width=np.float64(0.0625), num_classes=np.int64(3), in_channels=np.int32(12))
+    assert model.fc.out_features == 3
+    assert isinstance(cdzoo.models.cresnet39(width=0.0625, num_classes=0).fc, nn.Identity)
+
+
+def test_impossible_sizes_beside_or_inside_weights(tmp_path):
+    cdzoo.save_pretrained(cdzoo.models.cresnet39(width=0.0625, num_classes=3), tmp_path)
+    with pytest.raises(ValueError, match=r"^width must be positive and finite, not nan"):
+        cdzoo.models.cresnet39(weights=tmp_path, width=float("nan"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["arguments"]["width"] = float("nan")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(cdzoo.errors.WeightsError, match=r"do not fit cresnet39 .*width must be .*, not nan"):
+        cdzoo.models.cresnet39(weights=tmp_path)

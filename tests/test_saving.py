@@ -44,6 +44,18 @@ def test_models_round_trip(name, tmp_path):
     assert_same(module, _registry.get_builder(name)(weights=str(tmp_path / "new" / "folder")))
 
 
+@pytest.mark.parametrize("name", cdzoo.list_models("jpeg_*"))
+def test_jpeg_models_read_files_alike_after_a_round_trip(name, tmp_path):
+    module = small(name).eval()
+    cdzoo.save_pretrained(module, tmp_path)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    coefficients = cdzoo.codecs.encode_jpeg(images)
+    with torch.no_grad():
+        logits = module(coefficients)
+        assert logits.shape == (1, 3)
+        assert torch.equal(cdzoo.from_pretrained(tmp_path)(coefficients), logits)
+
+
 @pytest.mark.parametrize("name", cdzoo.list_codecs())
 def test_codecs_round_trip_with_their_streams(name, tmp_path):
     module = small(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import pickle
@@ -334,6 +335,88 @@ def test_saving_again_keeps_what_the_weights_said(packaged, tmp_path):
     first, again = models.DEFAULT.value.source.config, WeightsFolder.from_path(tmp_path / "again").config
     for key in ("codec", "meta", "transforms", "arguments", "sha256"):
         assert again[key] == first[key], key
+
+
+STATED = {
+    "title": "A network",
+    "description": "Reads latents.",
+    "license": "cc-by-4.0",
+    "datasets": ["photos"],
+    "data": "Photographs, on their owners' terms.",
+    "recipe": {"epochs": 3},
+    "time": "an hour",
+    "metrics": {"photos": {"acc@1": 74.8}},
+    "limits": ["None."],
+    "history": "Trained twice.",
+    "member": "DEFAULT",
+    "classes": ["a", "b", "c"],
+    "class_names": ["ant", "bee", "cat"],
+    "wnids": ["n1", "n2", "n3"],
+}
+TERMS = {"license", "datasets", "data"}
+CLASSES = {"classes", "class_names", "wnids"}
+
+
+def meta_when_saved(module, folder, **options):
+    cdzoo.save_pretrained(module, folder, **options)
+    return WeightsFolder.from_path(folder).meta
+
+
+@pytest.mark.parametrize("kind", ["codec", "model"])
+def test_other_values_do_not_carry_the_facts_of_the_former_ones(kind, codec, model, tmp_path):
+    module = {"codec": codec, "model": model}[kind]
+    cdzoo.save_pretrained(module, tmp_path / "published", meta=STATED)
+
+    def load():
+        return cdzoo.from_pretrained(tmp_path / "published")
+
+    assert meta_when_saved(load(), tmp_path / "same") == STATED
+    assert meta_when_saved(copy.deepcopy(load()), tmp_path / "copied") == STATED
+    assert meta_when_saved(load(), tmp_path / "rounded", dtype=torch.float16).keys() == TERMS | CLASSES
+
+    tuned = load()
+    with torch.no_grad():
+        next(tuned.parameters()).view(-1)[0].nextafter_(torch.tensor(9.0))
+    expected = {key: STATED[key] for key in TERMS | CLASSES}
+    assert meta_when_saved(tuned, tmp_path / "tuned") == expected
+    assert "74.8" not in (tmp_path / "tuned" / "README.md").read_text()
+    assert meta_when_saved(tuned, tmp_path / "told", meta=STATED) == STATED
+    tuned.meta["metrics"]["photos"]["acc@1"] = 75.1
+    assert meta_when_saved(tuned, tmp_path / "measured") == expected | {"metrics": {"photos": {"acc@1": 75.1}}}
+    assert load().meta == STATED
+
+
+def test_a_buffer_counts_as_well(model, tmp_path):
+    cdzoo.save_pretrained(model, tmp_path / "published", meta=STATED)
+    tuned = cdzoo.from_pretrained(tmp_path / "published")
+    next(m for m in tuned.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_mean[0] += 1
+    assert meta_when_saved(tuned, tmp_path / "tuned").keys() == TERMS | CLASSES
+
+
+def test_narrow_weights_keep_their_facts_when_saved_wide(model, tmp_path):
+    cdzoo.save_pretrained(model, tmp_path / "narrow", meta=STATED, dtype=torch.float16)
+    loaded = cdzoo.from_pretrained(tmp_path / "narrow")
+    assert meta_when_saved(loaded, tmp_path / "wide") == STATED
+    assert meta_when_saved(loaded, tmp_path / "again", dtype=torch.float16) == STATED
+
+
+@pytest.mark.parametrize("num_classes", [0, 3, 5])
+def test_a_new_classifier_forgets_the_former_classes(num_classes, model, tmp_path):
+    cdzoo.save_pretrained(model, tmp_path / "published", meta=STATED)
+    loaded = cdzoo.from_pretrained(tmp_path / "published")
+    shared = loaded.meta
+    loaded.reset_classifier(num_classes)
+    assert loaded.meta.keys() == STATED.keys() - CLASSES
+    assert shared == STATED
+    assert meta_when_saved(loaded, tmp_path / "tuned") == {key: STATED[key] for key in TERMS}
+
+
+@pytest.mark.parametrize("values", [1, 11, 13])
+def test_a_mean_of_another_codec_is_refused(values):
+    latent = Latent(torch.zeros(2, 12, 3, 4), None, (48, 64))
+    with pytest.raises(ValueError, match=f"a mean of {values} channels, but y_hat has 12"):
+        LatentTransform(mean=(0.5,) * values)(latent)
+    assert torch.equal(LatentTransform(mean=(0.5,) * 12)(latent).y_hat, torch.full((2, 12, 3, 4), -0.5))
 
 
 def test_the_cards_program_runs(codec, packaged, tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ class HyperpriorState(CodingState):
         # statement about the upper half of the bits of the float before v, and a look-up does what a search would.
         lut = self._lut.to(scales.device)
         before = scales.clamp(min=torch.finfo(torch.float32).tiny).view(torch.int32) - 1
-        return lut[(before >> 16).long()]
+        return lut.index_select(0, (before >> 16).reshape(-1)).view(scales.shape)
 
 
 def named_tables(prefix: str, tables: SymbolTables) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from cdzoo.types import Latent
 
 __all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier"]
 
+_NAMES_OF_CLASSES = ("classes", "class_names", "wnids")
+
 
 def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
     """A linear layer, or the identity for ``num_classes=0``.
@@ -65,6 +67,8 @@ class Classifier(nn.Module, ABC):
     def reset_classifier(self, num_classes: int) -> None:
         """Puts a freshly initialised classifier in place; with 0 classes the network returns pooled features.
 
+        What ``meta`` says of the former classes (their names, their identifiers) is dropped.
+
         Raises:
             ValueError: ``num_classes`` is negative.
         """
@@ -75,6 +79,9 @@ class Classifier(nn.Module, ABC):
         arguments = getattr(self, "arguments", None)
         if arguments is not None:
             arguments["num_classes"] = num_classes
+        meta = getattr(self, "meta", None)
+        if meta is not None:
+            self.meta = {key: value for key, value in meta.items() if key not in _NAMES_OF_CLASSES}
 
 
 class LatentClassifier(Classifier):
