@@ -199,13 +199,14 @@ def encode_batch(
     if values.dtype != np.int16:
         _refuse((values < _INT16.min) | (values > _INT16.max), values, "symbols", "the coder takes int16")
     flat = np.ascontiguousarray(values, np.int16).reshape(-1)
-    table_of, step = _flat_indexes(indexes, n, k, tables)
+    table_of, step, fill = _flat_indexes(indexes, n, k, tables)
     # A symbol under its table adds at most 16 bits to the state, an escaped one 24 more; rounding adds less than
     # 2**-13 of a bit per symbol. Two words per symbol, and two for the flush, are never exceeded.
     most = 2 * k + 2
     kernels, entries, begins = _kernels(), tables._encoder_entries, np.empty(n, np.int64)
 
     def encode(first: int, last: int) -> list[bytes]:
+        fill(first, last)
         words = np.empty((last - first) * most, np.uint32)
         kernels.encode_rows(
             flat, table_of, step, k, first, last,
@@ -253,7 +254,7 @@ def decode_batch(
         raise ValueError(f"streams is a single {type(streams).__name__}; put it into a list")
     n = len(streams)
     k = np.shape(indexes)[-1] if np.ndim(indexes) else 0
-    table_of, step = _flat_indexes(indexes, n, k, tables)
+    table_of, step, fill = _flat_indexes(indexes, n, k, tables)
     result = np.empty((n, k), np.int16) if out is None else _writable(out, (n, k))
 
     sizes = [memoryview(stream).nbytes for stream in streams]
@@ -268,6 +269,7 @@ def decode_batch(
     kernels, search = _kernels(), (tables._modes, tables._buckets, tables._decoder_entries)
 
     def decode(first: int, last: int) -> None:
+        fill(first, last)
         kernels.decode_rows(
             words, bounds, table_of, step, k, first, last,
             *search, tables.starts, tables._limits, tables.offsets, result.reshape(-1), outcomes,
@@ -297,8 +299,10 @@ def _spread(work: Callable[[int, int], _T], n: int, num_threads: int, *, longest
     if num_threads == 1 or len(pieces) <= 1:
         return [work(*piece) for piece in pieces]
     # A pool per call costs some 0.1 ms; a pool that lived on would be dead in the forked workers of a DataLoader.
-    with ThreadPoolExecutor(min(num_threads, len(pieces))) as pool:
-        return list(pool.map(lambda piece: work(*piece), pieces))
+    # The caller works too: one thread less to start and to wait for.
+    with ThreadPoolExecutor(min(num_threads, len(pieces)) - 1) as pool:
+        others = [pool.submit(work, *piece) for piece in pieces[1:]]
+        return [work(*pieces[0]), *(other.result() for other in others)]
 
 
 def _integers(value: Array | Tensor, name: str, *, ndim: int) -> Array:
@@ -310,14 +314,31 @@ def _integers(value: Array | Tensor, name: str, *, ndim: int) -> Array:
     return array
 
 
-def _flat_indexes(indexes: Array | Tensor, n: int, k: int, tables: SymbolTables) -> tuple[Array, int]:
-    """Checked indexes as flat uint16, and how far those of one stream are from those of the next (0 or ``k``)."""
+def _flat_indexes(
+    indexes: Array | Tensor, n: int, k: int, tables: SymbolTables
+) -> tuple[Array, int, Callable[[int, int], None]]:
+    """Indexes as the flat uint16 array that the loops read, and how far those of one stream are from the next's.
+
+    Rows of their own are still to be checked and filled in, by the third value for ``range(first, last)``: threads do
+    that for the rows that they are about to code.
+    """
     array = _integers(indexes, "indexes", ndim=1 if np.ndim(indexes) == 1 else 2)
     if array.shape not in ((n, k), (k,)):
         raise ValueError(f"indexes has shape {array.shape}; expected {(n, k)} or {(k,)}")
-    if array.size and (array.max() >= tables.num_tables or array.min() < 0):
-        _refuse((array >= tables.num_tables) | (array < 0), array, "indexes", f"there are {tables.num_tables} tables")
-    return np.ascontiguousarray(array, np.uint16).reshape(-1), k if array.ndim == 2 else 0
+    table_of = np.empty(array.shape, np.uint16)
+
+    def fill(first: int, last: int) -> None:
+        rows = array[first:last] if array.ndim == 2 else array
+        if rows.size and (rows.max() >= tables.num_tables or rows.min() < 0):
+            _refuse(
+                (array >= tables.num_tables) | (array < 0), array, "indexes", f"there are {tables.num_tables} tables"
+            )
+        (table_of[first:last] if array.ndim == 2 else table_of)[...] = rows
+
+    if array.ndim == 1:
+        fill(0, n)
+        return table_of, 0, lambda first, last: None
+    return table_of.reshape(-1), k, fill
 
 
 def _writable(out: Array | Tensor, shape: tuple[int, int]) -> Array:
