@@ -12,8 +12,9 @@ values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). The 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -298,11 +299,20 @@ def _spread(work: Callable[[int, int], _T], n: int, num_threads: int, *, longest
     pieces = [(first, min(first + size, n)) for first in range(0, n, size)]
     if num_threads == 1 or len(pieces) <= 1:
         return [work(*piece) for piece in pieces]
-    # A pool per call costs some 0.1 ms; a pool that lived on would be dead in the forked workers of a DataLoader.
-    # The caller works too: one thread less to start and to wait for.
-    with ThreadPoolExecutor(min(num_threads, len(pieces)) - 1) as pool:
-        others = [pool.submit(work, *piece) for piece in pieces[1:]]
-        return [work(*pieces[0]), *(other.result() for other in others)]
+    # The caller works too: one thread less to wake and to wait for.
+    pool = _pool(os.getpid(), min(num_threads, len(pieces)) - 1)
+    others = [pool.submit(work, *piece) for piece in pieces[1:]]
+    try:
+        results = [work(*pieces[0])]
+    finally:
+        wait(others)  # they write into this call's arrays
+    return results + [other.result() for other in others]
+
+
+@functools.lru_cache(maxsize=8)
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """Threads that stay, one set per process: a parent's are dead in the forked workers of a ``DataLoader``."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="cdzoo-rans")
 
 
 def _integers(value: Array | Tensor, name: str, *, ndim: int) -> Array:
