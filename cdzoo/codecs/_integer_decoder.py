@@ -28,7 +28,7 @@ _CLAMP_BITS = 27
 _MAX_WEIGHT_BITS = 20
 _SUM_BITS = 53
 _SLOPE_BITS = 16
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 32 << 20
 
 _Phase = tuple[tuple[int, int], list[tuple[int, int]], Tensor]
 """Where an output phase starts, which inputs its taps read, and its matrix ``(out, taps * in)``."""
@@ -215,7 +215,7 @@ def _phases(layer: _Layer) -> list[_Phase]:
         for py, px in product(range(stride), repeat=2):
             ry, rx = ((p + layer.padding) % stride for p in (py, px))
             qy, qx = ((p + layer.padding) // stride for p in (py, px))
-            pairs = list(product(range(ry, kernel, stride), range(rx, kernel, stride)))
+            pairs = list(product(range(ry, kernel, stride)[::-1], range(rx, kernel, stride)[::-1]))
             if not pairs:  # a kernel narrower than its stride leaves gaps
                 continue
             offsets = [(qy - (ty - ry) // stride, qx - (tx - rx) // stride) for ty, tx in pairs]
@@ -246,21 +246,18 @@ def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int,
     for (py, px), offsets, matrix in matrices:
         target = out[:, :, py::step, px::step]
         rows, columns = target.shape[2:]
+        taps_down, taps_across = (len(set(axis)) for axis in zip(*offsets, strict=True))
         chunk = max(1, _CHUNK_BYTES // (8 * matrix.shape[1] * max(1, batch * columns)))
         for top in range(0, rows, chunk):
             count = min(chunk, rows - top)
-            pieces = []
-            for dy, dx in offsets:
-                y0, x0 = margin + dy + top * in_step, margin + dx
-                pieces.append(
-                    x[
-                        :,
-                        :,
-                        y0 : y0 + (count - 1) * in_step + 1 : in_step,
-                        x0 : x0 + (columns - 1) * in_step + 1 : in_step,
-                    ]
-                )
-            patches = torch.stack(pieces).reshape(len(offsets) * channels, -1)
+            # every tap's window of the input, as one view: offsets form a grid in ascending order
+            start = (margin + offsets[0][0] + top * in_step) * x.stride(2) + margin + offsets[0][1]
+            windows = x.as_strided(
+                (taps_down, taps_across, channels, batch, count, columns),
+                (x.stride(2), 1, x.stride(0), x.stride(1), x.stride(2) * in_step, in_step),
+                start,
+            )
+            patches = windows.reshape(len(offsets) * channels, -1)
             target[:, :, top : top + count] = (matrix @ patches).reshape(-1, batch, count, columns)
     return out
 
