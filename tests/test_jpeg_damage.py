@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import re
@@ -10,28 +9,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from jpeg_files import encode, picture
 from PIL import Image
 
 from cdzoo.codecs.jpeg import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, write_jpeg
 from cdzoo.errors import JPEGError
-
-
-def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Waves, an edge and noise: coefficients of every size."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    layers = [128 + 90 * np.sin(x / (3 + c) + y / 17) * np.cos(y / (9 - c)) for c in range(3)]
-    pixels = np.stack(layers, -1) + rng.normal(0, 12, (height, width, 3)) + 80 * (x > y)[..., None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
-
-
-def encode(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return buffer.getvalue()
 
 
 def patched(find: bytes, offset: int, value: int, **options: object) -> bytes:

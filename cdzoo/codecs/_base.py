@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -43,7 +43,7 @@ class _Derived:
     stamp: tuple[object, ...]
     contents: frozenset[str]
     coding: CodingState
-    fingerprint: str = field(default="")
+    fingerprint: str
 
 
 class Codec(nn.Module, ABC):

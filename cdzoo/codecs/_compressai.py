@@ -50,6 +50,7 @@ def without_tables(entropy_model: nn.Module) -> nn.Module:
 
 
 def scale_table() -> list[float]:
+    """The 64 standard deviations, from 0.11 to 256, that CompressAI tabulates."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from compressai.models.base import get_scale_table
@@ -73,8 +74,10 @@ def prefixes_with_tables(tables: Mapping[str, Tensor]) -> list[str]:
 
 
 def tables_at(prefix: str, tables: Mapping[str, Tensor]) -> SymbolTables:
+    """The tables that a state dict holds for the entropy model of that name."""
     return SymbolTables.from_padded(*(tables[f"{prefix}.{n}"] for n in ("_quantized_cdf", "_cdf_length", "_offset")))
 
 
 def tables_of(entropy_model: Any) -> SymbolTables:
+    """The tables of an entropy model after ``update()``."""
     return SymbolTables.from_padded(entropy_model._quantized_cdf, entropy_model._cdf_length, entropy_model._offset)

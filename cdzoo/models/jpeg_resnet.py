@@ -24,6 +24,7 @@ times slower than the pixel network, see :mod:`cdzoo.ops.jpeg_convert`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,9 @@ class JPEGClassifier(Classifier):
         """
         return self.forward_head(self.forward_features(coefficients))
 
+    @abstractmethod
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, H', W')``; a coefficient map of that shape unless fused."""
-        raise NotImplementedError
 
 
 class JPEGResNetSmall(JPEGClassifier):
