@@ -70,7 +70,7 @@ def _facts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         f"- built by `cdzoo.get_{config['kind']}({config['builder']!r})` with `{arguments}`",
         f"- {count:,} numbers, {sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6:.1f} MB",
     ]
-    if config["kind"] == "codec":
+    if "fingerprint" in config:
         lines.append(
             f"- fingerprint `{config['fingerprint']}`: streams and networks that carry it belong to this codec"
         )
@@ -96,9 +96,14 @@ def _snippet(config: Mapping[str, Any]) -> str:
         load = f"import cdzoo\n\n{config['kind']} = cdzoo.get_{config['kind']}({builder!r}, weights={member!r})"
     if config["kind"] == "codec":
         return f"{load}\nstreams = codec.compress(images)  # (B, 3, H, W) in [0, 1]\nlatent = codec.decompress(streams)"
+    if "fingerprint" in config:  # a model with a codec inside
+        coded = "streams = model.compress(images)  # (B, 3, H, W) in [0, 1]"
+        return f"{load}\n{coded}\nlogits = model.from_streams(streams)"
     codec = config["codec"]
     if codec is None:
-        return load
+        reads_files = (config["transforms"] or {}).get("type") == "CoefficientTransform"
+        use = '\ncoefficients = model.transforms(cdzoo.codecs.read_jpeg("photo.jpg"))\nlogits = model(coefficients)'
+        return load + use if reads_files else load
     if codec["weights"]:
         codec_line = f"codec = cdzoo.get_weight({codec['weights']!r}).build_codec()"
     elif codec["repo_id"]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cdzoo._registry import get_builder, get_weight
 from cdzoo.errors import WeightsError
-from cdzoo.transforms import LatentTransform
+from cdzoo.transforms import InputTransform, transform_from_config
 
 if TYPE_CHECKING:
     from cdzoo.codecs import Codec
@@ -116,11 +116,11 @@ class WeightsFolder:
         return copy.deepcopy(self.config.get("meta") or {})  # nobody's changes reach anybody else
 
     @property
-    def transforms(self) -> LatentTransform | None:
+    def transforms(self) -> InputTransform | None:
         """What the network's input needs done, or ``None`` where the configuration does not say."""
         config = self.config.get("transforms")
         try:
-            return None if config is None else LatentTransform.from_config(config)
+            return None if config is None else transform_from_config(config)
         except (ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"{self}: {CONFIG} has unusable transforms: {error}") from error
 
@@ -161,6 +161,15 @@ class WeightsFolder:
         repo_id, revision = self.hub or (self.config.get("repo_id"), self.config.get("revision"))
         return {"repo_id": repo_id, "revision": revision, "fingerprint": self.config.get("fingerprint")}
 
+    @property
+    def codec_entry(self) -> dict[str, Any] | None:
+        """What is said of the codec: the configuration itself, where the module codes, else what it names; or ``None``.
+
+        A model with a fingerprint of its own is one with a codec inside.
+        """
+        codes = self.config["kind"] == "codec" or self.config.get("fingerprint") is not None
+        return self.config if codes else self.config.get("codec")
+
     def build_codec(self) -> Codec:
         """The codec itself, or the codec on whose latents a model was trained; with weights, in evaluation mode.
 
@@ -171,11 +180,11 @@ class WeightsFolder:
         from cdzoo.hub import from_pretrained
 
         config = self.config
-        entry = config if config["kind"] == "codec" else config.get("codec")
+        entry = self.codec_entry
         if not entry:
             raise WeightsError(f"{self}: these weights read no learned codec's latents, so there is none to build.")
-        if config["kind"] == "codec":
-            codec = get_builder(config["builder"], "codec")(weights=self).eval()
+        if entry is config:
+            codec = get_builder(config["builder"], config["kind"])(weights=self).eval()
         elif entry.get("weights"):
             try:
                 codec = get_weight(entry["weights"]).build_codec()
@@ -238,7 +247,7 @@ class WeightsFolder:
         facts: dict[str, Any] = {"meta": self.meta, "pretrained_source": self.origin}
         # what save_pretrained needs to tell whether these facts still hold
         facts |= {"pretrained_meta": self.meta, "pretrained_digest": digest}
-        if self.config["kind"] == "model":
+        if not hasattr(module, "load_integer_state"):
             facts |= {"codec_fingerprint": codec.get("fingerprint"), "pretrained_codec": codec or None}
         if transforms is not None:
             facts["transforms"] = transforms

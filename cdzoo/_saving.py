@@ -21,11 +21,11 @@ from cdzoo._version import __version__
 from cdzoo.codecs._base import Codec
 from cdzoo.codecs.container import write_atomically
 from cdzoo.errors import WeightsError
-from cdzoo.transforms import LatentTransform
+from cdzoo.transforms import CoefficientTransform, InputTransform, LatentTransform
 
 __all__ = ["save_pretrained"]
 
-_FULL_PRECISION = ("entropy_bottleneck.", "gaussian_conditional.")
+_FULL_PRECISION = ("entropy_bottleneck.", "gaussian_conditional.", "quantizer.")
 _OUTLIVES_TRAINING = ("license", "datasets", "data", "classes", "class_names", "wnids")
 
 
@@ -35,7 +35,7 @@ def save_pretrained(
     *,
     dtype: torch.dtype | None = None,
     codec: Codec | None = None,
-    transforms: LatentTransform | None = None,
+    transforms: InputTransform | None = None,
     meta: Mapping[str, Any] | None = None,
     repo_id: str | None = None,
     revision: str = "main",
@@ -50,7 +50,7 @@ def save_pretrained(
             running statistics and entropy models stay as they are. A codec whose parameters are rounded is another
             codec, with its own fingerprint: train networks on what :func:`from_pretrained` gives back.
         codec: for a model, the codec on whose latents it was trained. Without it, what the model's own weights said.
-        transforms: for a model, what is done to a latent before it reads it. Without it, ``module.transforms``.
+        transforms: for a model, what is done to its input before it reads it. Without it, ``module.transforms``.
         meta: facts for the model card, JSON-ready: ``license``, ``datasets``, ``data``, ``recipe``, ``time``,
             ``metrics``, ``limits``, ``classes``, ... Without it, ``module.meta``; of what that has from the weights
             which the module was loaded from, values that are no longer the same (trained further, or rounded by
@@ -84,12 +84,12 @@ def save_pretrained(
         tensors, belongs = _state(module, dtype), {"codec": _codec_entry(module, codec)}
     config: dict[str, Any] = {
         "library": f"cdzoo {__version__}",
-        "kind": "codec" if isinstance(module, Codec) else "model",
+        "kind": "codec" if builder in list_codecs() else "model",  # one that is both is found among the models
         "builder": builder,
         "arguments": module.arguments,
         "repo_id": repo_id,
         "revision": revision,
-        "transforms": transforms.config() if isinstance(transforms, LatentTransform) else None,
+        "transforms": transforms.config() if isinstance(transforms, LatentTransform | CoefficientTransform) else None,
         "meta": _inherited_meta(module, tensors) if meta is None else dict(meta),
         **belongs,
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdzoo._folder import WeightsFolder
 from cdzoo._registry import get_model_weights, get_weight, unknown_name
-from cdzoo.transforms import LatentTransform
+from cdzoo.transforms import InputTransform, LatentTransform
 
 if TYPE_CHECKING:
     from cdzoo.codecs import Codec
@@ -63,8 +63,8 @@ class Weights:
         """``classes``, ``metrics``, ``recipe``, ``license``, ``codec``, ... as stated on the model card."""
         return {**self.source.meta, "codec": self.source.config.get("codec")}
 
-    def transforms(self) -> LatentTransform:
-        """What acts on a ``Latent`` before the network reads it; the identity where nothing is needed."""
+    def transforms(self) -> InputTransform:
+        """What acts on a ``Latent``, or on ``JPEGCoefficients``, before the network reads it; maybe the identity."""
         return self.source.transforms or LatentTransform()
 
     def build_codec(self) -> Codec:
@@ -101,7 +101,7 @@ class WeightsEnum(Enum):
         """See :attr:`Weights.meta`."""
         return self.value.meta
 
-    def transforms(self) -> LatentTransform:
+    def transforms(self) -> InputTransform:
         """See :meth:`Weights.transforms`."""
         return self.value.transforms()
 

@@ -26,7 +26,7 @@ from cdzoo._saving import save_pretrained
 from cdzoo._version import __version__
 from cdzoo.codecs._base import Codec
 from cdzoo.errors import WeightsError
-from cdzoo.transforms import LatentTransform
+from cdzoo.transforms import InputTransform
 
 __all__ = ["download", "from_pretrained", "push_to_hub", "save_pretrained"]
 
@@ -160,7 +160,7 @@ def push_to_hub(
     commit_message: str | None = None,
     dtype: torch.dtype | None = None,
     codec: Codec | None = None,
-    transforms: LatentTransform | None = None,
+    transforms: InputTransform | None = None,
     meta: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> str:

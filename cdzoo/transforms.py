@@ -1,16 +1,19 @@
-"""What a network needs done to a codec's output before it reads it."""
+"""What a network needs done to a codec's output, or to a file's coefficients, before it reads them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo.types import Latent
+from cdzoo.types import JPEGCoefficients, Latent
 
-__all__ = ["LatentTransform"]
+__all__ = ["CoefficientTransform", "InputTransform", "LatentTransform", "transform_from_config"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,72 @@ class LatentTransform:
             size=None if size is None else (size[0], size[1]),
             mean=None if mean is None else tuple(float(m) for m in mean),
         )
+
+
+@dataclass(frozen=True)
+class CoefficientTransform:
+    """Prepare :class:`~cdzoo.types.JPEGCoefficients` for a network: bring a photograph near the size it was trained at.
+
+    Sizes change without leaving the DCT domain, by the low-frequency corner of every block
+    (:func:`cdzoo.data.scale`), and so by powers of two only; nothing is ever enlarged.
+
+    Attributes:
+        shorter_side: pixels that the shorter side comes closest to, in ratio; ``None`` keeps every file's own size.
+    """
+
+    shorter_side: int | None = None
+
+    def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
+        """A batch of files at a 1, 1/2, 1/4 or 1/8 of its size."""
+        factor = self.factor(coefficients.image_size)
+        if factor == 1:
+            return coefficients
+        from cdzoo.data.coefficient_transforms import scale
+
+        return scale(coefficients, factor)
+
+    def factor(self, image_size: tuple[int, int]) -> int:
+        """By how much images of this size ``(H, W)`` are reduced: 1, 2, 4 or 8."""
+        if self.shorter_side is None:
+            return 1
+        ratio = min(image_size) / self.shorter_side
+        return min((1, 2, 4, 8), key=lambda factor: abs(math.log(ratio / factor)))
+
+    def config(self) -> dict[str, object]:
+        """A JSON-ready description; ``CoefficientTransform.from_config`` reads it back."""
+        return {"type": "CoefficientTransform", "shorter_side": self.shorter_side}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> CoefficientTransform:
+        """The transform that :meth:`config` described.
+
+        Raises:
+            ValueError: an unknown key or a value of the wrong form.
+        """
+        unknown = set(config) - {"type", "shorter_side"}
+        side = config.get("shorter_side")
+        if unknown:
+            raise ValueError(f"CoefficientTransform has no setting {sorted(unknown)}; it has shorter_side.")
+        if side is not None and not (isinstance(side, int) and side > 0):
+            raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}.")
+        return cls(side)
+
+
+InputTransform: TypeAlias = LatentTransform | CoefficientTransform
+
+
+def transform_from_config(config: Mapping[str, Any]) -> InputTransform:
+    """The transform that ``config()`` of either kind described; without a ``"type"`` it is one of latents.
+
+    Raises:
+        ValueError: an unknown type or setting, or a value of the wrong form.
+    """
+    kind = config.get("type", "LatentTransform")
+    if kind == "CoefficientTransform":
+        return CoefficientTransform.from_config(config)
+    if kind != "LatentTransform":
+        raise ValueError(f"unknown type {kind!r}; known are LatentTransform and CoefficientTransform.")
+    return LatentTransform.from_config({key: value for key, value in config.items() if key != "type"})
 
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:

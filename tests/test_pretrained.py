@@ -14,9 +14,12 @@ from PIL import Image
 
 import cdzoo
 from cdzoo._weights import PACKAGED, WeightsEnum
+from cdzoo.cli import main
 from cdzoo.codecs import Codec, read_header
 from cdzoo.demo import PHOTO, load_photo
+from cdzoo.errors import WeightsError
 from cdzoo.images import read_image
+from cdzoo.transforms import CoefficientTransform
 
 FOLDERS = sorted(p for p in PACKAGED.iterdir() if p.is_dir())
 MEMBERS: list[WeightsEnum] = [
@@ -58,7 +61,10 @@ def test_folders_are_complete_and_unaltered(folder: Path) -> None:
     assert config["repo_id"] == f"cdzoo/{folder.name}"
 
 
-@pytest.mark.parametrize("member", MEMBERS, ids=str)
+OF_FILES = [member for member in MEMBERS if isinstance(member.transforms(), CoefficientTransform)]
+
+
+@pytest.mark.parametrize("member", [m for m in MEMBERS if m not in OF_FILES], ids=str)
 def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
     codec = member.build_codec()
     assert isinstance(codec, Codec)
@@ -71,6 +77,28 @@ def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
         assert model.codec_fingerprint == codec.fingerprint
         assert model.get_classifier().out_features == len(member.meta["classes"])
         cdzoo.compose(codec, model)
+
+
+@pytest.mark.parametrize("member", OF_FILES, ids=str)
+def test_members_that_read_jpeg_files(member: WeightsEnum) -> None:
+    model = cdzoo.get_model(member.value.source.config["builder"], weights=member).eval()
+    assert model.get_classifier().out_features == len(member.meta["classes"])
+    coefficients = member.transforms()(cdzoo.codecs.read_jpeg(PHOTO))
+    with torch.no_grad():
+        logits = model(coefficients)
+    assert logits.isfinite().all()
+    with pytest.raises(WeightsError, match="no learned codec"):
+        member.build_codec()
+
+
+def test_the_photograph_is_recognised_from_its_coefficients(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(PHOTO), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["jpeg_model"] == {"builder": "jpeg_resnet18", "weights": "JPEGResNet18_Weights.IMAGENETTE_W0375"}
+    (file,) = result["files"]
+    assert (file["image_size"], file["read_size"]) == ([427, 640], [214, 320])
+    assert file["top"][0]["label"] == "church"
+    assert file["top"][0]["probability"] > 0.5
 
 
 @pytest.mark.parametrize("name", cdzoo.list_codecs(pretrained=True))

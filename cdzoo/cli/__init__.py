@@ -1,4 +1,4 @@
-"""The ``cdzoo`` command: list, info, compress, decompress, classify, demo.
+"""The ``cdzoo`` command: list, info, compress, decompress, classify, bench, demo.
 
 Results go to standard output, as text or, with ``--json``, as one JSON document; everything else goes to standard
 error. A file that cannot be processed is reported by name and the others go on.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from cdzoo._version import __version__
-from cdzoo.cli import _classify, _compress, _demo, _show
+from cdzoo.cli import _bench, _classify, _compress, _demo, _show
 from cdzoo.cli._report import EXPECTED, Report, UsageError, explain
 
 __all__ = ["main"]
@@ -58,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cdzoo", description="Networks that read what a codec stores.")
     parser.add_argument("--version", action="version", version=f"cdzoo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (_show, _compress, _classify, _demo):
+    for module in (_show, _compress, _classify, _bench, _demo):
         module.add_commands(commands)
     return parser

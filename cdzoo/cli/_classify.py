@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdzoo._weights import WeightsFolder
 from cdzoo.cli._files import Job, add_inputs, find_jobs
 from cdzoo.cli._load import class_labels, find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
-from cdzoo.codecs import Codec, read_header
+from cdzoo.codecs import Codec, read_header, read_jpeg, read_jpeg_header
 from cdzoo.compose import CompressedDomainModel, compose
+from cdzoo.data.coefficient_transforms import upright
+from cdzoo.errors import CdzooError
+from cdzoo.transforms import CoefficientTransform
 
 __all__ = ["CLASSIFIERS", "Classifier", "add_commands", "codec_for", "pair", "top_classes"]
 
@@ -34,15 +38,22 @@ class Classifier(NamedTuple):
     facts: dict[str, Any]
 
 
+class _WrongInputError(CdzooError, ValueError):
+    """The network that was asked for reads something else than files of this kind hold."""
+
+
 def add_commands(commands: Any) -> None:
     """Add the parser."""
     parser = commands.add_parser(
         "classify",
         help="what compressed files show, without decoding them to pixels",
-        description="Classify .cdz streams from their latents: the pixels are not rebuilt.",
+        description="Classify JPEG files from their DCT coefficients, at their own size or a power of two below it, "
+        "and .cdz streams from their latents: the pixels are not rebuilt.",
     )
-    add_inputs(parser, "FILE", "a .cdz stream, or a folder that is searched for streams")
-    parser.add_argument("--model", metavar="NAME", help="network (fa_cresnet39, or what the weights are for)")
+    add_inputs(parser, "FILE", "a JPEG file, a .cdz stream, or a folder that is searched for both")
+    parser.add_argument(
+        "--model", metavar="NAME", help="network (jpeg_resnet18 or fa_cresnet39, or what the weights are for)"
+    )
     parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
     parser.add_argument("--codec", metavar="NAME|FOLDER", help="codec, by default the one that the weights belong to")
     parser.add_argument("--top", type=_positive, default=5, metavar="N", help="how many classes to show (5)")
@@ -68,13 +79,22 @@ def pair(args: argparse.Namespace) -> tuple[CompressedDomainModel, dict[str, Any
     """The network of ``--model`` and ``--weights`` with its codec (or ``--codec``'s), and facts about both."""
     device = get_device(args.device)
     source = find_weights(args.model, args.weights, default="fa_cresnet39")
-    if source.config["kind"] != "model":
-        raise UsageError(f"weights {source} are for {source.config['builder']}, which is a codec; name a network's.")
+    _check_is_network(source)
+    if args.codec is None and not source.codec_entry:
+        raise _WrongInputError(
+            f"{source} are weights of {source.config['builder']}, which name no codec whose latents they read; leave "
+            "--model and --weights out, or name the codec with --codec."
+        )
     # the codec first: it is what is most often missing
     codec = codec_for(args.codec) or source.build_codec()
     network = compose(codec, load(source)).to(device).eval()
     identity = {"name": codec.name, "fingerprint": codec.fingerprint}
     return network, {"model": shown_source(source), "codec": identity}
+
+
+def _check_is_network(source: WeightsFolder) -> None:
+    if source.config["kind"] != "model":
+        raise UsageError(f"weights {source} are for {source.config['builder']}, which is a codec; name a network's.")
 
 
 def _latent_classifier(args: argparse.Namespace) -> Classifier:
@@ -89,7 +109,38 @@ def _latent_classifier(args: argparse.Namespace) -> Classifier:
     return Classifier(logits, getattr(network.model, "meta", {}), facts)
 
 
-CLASSIFIERS: dict[str, Callable[[argparse.Namespace], Classifier]] = {".cdz": _latent_classifier}
+def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
+    from cdzoo.models.jpeg_resnet import JPEGClassifier
+
+    device = get_device(args.device)
+    source = find_weights(args.model, args.weights, default="jpeg_resnet18")
+    _check_is_network(source)
+    network = load(source).to(device)
+    if not isinstance(network, JPEGClassifier):
+        raise _WrongInputError(
+            f"{source} are weights of {source.config['builder']}, which does not read JPEG coefficients; leave --model "
+            "and --weights out, or run 'cdzoo compress' on images first and classify the .cdz."
+        )
+    saved = source.transforms
+    transforms = saved if isinstance(saved, CoefficientTransform) else CoefficientTransform()
+
+    def logits(data: bytes) -> tuple[Tensor, dict[str, Any]]:
+        header = read_jpeg_header(data)
+        coefficients = upright(read_jpeg(data), header.orientation)
+        reduced = transforms(coefficients)
+        with torch.no_grad():
+            scores = network(reduced.to(device))
+        size, read = coefficients.image_size, reduced.image_size
+        bpp = 8 * len(data) / (header.image_size[0] * header.image_size[1])
+        return scores, {"image_size": list(size), "bpp": bpp, "read_size": list(read)}
+
+    return Classifier(logits, getattr(network, "meta", {}), {"jpeg_model": shown_source(source)})
+
+
+CLASSIFIERS: dict[str, Callable[[argparse.Namespace], Classifier]] = {
+    ".cdz": _latent_classifier,
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _coefficient_classifier),
+}
 """Suffix of a file -> how such files are classified; a way is prepared once, if a file needs it."""
 
 
@@ -97,9 +148,13 @@ def classify(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo classify``."""
     jobs = find_jobs(args.inputs, CLASSIFIERS.keys(), report)
     needed = {prepare for job in jobs if (prepare := CLASSIFIERS.get(job.source.suffix.lower())) is not None}
-    prepared = {prepare: prepare(args) for prepare in needed}
-    for classifier in prepared.values():
-        report.facts |= classifier.facts
+    prepared: dict[Callable[[argparse.Namespace], Classifier], Classifier | _WrongInputError] = {}
+    for prepare in needed:
+        try:
+            prepared[prepare] = classifier = prepare(args)
+            report.facts |= classifier.facts
+        except _WrongInputError as error:  # concerns files of this kind only
+            prepared[prepare] = error
 
     def work(job: Job) -> dict[str, Any]:
         os.stat(job.source)  # that a file does not exist is worth more than a word about its suffix
@@ -109,8 +164,11 @@ def classify(args: argparse.Namespace, report: Report) -> None:
                 f"{job.source.suffix or 'no suffix'} is not among what is classified ({', '.join(CLASSIFIERS)}); "
                 "run 'cdzoo compress' on images first, and classify the .cdz."
             )
-        scores, facts = prepared[prepare].logits(job.source.read_bytes())
-        return {**facts, "top": top_classes(scores, prepared[prepare].meta, args.top)}
+        classifier = prepared[prepare]
+        if isinstance(classifier, _WrongInputError):
+            raise classifier
+        scores, facts = classifier.logits(job.source.read_bytes())
+        return {**facts, "top": top_classes(scores, classifier.meta, args.top)}
 
     report.each(jobs, _source, work)
 
@@ -148,8 +206,10 @@ def rank_lines(top: list[dict[str, Any]]) -> list[str]:
 def _render(report: Report) -> str:
     lines = []
     for entry in report.good():
-        facts = "".join(f"  {shown}" for shown in (width_x_height(entry["image_size"]), f"{entry['bpp']:.4f} bpp"))
-        lines += [entry["file"] + facts, *rank_lines(entry["top"])]
+        facts = [width_x_height(entry["image_size"]), f"{entry['bpp']:.4f} bpp"]
+        if entry.get("read_size", entry["image_size"]) != entry["image_size"]:
+            facts.append(f"read at {width_x_height(entry['read_size'])}")
+        lines += ["  ".join([entry["file"], *facts]), *rank_lines(entry["top"])]
     return "\n".join(lines)
 
 

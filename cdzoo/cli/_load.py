@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs
+from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models
 from cdzoo._weights import WeightsFolder, resolve_weights
 from cdzoo.cli._report import UsageError
 from cdzoo.codecs import Codec
@@ -58,7 +58,7 @@ def load(source: WeightsFolder) -> nn.Module:
 def load_codec(builder: str | None, weights: str) -> Codec:
     """A codec with weights; arguments as in :func:`find_weights`."""
     source = find_weights(builder, weights, default="bmshj2018_hyperprior")
-    if source.config["kind"] != "codec":
+    if source.codec_entry is not source.config:
         raise UsageError(f"weights {source} are for {source.config['builder']}, which is no codec.")
     codec = load(source)
     assert isinstance(codec, Codec)
@@ -71,7 +71,7 @@ def load_writer(codec: str, fingerprint: str) -> Codec:
     Raises:
         PairingError: none of them has the stream's fingerprint.
     """
-    for name in list_codecs(codec, pretrained=True):
+    for name in [*list_codecs(codec, pretrained=True), *list_models(codec, pretrained=True)]:
         for member in get_model_weights(name):
             if member.value.source.config.get("fingerprint") == fingerprint:
                 return member.build_codec()

@@ -1,5 +1,24 @@
-"""Data in the compressed domain: folders and shards of streams, batches of one image size, collate functions."""
+"""Data in the compressed domain: folders and shards of streams and JPEG files, batches of one geometry, transforms."""
 
+from cdzoo.data.coefficient_shards import CoefficientShards as CoefficientShards
+from cdzoo.data.coefficient_transforms import CenterCrop as CenterCrop
+from cdzoo.data.coefficient_transforms import RandomCrop as RandomCrop
+from cdzoo.data.coefficient_transforms import RandomHorizontalFlip as RandomHorizontalFlip
+from cdzoo.data.coefficient_transforms import RandomRotation90 as RandomRotation90
+from cdzoo.data.coefficient_transforms import RandomVerticalFlip as RandomVerticalFlip
+from cdzoo.data.coefficient_transforms import Scale as Scale
+from cdzoo.data.coefficient_transforms import alignment as alignment
+from cdzoo.data.coefficient_transforms import center_crop as center_crop
+from cdzoo.data.coefficient_transforms import crop as crop
+from cdzoo.data.coefficient_transforms import gray_to_ycbcr as gray_to_ycbcr
+from cdzoo.data.coefficient_transforms import horizontal_flip as horizontal_flip
+from cdzoo.data.coefficient_transforms import rotate as rotate
+from cdzoo.data.coefficient_transforms import scale as scale
+from cdzoo.data.coefficient_transforms import transpose as transpose
+from cdzoo.data.coefficient_transforms import upright as upright
+from cdzoo.data.coefficient_transforms import vertical_flip as vertical_flip
+from cdzoo.data.coefficients import CoefficientDataset as CoefficientDataset
+from cdzoo.data.collate import collate_coefficients as collate_coefficients
 from cdzoo.data.collate import collate_latents as collate_latents
 from cdzoo.data.sampler import SizeBucketSampler as SizeBucketSampler
 from cdzoo.data.shard_writer import write_shards as write_shards

@@ -1,36 +1,24 @@
-"""Streams to latents, many at a time, and what becomes of those that cannot be read."""
+"""Files to samples, many at a time, and what becomes of those that cannot be read."""
 
 from __future__ import annotations
 
-import copy
-import importlib
 import logging
-import re
-from collections.abc import Callable, Sequence
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-import torch
+from cdzoo.errors import CdzooError
 
-from cdzoo.codecs import Codec
-from cdzoo.codecs.container import _FIXED, MAGIC
-from cdzoo.errors import BitstreamError, CdzooError, PairingError
-from cdzoo.types import Latent
+__all__ = ["MAX_STREAM_BYTES", "Decoder", "ErrorPolicy", "OnError", "in_threads"]
 
-__all__ = ["HEAD_BYTES", "MAX_STREAM_BYTES", "ErrorPolicy", "OnError", "StreamDecoder", "peek_image_size"]
-
+T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 OnError = Literal["raise", "skip"] | Callable[[Exception], None]
 MAX_STREAM_BYTES = 256 << 20
 """Files and shard members beyond this are not loaded; an image at the pixel limit has it at 12 bits per pixel."""
-HEAD_BYTES = _FIXED.size
 _log = logging.getLogger("cdzoo.data")
-
-
-def peek_image_size(head: bytes) -> tuple[int, int] | None:
-    """``(H, W)`` from the first ``HEAD_BYTES`` bytes of a stream, unverified; ``None`` if it is no stream."""
-    if len(head) < HEAD_BYTES or head[: len(MAGIC)] != MAGIC:
-        return None
-    *_, height, width, _ = _FIXED.unpack_from(head)
-    return height, width
 
 
 class ErrorPolicy:
@@ -52,53 +40,96 @@ class ErrorPolicy:
             self._on_error(error)
 
 
-class StreamDecoder:
-    """Decodes streams of any sizes, those of one size together.
+class Decoder(ABC, Generic[T]):
+    """What a dataset has to know about one kind of file; ``T`` is what the files become.
 
-    Keeps a copy of the codec on the CPU: worker processes must not touch an accelerator, and a codec that is being
-    trained would change under them.
+    Attributes:
+        suffixes: what such files are called, in lower case, with the dot.
+        error: what damaged files raise.
+        head_sizes: how many of a file's first bytes to look at for its bucket key; the next where one is too few.
+        num_threads: files to read at the same time.
     """
 
-    def __init__(self, codec: Codec, transform: Callable[[Latent], Latent] | None, max_pixels: int | None) -> None:
-        if not isinstance(codec, Codec):
-            raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec.")
-        self.codec = copy.deepcopy(codec).cpu().eval().requires_grad_(False)
-        # The coding tables are derived and the compiled loops loaded here, once, and not in every forked worker.
-        self.codec.fingerprint  # noqa: B018
-        importlib.import_module("cdzoo.codecs._rans")
-        self._transform, self._max_pixels = transform, max_pixels
+    suffixes: ClassVar[tuple[str, ...]]
+    error: ClassVar[type[CdzooError]]
+    head_sizes: ClassVar[tuple[int, ...]]
 
-    def __call__(self, names: Sequence[str], streams: Sequence[bytes | Exception]) -> list[Latent | Exception]:
-        """Each stream's latent ``(1, M, h, w)``, transformed, or its error, whose message begins with the name.
+    def __init__(self, transform: Callable[[T], T] | None) -> None:
+        self._transform = transform
 
-        Errors in place of streams are handed on.
+    @property
+    def num_threads(self) -> int:
+        return 1
+
+    @abstractmethod
+    def bucket_key(self, head: bytes) -> Hashable:
+        """What files of one batch have in common, from the first bytes of a file; raises :class:`CdzooError`."""
+
+    @abstractmethod
+    def named(self, error: CdzooError, name: str) -> CdzooError:
+        """The same error with the name of the file in its message."""
+
+    @abstractmethod
+    def collate(self, samples: Any) -> Any:
+        """The collate function."""
+
+    @abstractmethod
+    def _decode(self, files: Sequence[bytes]) -> list[T | CdzooError]:
+        """Each file's sample (a batch of one) or error."""
+
+    def peek(self, name: str, read: Callable[[int], bytes]) -> Hashable:
+        """The bucket key of the file ``name`` or, returned and not raised, its error; ``read`` takes a byte count."""
+        for size in self.head_sizes:
+            try:
+                head = read(size)
+            except (CdzooError, OSError) as error:
+                return error
+            try:
+                return self.bucket_key(head)
+            except CdzooError as error:
+                found = error
+                if len(head) < size:
+                    break
+        return _caused(self.named(found, name), found)
+
+    def __call__(self, names: Sequence[str], files: Sequence[bytes | Exception]) -> list[T | Exception]:
+        """Each file's sample, transformed, or its error, whose message begins with the name.
+
+        Errors in place of files are handed on.
         """
-        results: list[Latent | Exception] = list(streams)  # type: ignore[arg-type]
-        groups: dict[tuple[int, int] | None, list[int]] = {}
-        for position, stream in enumerate(streams):
-            if not isinstance(stream, Exception):
-                groups.setdefault(peek_image_size(stream), []).append(position)
-        for size, positions in groups.items():
-            found = self._decode([streams[p] for p in positions], together=size is not None)  # type: ignore[misc]
-            for position, result in zip(positions, found, strict=True):
-                results[position] = _named(result, names[position]) if isinstance(result, CdzooError) else result
-        if self._transform is not None:
-            results = [self._transform(result) if isinstance(result, Latent) else result for result in results]
+        decoded = iter(self._decode([file for file in files if not isinstance(file, Exception)]))
+        results: list[T | Exception] = []
+        for name, file in zip(names, files, strict=True):
+            if isinstance(file, Exception):
+                results.append(file)
+                continue
+            sample = next(decoded)
+            if isinstance(sample, CdzooError):
+                results.append(_caused(self.named(sample, name), sample))
+            else:
+                results.append(self._transformed(sample, name))
         return results
 
-    def _decode(self, streams: Sequence[bytes], *, together: bool) -> list[Latent | CdzooError]:
-        if not together:
-            return [result for stream in streams for result in self._decode([stream], together=True)]
+    def _transformed(self, sample: T, name: str) -> T:
+        if self._transform is None:
+            return sample
         try:
-            latent = self.codec.decompress(streams, max_pixels=self._max_pixels)
-        except (BitstreamError, PairingError) as error:
-            # one damaged stream must not take the others with it, and only alone does it show which one it is
-            return [error] if len(streams) == 1 else self._decode(streams, together=False)
-        scales = [None] * len(streams) if latent.scales is None else torch.split(latent.scales, 1)
-        return [Latent(y, s, latent.image_size) for y, s in zip(torch.split(latent.y_hat, 1), scales, strict=True)]
+            return self._transform(sample)
+        except Exception as error:
+            error.add_note(f"in the transform of {name}")
+            raise
 
 
-def _named(error: CdzooError, name: str) -> CdzooError:
-    named = type(error)(f"{name}: {re.sub('^stream 0 of 1:? ', '', str(error))}")
-    named.__cause__ = error
-    return named
+def in_threads(work: Callable[[In], Out], items: Sequence[In], num_threads: int) -> list[Out]:
+    """``[work(item) for item in items]``, several at a time."""
+    num_threads = min(num_threads, len(items))
+    if num_threads < 2:
+        return [work(item) for item in items]
+    # Threads of this call only: a pool that outlives it would not survive a fork into DataLoader workers.
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="cdzoo-data") as pool:
+        return list(pool.map(work, items))
+
+
+def _caused(error: CdzooError, cause: CdzooError) -> CdzooError:
+    error.__cause__ = cause
+    return error

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from cdzoo.data._decode import Decoder, in_threads
 from cdzoo.data._tar import Member, read_member
-from cdzoo.data._webdataset import read_samples
-from cdzoo.errors import BitstreamError
+from cdzoo.data._webdataset import Paths, find_shards, read_samples
 
-__all__ = ["FolderSource", "ShardSource", "Source"]
+__all__ = ["FolderSource", "ShardSource", "Source", "open_source"]
 
 _PIECE = 64
 _THREADS = 16  # reading headers waits for the disk or the network, not for the processor
 
 
 class FolderSource:
-    """Every file with a suffix in a folder and its subfolders (links to folders included), sorted by path.
+    """Every file of a decoder's kind in a folder and its subfolders (links to folders included), sorted by path.
 
     Attributes:
         names: paths relative to the folder, with forward slashes.
     """
 
-    def __init__(self, root: Path, suffix: str) -> None:
-        self.root = root
+    def __init__(self, root: Path, decoder: Decoder[Any]) -> None:
+        self.root, self._decoder = root, decoder
         self.names: list[str] = []
         for folder, _, files in os.walk(root, onerror=_raise, followlinks=True):
             relative = PurePath(folder).relative_to(root)
-            self.names += [(relative / name).as_posix() for name in files if name.lower().endswith(suffix)]
+            self.names += [(relative / name).as_posix() for name in files if name.lower().endswith(decoder.suffixes)]
         self.names.sort()
 
     def path(self, index: int) -> PurePath:
@@ -46,27 +45,25 @@ class FolderSource:
         """A whole file.
 
         Raises:
-            BitstreamError: no regular file, or larger than ``limit``.
+            CdzooError: the decoder's: no regular file, or larger than ``limit``.
             OSError: it has gone, or may not be read.
         """
         path = self.describe(index)
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
-            raise BitstreamError(f"{path}: not a regular file.")
-        if status.st_size > limit:
-            raise BitstreamError(
-                f"{path}: {status.st_size} bytes, more than the limit of {limit}; "
+        size = self._size(path)
+        if size > limit:
+            raise self._decoder.error(
+                f"{path}: {size} bytes, more than the limit of {limit}; "
                 "if you trust the source, pass a larger max_stream_bytes."
             )
         with open(path, "rb") as file:
-            return file.read(limit)
+            return file.read(size)  # a larger count would have Python allocate as much
 
-    def heads(self, count: int) -> list[bytes | OSError]:
-        """The first bytes of every file, or why they cannot be read."""
+    def bucket_keys(self) -> list[Hashable]:
+        """Every file's bucket key, or, in its place, why there is none."""
         pieces = [range(first, min(first + _PIECE, len(self.names))) for first in range(0, len(self.names), _PIECE)]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = pool.map(lambda piece: [self._head(index, count) for index in piece], pieces)
-            return [head for heads in found for head in heads]
+        known: dict[Hashable, Hashable] = {}
+        found = in_threads(lambda piece: [self._bucket_key(index) for index in piece], pieces, _THREADS)
+        return [known.setdefault(key, key) for keys in found for key in keys]
 
     def class_labels(self) -> tuple[list[str], list[int]]:
         """Class names (the folders right below the root, sorted), and each file's class.
@@ -77,7 +74,7 @@ class FolderSource:
         classes = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
         firsts = [name.partition("/")[0] for name in self.names]
         known, used = set(classes), set(firsts)
-        advice = "pass labels=None for latents without labels, or a mapping or function that knows them."
+        advice = "pass labels=None to do without labels, or a mapping or function that knows them."
         outside = [name for name, first in zip(self.names, firsts, strict=True) if first not in known]
         if outside:
             raise ValueError(
@@ -90,15 +87,21 @@ class FolderSource:
         number = {name: position for position, name in enumerate(classes)}
         return classes, [number[first] for first in firsts]
 
-    def _head(self, index: int, count: int) -> bytes | OSError:
+    def _bucket_key(self, index: int) -> Hashable:
         path = self.describe(index)
-        try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                return b""
+
+        def head(count: int) -> bytes:
+            count = min(count, self._size(path))
             with open(path, "rb", buffering=0) as file:
                 return file.read(count)
-        except OSError as error:
-            return error
+
+        return self._decoder.peek(path, head)
+
+    def _size(self, path: str) -> int:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+            raise self._decoder.error(f"{path}: not a regular file.")
+        return status.st_size
 
 
 class ShardSource:
@@ -110,8 +113,7 @@ class ShardSource:
 
     Args:
         shards: paths.
-        suffix: extension of the members wanted, with its dot.
-        head_bytes: how much of each member to keep, for its image size.
+        decoder: of the members wanted.
         with_labels: whether to read ``.cls`` members.
         policy: told of each sample or shard that cannot be read; returns to leave it out.
     """
@@ -119,30 +121,33 @@ class ShardSource:
     def __init__(
         self,
         shards: Sequence[str],
-        suffix: str,
+        decoder: Decoder[Any],
         *,
-        head_bytes: int,
         with_labels: bool,
         policy: Callable[[Exception], None],
     ) -> None:
-        def load(file: BinaryIO, member: Member) -> bytes:
-            file.seek(member.offset)
-            return file.read(min(head_bytes, member.size))
+        def load(file: BinaryIO, member: Member) -> Hashable:
+            def head(count: int) -> bytes:
+                file.seek(member.offset)
+                return file.read(min(count, member.size))
 
-        self.shards = list(shards)
+            return decoder.peek(f"{shard}: {member.name}", head)
+
+        self.shards, self._decoder = list(shards), decoder
         self.names: list[str] = []
         self.labels: list[int] = []
         self._places: list[tuple[int, int, int]] = []
-        self._heads: list[bytes | OSError] = []
+        self._bucket_keys: list[Hashable] = []
+        known: dict[Hashable, Hashable] = {}
         for number, shard in enumerate(self.shards):
-            for sample in read_samples(shard, suffix, load, with_labels=with_labels):
+            for sample in read_samples(shard, decoder.suffixes, load, with_labels=with_labels):
                 if isinstance(sample, Exception):
                     policy(sample)
                     continue
                 self.names.append(sample.member.name)
                 self.labels.append(sample.label)
                 self._places.append((number, sample.member.offset, sample.member.size))
-                self._heads.append(sample.data)
+                self._bucket_keys.append(known.setdefault(sample.data, sample.data))
 
     def path(self, index: int) -> PurePath:
         """What a function for labels gets to see: the member's name."""
@@ -156,19 +161,48 @@ class ShardSource:
         """A whole member.
 
         Raises:
-            BitstreamError: larger than ``limit``, or cut off.
+            CdzooError: larger than ``limit``, which is the decoder's error, or cut off.
             OSError: the shard has gone, or may not be read.
         """
         number, offset, size = self._places[index]
         with open(self.shards[number], "rb") as file:
-            return read_member(file, self.shards[number], Member(self.names[index], offset, size), limit)
+            member = Member(self.names[index], offset, size)
+            return read_member(file, self.shards[number], member, limit, self._decoder.error)
 
-    def heads(self, count: int) -> list[bytes | OSError]:
-        """The first bytes of every member, as they were when the index was made."""
-        return self._heads
+    def bucket_keys(self) -> list[Hashable]:
+        """Every member's bucket key, or why there is none, as it was when the index was made."""
+        return self._bucket_keys
 
 
 Source = FolderSource | ShardSource
+
+
+def open_source(
+    root: Paths, decoder: Decoder[Any], *, labels: object, policy: Callable[[Exception], None]
+) -> FolderSource | ShardSource:
+    """The folder of files, or the shards, that ``root`` names.
+
+    Raises:
+        FileNotFoundError: nothing of the decoder's kind there.
+        ValueError: ``labels`` is a string that does not fit.
+    """
+    files = FolderSource(Path(root), decoder) if isinstance(root, str | os.PathLike) and os.path.isdir(root) else None
+    kind = "folder" if files is not None and files.names else "cls"
+    if isinstance(labels, str) and labels not in ("auto", kind):
+        raise ValueError(f"labels of {root} must be 'auto' or {kind!r}, a mapping, a function or None, not {labels!r}.")
+    if files is not None and files.names:
+        return files
+    wanted = " or ".join(decoder.suffixes)
+    try:
+        shards = find_shards(root)
+    except FileNotFoundError as error:
+        if files is None:
+            raise
+        raise FileNotFoundError(f"no {wanted} file in {root}, and {error}") from None
+    source = ShardSource(shards, decoder, with_labels=isinstance(labels, str), policy=policy)
+    if not source.names:
+        raise FileNotFoundError(f"no sample with a {wanted} member in {len(shards)} shards, first {shards[0]}.")
+    return source
 
 
 def _raise(error: OSError) -> None:

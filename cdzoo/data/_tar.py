@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from cdzoo.errors import BitstreamError
+from cdzoo.errors import BitstreamError, CdzooError
 
 __all__ = ["Member", "read_member", "read_members"]
 
@@ -30,14 +30,17 @@ class Member(NamedTuple):
     size: int
 
 
-def read_member(file: BinaryIO, shard: str, member: Member, limit: int) -> bytes:
-    """The bytes of one member.
+def read_member(
+    file: BinaryIO, shard: str, member: Member, limit: int, too_large: type[CdzooError] = BitstreamError
+) -> bytes:
+    """The bytes of one member. Errors name shard and member.
 
     Raises:
-        BitstreamError: it is larger than ``limit`` (nothing is read then), or cut off; names shard and member.
+        BitstreamError: it is cut off.
+        too_large: it is larger than ``limit``; nothing is read then.
     """
     if member.size > limit:
-        raise BitstreamError(
+        raise too_large(
             f"{shard}: member {member.name!r} has {member.size} bytes, more than the limit of {limit}; "
             "if you trust the source, pass a larger max_stream_bytes."
         )

@@ -11,30 +11,31 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from cdzoo.data._tar import Member, read_member, read_members
-from cdzoo.errors import BitstreamError
+from cdzoo.errors import BitstreamError, CdzooError
 
-__all__ = ["ShardSample", "find_shards", "read_samples"]
+__all__ = ["Paths", "ShardSample", "find_shards", "read_samples"]
 
+T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _KEY = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$", re.DOTALL)
 _BUFFER_BYTES = 1 << 18
 _MAX_LABEL_BYTES = 1024
 
 
-class ShardSample(NamedTuple):
+class ShardSample(NamedTuple, Generic[T]):
     """A sample of a shard.
 
     Attributes:
         member: the file wanted.
-        data: what was loaded of it.
+        data: what was made of it.
         label: the class number in the sample's ``.cls`` member, 0 if not asked for.
     """
 
     member: Member
-    data: bytes
+    data: T
     label: int
 
 
@@ -60,8 +61,8 @@ def find_shards(shards: Paths) -> list[str]:
     for path in paths:
         if not path.endswith(".tar"):
             raise ValueError(
-                f"{path}: shards are plain .tar files; unpack .tar.gz (streams do not shrink), and give the folder of "
-                "single .cdz files to StreamDataset."
+                f"{path}: shards are plain .tar files; unpack .tar.gz (what is in them does not shrink), and of single "
+                "files give the folder."
             )
     if not paths:
         raise ValueError("no shards: give at least one path.")
@@ -69,13 +70,13 @@ def find_shards(shards: Paths) -> list[str]:
 
 
 def read_samples(
-    shard: str, suffix: str, load: Callable[[BinaryIO, Member], bytes], *, with_labels: bool
-) -> Iterator[ShardSample | BitstreamError | OSError]:
+    shard: str, suffixes: Sequence[str], load: Callable[[BinaryIO, Member], T], *, with_labels: bool
+) -> Iterator[ShardSample[T] | CdzooError | OSError]:
     """The samples of one shard front to back, with errors in the place of what cannot be read.
 
     Args:
         shard: its path.
-        suffix: extension of the members wanted, with its dot; samples without one are passed over.
+        suffixes: extensions that the member wanted may have, with dots; samples without one are passed over.
         load: reads what is needed of a member from the open shard.
         with_labels: whether to read ``.cls`` members; their absence is an error then.
     """
@@ -84,18 +85,19 @@ def read_samples(
         with open(shard, "rb", buffering=_BUFFER_BYTES) as file:
             for key, members in _read_groups(file, shard):
                 try:
-                    member = _pick(members, shard, suffix)
+                    member = _pick(members, shard, suffixes)
                     if member is None:
                         continue
                     empty = False
                     label = _read_label(file, shard, key, members) if with_labels else 0
                     sample = ShardSample(member, load(file, member), label)
-                except BitstreamError as error:
+                except CdzooError as error:
                     yield error
                 else:
                     yield sample
         if empty:
-            yield BitstreamError(f"{shard}: no sample has a {suffix} member; is it a shard of something else?")
+            wanted = " or ".join(suffixes)
+            yield BitstreamError(f"{shard}: no sample has a {wanted} member; is it a shard of something else?")
     except (BitstreamError, OSError) as error:
         yield error
 
@@ -118,21 +120,26 @@ def _read_groups(file: BinaryIO, shard: str) -> Iterator[tuple[str, dict[str, Me
         yield key, members
 
 
-def _pick(members: dict[str, Member], shard: str, suffix: str) -> Member | None:
-    member = members.get(suffix[1:])
-    if member is None:
-        for extension, other in members.items():
-            if extension.endswith(suffix):
-                raise BitstreamError(
-                    f"{shard}: member {other.name!r} is a {extension!r} by WebDataset's rule, which takes all after "
-                    f"the first dot; name it without dots before {suffix!r}, as write_shards does."
-                )
-    return member
+def _pick(members: dict[str, Member], shard: str, suffixes: Sequence[str]) -> Member | None:
+    found = [members[suffix[1:]] for suffix in suffixes if suffix[1:] in members]
+    if len(found) > 1:
+        names = " and ".join(repr(member.name) for member in found)
+        raise BitstreamError(f"{shard}: members {names} are one sample by their names; give each a name of its own.")
+    if found:
+        return found[0]
+    for extension, other in members.items():
+        if extension.endswith(tuple(suffixes)):
+            suffix = extension[extension.rindex(".") :]
+            raise BitstreamError(
+                f"{shard}: member {other.name!r} is a {extension!r} by WebDataset's rule, which takes all after "
+                f"the first dot; name it without dots before {suffix!r}, as write_shards does."
+            )
+    return None
 
 
 def _read_label(file: BinaryIO, shard: str, key: str, members: dict[str, Member]) -> int:
     if "cls" not in members:
-        raise BitstreamError(f"{shard}: sample {key!r} has no .cls member; pass labels=None for latents alone.")
+        raise BitstreamError(f"{shard}: sample {key!r} has no .cls member; pass labels=None to do without.")
     data = read_member(file, shard, members["cls"], _MAX_LABEL_BYTES)
     try:
         return int(data)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from cdzoo.types import Latent
+from cdzoo.types import JPEGCoefficients, Latent
 
-__all__ = ["collate_latents"]
+__all__ = ["collate_coefficients", "collate_latents"]
+
+T = TypeVar("T", Latent, JPEGCoefficients)
 
 
 def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Latent, Any]]) -> Latent | tuple[Latent, Any]:
@@ -30,16 +33,54 @@ def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Latent, Any]]) ->
     Raises:
         ValueError: no samples, unequal image sizes, or scales in some samples only.
     """
-    if isinstance(samples, Latent) or (len(samples) == 2 and _is_batch(samples)):
-        return samples  # type: ignore[return-value]
+    return _collate(samples, Latent, _join_latents, "collate_latents")
+
+
+def collate_coefficients(
+    samples: Sequence[JPEGCoefficients] | Sequence[tuple[JPEGCoefficients, Any]],
+) -> JPEGCoefficients | tuple[JPEGCoefficients, Any]:
+    """Collate function for JPEG coefficients of one geometry, with or without labels.
+
+    What is a batch already, as the items of :class:`~cdzoo.data.CoefficientShards` with a ``batch_size``, passes
+    through. Samples that lie one behind the other in memory, as a dataset without a transform gives them, are not
+    copied: the batch shares their memory then.
+
+    Args:
+        samples: coefficients with ``planes`` ``K x (b, Hb, Wb, 8, 8)``, or pairs of such (``b = 1``) and a label.
+
+    Returns:
+        coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)``, or a pair of them and the labels: ``(B,)`` int64 if
+        all are integers, otherwise what ``torch.utils.data.default_collate`` makes of them.
+
+    Raises:
+        ValueError: no samples, or unequal image sizes, sampling factors, colour spaces or shapes.
+    """
+    return _collate(samples, JPEGCoefficients, _join_coefficients, "collate_coefficients")
+
+
+def _collate(samples: Any, kind: type[T], join: Callable[[Sequence[T]], T], name: str) -> T | tuple[T, Any]:
+    if isinstance(samples, kind) or (len(samples) == 2 and _is_batch(samples, kind)):
+        return samples  # type: ignore[no-any-return]
     if not samples:
-        raise ValueError("collate_latents got no samples.")
-    if not isinstance(samples[0], Latent):
-        pairs: Sequence[tuple[Latent, Any]] = samples  # type: ignore[assignment]
-        latent = collate_latents([pair[0] for pair in pairs])
-        assert isinstance(latent, Latent)
-        return latent, _collate_labels([pair[1] for pair in pairs])
-    latents: Sequence[Latent] = samples  # type: ignore[assignment]
+        raise ValueError(f"{name} got no samples.")
+    if isinstance(samples[0], kind):
+        return join(samples)
+    return join([pair[0] for pair in samples]), _collate_labels([pair[1] for pair in samples])
+
+
+def _is_batch(samples: Any, kind: type) -> bool:
+    """A pair of a batch and its labels, as opposed to two samples."""
+    return isinstance(samples, tuple) and isinstance(samples[0], kind) and not isinstance(samples[1], kind)
+
+
+def _collate_labels(labels: list[Any]) -> Any:
+    try:
+        return torch.tensor([operator.index(label) for label in labels], dtype=torch.int64)
+    except TypeError:
+        return default_collate(labels)
+
+
+def _join_latents(latents: Sequence[Latent]) -> Latent:
     sizes = {latent.image_size for latent in latents}
     if len(sizes) > 1:
         raise ValueError(
@@ -54,13 +95,45 @@ def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Latent, Any]]) ->
     )
 
 
-def _is_batch(samples: Any) -> bool:
-    """A pair of a latent and its labels, as opposed to two samples."""
-    return isinstance(samples, tuple) and isinstance(samples[0], Latent) and not isinstance(samples[1], Latent)
+def _join_coefficients(files: Sequence[JPEGCoefficients]) -> JPEGCoefficients:
+    first = files[0]
+    for number, file in enumerate(files):
+        if file[2:] != first[2:]:
+            raise ValueError(
+                f"coefficients of unequal geometry in one batch: sample 0 is {_geometry(first)}, and sample {number} "
+                f"{_geometry(file)}; group the files, as cdzoo.data.SizeBucketSampler does, bring them to one size "
+                "in the dataset's transform, or, if only grey files differ, give the dataset gray='ycbcr'."
+            )
+    shapes = [[tuple(plane.shape[1:]) for plane in file.planes] for file in files]
+    for number, own in enumerate(shapes):
+        if own != shapes[0]:
+            raise ValueError(
+                f"coefficients of one geometry, {_geometry(first)}, with planes of unequal shapes in one batch: "
+                f"{shapes[0]} in sample 0, {own} in sample {number}; a transform that cuts or pads planes has to say "
+                "so in image_size."
+            )
+    planes = zip(*[file.planes for file in files], strict=True)
+    return first._replace(planes=tuple(map(_cat, planes)), qtables=_cat([file.qtables for file in files]))
 
 
-def _collate_labels(labels: list[Any]) -> Any:
-    try:
-        return torch.tensor([operator.index(label) for label in labels], dtype=torch.int64)
-    except TypeError:
-        return default_collate(labels)
+def _geometry(file: JPEGCoefficients) -> str:
+    height, width = file.image_size
+    return f"{height}x{width} pixels of {file.color_space!r}, sampling {file.sampling}"
+
+
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    """``torch.cat`` without a copy where the parts, one behind the other, are all that their memory holds."""
+    first, end = parts[0], 0
+    storage = first.untyped_storage()
+    for part in parts:
+        if (
+            not part.is_contiguous()
+            or part.dtype != first.dtype
+            or part.storage_offset() != end
+            or part.untyped_storage().data_ptr() != storage.data_ptr()
+        ):
+            return torch.cat(list(parts))
+        end += part.numel()
+    if end * first.element_size() != storage.nbytes():
+        return torch.cat(list(parts))
+    return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())

@@ -1,9 +1,9 @@
-"""Batches of one image size."""
+"""Batches of one image size, or of whatever else the samples of a batch must share."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,9 @@ from torch.utils.data import Sampler, Subset
 
 __all__ = ["SizeBucketSampler", "replica"]
 
-Sizes = Sequence[tuple[int, int] | None]
-
 
 class SizeBucketSampler(Sampler[list[int]]):
-    """Batch sampler whose batches hold images of one size only.
+    """Batch sampler whose batches hold images of one size only; JPEG files of one sampling and colour space, too.
 
     The order depends on ``seed`` and on the epoch, and on nothing else: as with torch's ``DistributedSampler``, call
     ``set_epoch`` before each epoch, or every epoch goes through the data in the same order. ::
@@ -27,9 +25,11 @@ class SizeBucketSampler(Sampler[list[int]]):
             for latent, labels in loader: ...
 
     Args:
-        data: a :class:`~cdzoo.data.StreamDataset` (or a ``torch.utils.data.Subset`` of one), whose headers are read
-            for the sizes; or the sizes themselves, ``(H, W)`` for each sample, ``None`` to leave a sample out.
-        batch_size: samples in a batch; the last batch of a size may have fewer.
+        data: a :class:`~cdzoo.data.StreamDataset` or :class:`~cdzoo.data.CoefficientDataset` (or a
+            ``torch.utils.data.Subset`` of one), whose ``bucket_keys()`` are read from the files' headers; or such keys
+            themselves: for each sample a hashable value, such as ``(H, W)``, that all samples of a batch share, or
+            ``None`` to leave it out.
+        batch_size: samples in a batch; the last batch of a key may have fewer.
         shuffle: put samples and batches into a random order.
         seed: of that order; the same on all ranks.
         drop_last: leave out the batches that have fewer samples.
@@ -41,6 +41,7 @@ class SizeBucketSampler(Sampler[list[int]]):
 
     Raises:
         ValueError: a batch size below 1, or a rank outside ``[0, num_replicas)``.
+        TypeError: ``data`` is neither such a dataset nor a sequence of keys.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class SizeBucketSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = replica(num_replicas, rank)
         self.even_ranks = even_ranks
         self.epoch = 0
-        buckets: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(_sizes_of(data)):
-            if size is not None:
-                buckets.setdefault((size[0], size[1]), []).append(index)
+        buckets: dict[Hashable, list[int]] = {}
+        for index, key in enumerate(_keys_of(data)):
+            if key is not None:
+                buckets.setdefault(tuple(key) if isinstance(key, list) else key, []).append(index)
         self._buckets = [torch.tensor(indices) for indices in buckets.values()]
 
     def set_epoch(self, epoch: int) -> None:
@@ -109,16 +110,16 @@ def replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
     return num_replicas, rank
 
 
-def _sizes_of(data: Any) -> Sizes:
+def _keys_of(data: Any) -> Sequence[Any]:
     if isinstance(data, Subset):
-        sizes = _sizes_of(data.dataset)
-        return [sizes[index] for index in data.indices]
-    if hasattr(data, "image_sizes"):
-        found: Sizes = data.image_sizes()
+        keys = _keys_of(data.dataset)
+        return [keys[index] for index in data.indices]
+    if hasattr(data, "bucket_keys"):
+        found: Sequence[Any] = data.bucket_keys()
         return found
     if not isinstance(data, Sequence):
         raise TypeError(
-            f"SizeBucketSampler needs a StreamDataset or a list of (H, W), not {type(data).__name__}; "
-            "StreamShards sorts by size itself, with its batch_size."
+            "SizeBucketSampler needs a StreamDataset, a CoefficientDataset or a list of keys such as (H, W), not "
+            f"{type(data).__name__}; one like StreamShards sorts by size itself, with its batch_size."
         )
     return data

@@ -1,4 +1,4 @@
-"""Streams to WebDataset shards."""
+"""Streams and JPEG files to WebDataset shards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cdzoo.codecs import read_header
-from cdzoo.errors import BitstreamError
+from cdzoo.codecs import read_header, read_jpeg
+from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, jpeg_error
+from cdzoo.errors import BitstreamError, JPEGError
 
 __all__ = ["write_shards"]
 
@@ -29,14 +30,16 @@ def write_shards(
     max_count: int = 10_000,
     max_bytes: int = 1_000_000_000,
 ) -> list[Path]:
-    """Pack ``.cdz`` files into WebDataset shards: plain tar files with ``key.cdz`` and, with labels, ``key.cls``.
+    """Pack ``.cdz`` files, or JPEG files, into WebDataset shards: plain tar files with ``key.cdz`` or ``key.jpg`` and,
+    with labels, ``key.cls``.
 
     Keys are running numbers with the files' stems, so that they are unique. Shuffle the files first: a reader shuffles
     within a buffer only. The same files give the same bytes. A shard takes its name when it is complete; what was
     completed before an error stays.
 
     Args:
-        streams: paths, or pairs of a path and its class number.
+        streams: paths, or pairs of a path and its class number. Files called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``
+            are JPEG files.
         directory: where to write; made if need be.
         pattern: file name of a shard, with one ``{}`` field for its number.
         max_count: samples in a shard, at most.
@@ -47,9 +50,10 @@ def write_shards(
 
     Raises:
         BitstreamError: a file that is no undamaged ``.cdz`` stream; names it.
+        JPEGError: likewise, for JPEG files.
         FileExistsError: there are such shards in the directory already.
         OSError: a file cannot be read, or a shard not be written.
-        ValueError: limits below 1, a pattern without a number, or streams with and without labels.
+        ValueError: limits below 1, a pattern without a number, files of both kinds, or with and without labels.
     """
     directory = Path(directory)
     if max_count < 1 or max_bytes < 1:
@@ -84,19 +88,30 @@ def write_shards(
 
 def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
     labelled: bool | None = None
+    kind = ""
     for number, item in enumerate(streams):
         source, label = (item, None) if isinstance(item, str | os.PathLike) else item
         if labelled not in (None, label is not None):
             raise ValueError(f"{source}: streams come with labels and without; give all of them one, or none.")
         labelled = label is not None
+        suffix = ".jpg" if os.fspath(source).lower().endswith(JPEG_SUFFIXES) else ".cdz"
+        if kind not in ("", suffix):
+            # a dataset passes over the other kind in silence
+            raise ValueError(f"{source}: streams and JPEG files in the same shards; write shards for each.")
+        kind = suffix
         stream = Path(source).read_bytes()
         try:
-            read_header(stream, max_pixels=None)
+            if kind == ".jpg":
+                read_jpeg(stream, max_pixels=None)
+            else:
+                read_header(stream, max_pixels=None)
         except BitstreamError as error:
             raise BitstreamError(f"{source}: {error}") from error
+        except JPEGError as error:
+            raise jpeg_error(error, os.fspath(source)) from error
         # WebDataset's key ends at the first dot
         key = f"{number:08d}-{Path(source).stem.replace('.', '_')}"
-        members = [_member(f"{key}.cdz", stream)]
+        members = [_member(f"{key}{kind}", stream)]
         if label is not None:
             members.append(_member(f"{key}.cls", str(operator.index(label)).encode()))
         yield members

@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.errors import WeightsError
 from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
 from cdzoo.models._classifier import Classifier, init_resnet_weights
 from cdzoo.ops.jpeg_conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.ops.jpeg_entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class JPEGClassifier(Classifier):
     """A classifier behind a :class:`~cdzoo.ops.jpeg_entrance.JPEGEntrance`; the base of both networks here."""
 
     entrance: JPEGEntrance
+    transforms: CoefficientTransform = CoefficientTransform()
 
     def _finish(self, num_features: int, num_classes: int) -> None:
         self._add_head(num_features, num_classes)
@@ -318,7 +320,10 @@ def _jpeg_resnet(builder: Callable[..., JPEGResNet], weights: WeightsLike, **giv
 
 
 class JPEGResNet18_Weights(WeightsEnum):
-    """Weights of :func:`jpeg_resnet18`: none published yet."""
+    """Weights of :func:`jpeg_resnet18`."""
+
+    IMAGENETTE_W0375 = Weights("jpeg-resnet18-w0375-imagenette")
+    DEFAULT = IMAGENETTE_W0375
 
 
 @register_model(weights=JPEGResNet18_Weights)

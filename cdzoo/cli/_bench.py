@@ -1,0 +1,82 @@
+"""``cdzoo bench``: how fast this machine gets from files to labels."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cdzoo.bench import Timing, bench_jpeg
+from cdzoo.cli._report import Report, table
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parser."""
+    parser = commands.add_parser(
+        "bench",
+        help="how fast this machine gets from files to labels",
+        description="Compare ways from the bytes of files to logits, in one run. Close other programs first.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    jpeg = kinds.add_parser(
+        "jpeg",
+        help="a network on coefficients, beside decoding and the network on pixels",
+        description="A network of torchvision over the coefficients of JPEG files (fused, factored), beside decoding "
+        "them with libjpeg-turbo and running it on pixels: inference and training.",
+    )
+    jpeg.add_argument("--model", default="resnet18", metavar="NAME", help="a classifier of torchvision (resnet18)")
+    jpeg.add_argument("--sizes", type=_count, nargs="+", default=[224], metavar="PX", help="sides of the files (224)")
+    jpeg.add_argument("--batch", type=_count, default=8, metavar="N", help="files in a batch (8)")
+    jpeg.add_argument("--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help="thread counts (1 2)")
+    jpeg.add_argument("--modes", nargs="+", choices=["fused", "factored"], default=["fused", "factored"])
+    jpeg.add_argument("--tasks", nargs="+", choices=["inference", "training"], default=["inference", "training"])
+    jpeg.add_argument("--quality", type=_count, default=75, metavar="Q", help="of the files, 1 to 95 (75)")
+    jpeg.add_argument("--rounds", type=_count, default=7, metavar="N", help="medians are taken over so many (7)")
+    jpeg.add_argument("--photo", metavar="FILE", help="an image to cut the files from, in place of the packaged one")
+    jpeg.add_argument("--json", action="store_true", help="print one JSON document")
+    jpeg.set_defaults(run=_jpeg, render=_render_jpeg)
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _jpeg(args: argparse.Namespace, report: Report) -> None:
+    rows = bench_jpeg(
+        model=args.model,
+        sizes=args.sizes,
+        batch=args.batch,
+        threads=args.threads,
+        modes=args.modes,
+        tasks=args.tasks,
+        quality=args.quality,
+        rounds=args.rounds,
+        photo=args.photo,
+    )
+    report.facts["model"] = args.model
+    report.facts["quality"] = args.quality
+    report.facts["rows"] = measured = []
+    for row in rows:  # one by one, so that an interruption keeps what was measured
+        measured.append(row._asdict())
+
+
+def _render_jpeg(report: Report) -> str:
+    rows = [Timing(**row) for row in report.facts["rows"]]
+    header = ("task", ">px", ">batch", ">threads", "way", ">images/s", ">speedup", ">reading files")
+    cells = (
+        (
+            row.task,
+            str(row.size),
+            str(row.batch),
+            str(row.threads),
+            row.way,
+            f"{row.images_per_second:.1f}",
+            f"{row.speedup:.2f}x",
+            f"{100 * row.reading:.0f} %",
+        )
+        for row in rows
+    )
+    return f"{report.facts['model']}, JPEG of quality {report.facts['quality']}\n{table(header, cells)}"
