@@ -151,7 +151,7 @@ def get_weight(name: str) -> WeightsEnum:
 
 # -- building ----------------------------------------------------------------------------------------------------
 
-_SMALLEST = {"N": 1, "M": 1, "in_channels": 1, "num_classes": 0}
+_SMALLEST = {"N": 1, "M": 1, "latent_channels": 1, "in_channels": 1, "num_classes": 0}
 
 
 def _check_sizes(arguments: Mapping[str, Any]) -> None:
@@ -181,7 +181,7 @@ def build(
 
     Raises:
         ValueError: the caller gave an argument that differs from what the weights were trained with, or a size
-            (``N``, ``M``, ``in_channels``, ``num_classes``, ``width``) that nothing can have.
+            (``N``, ``M``, ``latent_channels``, ``in_channels``, ``num_classes``, ``width``) that nothing can have.
         WeightsError: the weights cannot be had or loaded.
     """
     from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle

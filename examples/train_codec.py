@@ -32,6 +32,9 @@ import cdzoo
 from cdzoo.codecs import Codec, read_header
 
 
+CODECS = ("bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean")  # those with an entropy model
+
+
 def load_images(root: Path, min_size: int) -> list[np.ndarray]:
     """Every image that is not held out, decoded once, as ``(H, W, 3)`` uint8."""
     files = [f for f in sorted(root.rglob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
@@ -93,7 +96,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of training images, searched recursively")
     parser.add_argument("--test", type=Path, help="folder of images to measure the result on")
     parser.add_argument("--out", type=Path, default=Path("runs/codec"))
-    parser.add_argument("--codec", default="bmshj2018_hyperprior", choices=cdzoo.list_codecs())
+    parser.add_argument("--codec", default="bmshj2018_hyperprior", choices=CODECS)
     parser.add_argument("--N", type=int, default=48)
     parser.add_argument("--M", type=int, default=64)
     parser.add_argument("--lmbda", type=float, default=0.006)

@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 Array = NDArray[Any]
-CODECS = {1: "bmshj2018_factorized", 2: "bmshj2018_hyperprior", 3: "mbt2018_mean"}
+CODECS = {
+    1: "bmshj2018_factorized",
+    2: "bmshj2018_hyperprior",
+    3: "mbt2018_mean",
+    4: "torfason2018",
+    5: "choi2019",
+    6: "icat_small",
+}
+ONE_PART = ("bmshj2018_factorized", "torfason2018", "choi2019")
 # kernel, stride, padding, output padding, transposed
-UP, SAME = (5, 2, 2, 1, True), (3, 1, 1, 0, False)
+UP, SAME, WIDE = (5, 2, 2, 1, True), (3, 1, 1, 0, False), (5, 1, 2, 0, False)
 LIMIT = 2**27
 
 
@@ -41,7 +49,7 @@ def read_stream(stream: bytes, folder: Path) -> Decoded:
     assert stream[:4] == b"CDZ\x01"
     name, num_parts = CODECS[stream[4]], stream[5]
     assert name == config["builder"]
-    assert num_parts == (1 if name == "bmshj2018_factorized" else 2)
+    assert num_parts == (1 if name in ONE_PART else 2)
     assert stream[6:14].hex() == config["fingerprint"]
     height, width, symbols_crc = struct.unpack_from("<III", stream, 14)
     lengths = struct.unpack_from(f"<{num_parts}I", stream, 26)
@@ -51,7 +59,17 @@ def read_stream(stream: bytes, folder: Path) -> Decoded:
     assert zlib.crc32(stream[: 26 + 4 * num_parts] + payload) == stream_crc
     parts = [payload[: lengths[0]], payload[lengths[0] :]][:num_parts]
 
-    h, w = -(-height // 16), -(-width // 16)
+    stride = 8 if name == "torfason2018" else 16
+    h, w = -(-height // stride), -(-width // stride)
+    if name in ("torfason2018", "choi2019"):
+        channels = len(integers["symbols.starts"])
+        symbols, escapes = decode_part(parts[0], np.arange(channels).repeat(h * w), "symbols.", integers)
+        assert zlib.crc32(symbols.astype("<i2").tobytes()) == symbols_crc
+        symbols = symbols.reshape(channels, h, w)
+        assert name == "choi2019" or symbols.min() >= 0
+        y = symbols.astype(np.float32) if name == "choi2019" else integers["centers"][symbols]
+        return Decoded(y, None, (height, width), escapes)
+
     medians = integers["bottleneck.medians"]
     channels = len(medians)
     if name == "bmshj2018_factorized":
@@ -60,7 +78,8 @@ def read_stream(stream: bytes, folder: Path) -> Decoded:
         y = symbols.reshape(channels, h, w).astype(np.float32)
         return Decoded(y + real(medians)[:, None, None], None, (height, width), escapes)
 
-    zh, zw = -(-h // 4), -(-w // 4)
+    step = 2 if name == "icat_small" else 4
+    zh, zw = -(-h // step), -(-w // step)
     z, escapes = decode_part(parts[0], np.arange(channels).repeat(zh * zw), "bottleneck.", integers)
     crc = zlib.crc32(z.astype("<i2").tobytes())
     output = hyper_decode(z.reshape(channels, zh, zw) * 2**14 + medians[:, None, None], name, integers)[:, :h, :w]
@@ -117,7 +136,7 @@ def decode_part(data: bytes, indexes: Array, prefix: str, integers: dict[str, Ar
 def hyper_decode(x: Array, name: str, integers: dict[str, Array]) -> Array:
     """``(N, h, w)`` integers through the three layers of the hyper-decoder."""
     x = np.clip(x, -LIMIT, LIMIT)
-    for layer, geometry in enumerate((UP, UP, SAME)):
+    for layer, geometry in enumerate((WIDE if name == "icat_small" else UP, UP, SAME)):
         weight, bias, bits = (integers[f"decoder.{layer}.{key}"] for key in ("weight", "bias", "bits"))
         sums = convolve(x, weight.astype(np.int64), *geometry) + bias[:, None, None]
         x = np.clip(round_half_up(sums, int(bits)), -LIMIT, LIMIT)

@@ -19,16 +19,36 @@ with warnings.catch_warnings():
         import compressai.models  # noqa: F401
 
 
+CALIBRATED = ["torfason2018", "choi2019"]
+"""Codecs whose tables are measured, not learned."""
+
+
+def smooth_images(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:
+    """Smooth, noisy images ``(B, 3, H, W)`` in ``[0, 1]``."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, max(1, height // 16), max(1, width // 16), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)).clamp(0, 1)
+
+
 @pytest.fixture(scope="session")
 def make_codec() -> Callable[..., Codec]:
     """A small codec with weights that spread its latents over many symbols, as training would."""
 
     def make(name: str, *, seed: int = 0, N: int = 16, M: int = 24, gain: float = 1.0) -> Codec:
         torch.manual_seed(seed)
-        codec = cdzoo.get_codec(name, N=N, M=M)
+        channels = "latent_channels" if name in CALIBRATED else "M"
+        codec = cdzoo.get_codec(name, **{"N": N, channels: M})
         assert isinstance(codec, Codec)
+        norms = [m for m in codec.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         with torch.no_grad():
-            codec.g_a[-1].weight.mul_(100 * gain)
+            if norms:
+                for norm in norms:
+                    norm.momentum = 1.0
+                codec.train()(smooth_images(4, 64, 64))
+                for norm in norms:
+                    norm.momentum = 0.1
+            codec.g_a[-1].weight.mul_(gain if norms else 100 * gain)
             for part in ("h_a", "h_s"):
                 if hasattr(codec, part):
                     for module in getattr(codec, part):
@@ -42,12 +62,5 @@ def make_codec() -> Callable[..., Codec]:
 
 @pytest.fixture(scope="session")
 def make_images() -> Callable[..., torch.Tensor]:
-    """Smooth, noisy images ``(B, 3, H, W)`` in ``[0, 1]``."""
-
-    def make(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        coarse = torch.rand(batch, 3, max(1, height // 16), max(1, width // 16), generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-        return (smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)).clamp(0, 1)
-
-    return make
+    """See :func:`smooth_images`."""
+    return smooth_images

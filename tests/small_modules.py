@@ -13,8 +13,12 @@ SMALL = {"N": 8, "M": 12, "latent_channels": 8, "width": 0.0625, "num_classes": 
 """Sizes for tests; each builder takes those that it knows."""
 EXACTLY: dict[str, dict[str, object]] = {
     # the pixels' three channels are not a size
-    "resnet50": {"width": 0.0625, "num_classes": 3},
-    "resnet71": {"width": 0.0625, "num_classes": 3},
+    **{
+        name: {"width": 0.0625, "num_classes": 3}
+        for name in ("resnet50", "resnet71", "resnet50_d", "resnet71_d", "fa_resnet50")
+    },
+    # a codec inside is what is special about it
+    "icat_small": {"width": 0.0625, "num_classes": 3, "in_channels": 12, "hyperprior": True},
     **{name: {"width": 0.0625, "num_classes": 3} for name in ("jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small")},
 }
 """Builders whose small arguments are not the plain ones, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -40,7 +42,7 @@ def assert_same(a: Latent, b: Latent) -> None:
         assert torch.equal(a.scales, b.scales)
 
 
-@pytest.fixture(params=[*NAMES, *(f"{name} pretrained" for name in pretrained())])
+@pytest.fixture(params=[*NAMES, *CALIBRATED, *(f"{name} pretrained" for name in pretrained())])
 def codec(request: pytest.FixtureRequest, make_codec: Callable[..., Codec]) -> Codec:
     name, _, trained = request.param.partition(" ")
     if trained:
@@ -108,11 +110,12 @@ torch.save((latent.y_hat, latent.scales), sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "mbt2018_mean"])
+@pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "mbt2018_mean", "torfason2018"])
 def test_a_fresh_process_with_other_threads(
     name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path
 ) -> None:
-    codec, x = make_codec(name), make_images(2, 224, 224)
+    codec, x = copy.deepcopy(make_codec(name)), make_images(2, 224, 224)
+    codec.calibrate([x])
     cdzoo.save_pretrained(codec, tmp_path / "codec")
     torch.save([bytearray(s) for s in codec.compress(x)], tmp_path / "streams.pt")
     script = FRESH_PROCESS.format(threads=2)

@@ -6,6 +6,7 @@ The constants in ``tests/expected`` are checked on every machine; ``python tests
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cdz_reader import read_stream
-from make_golden import EXPECTED, PRETRAINED, SMALL, digest, photo_crop
+from make_golden import CALIBRATED, EXPECTED, PRETRAINED, SMALL, digest, photo_crop
 
 import cdzoo
 from cdzoo._weights import PACKAGED
@@ -55,6 +56,26 @@ def test_an_independent_reader_finds_the_same_latent(
     assert escapes > 0, "no symbol lay outside its table, so that branch was not compared"
 
 
+@pytest.mark.parametrize("name", ["torfason2018", "choi2019"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_an_independent_reader_finds_the_same_latent_of_a_calibrated_codec(
+    name: str,
+    calibrated: bool,
+    make_codec: Callable[..., Codec],
+    make_images: Callable[..., torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    codec = copy.deepcopy(make_codec(name, M=8))
+    if calibrated:
+        codec.calibrate(make_images(1, 24, 24))
+    cdzoo.save_pretrained(codec, tmp_path)
+    escapes = 0
+    for size in [(1, 1), (20, 28), (70, 90)]:
+        (stream,) = codec.compress(make_images(1, *size))
+        escapes += assert_same(codec, stream, tmp_path)
+    assert escapes > 0 or not calibrated
+
+
 def test_an_independent_reader_finds_the_pretrained_latent() -> None:
     codec = cdzoo.from_pretrained(PACKAGED / PRETRAINED)
     assert isinstance(codec, Codec)
@@ -62,22 +83,26 @@ def test_an_independent_reader_finds_the_pretrained_latent() -> None:
     assert_same(codec, stream, PACKAGED / PRETRAINED)
 
 
-@pytest.mark.parametrize("name", [PRETRAINED, SMALL])
+@pytest.mark.parametrize("name", [PRETRAINED, SMALL, *CALIBRATED])
 def test_recorded_streams_decode_to_what_was_recorded(name: str) -> None:
     codec, golden = cdzoo.from_pretrained(folder_of(name)), GOLDEN[name]
     assert isinstance(codec, Codec)
     assert codec.fingerprint == golden["fingerprint"]
     stream = base64.b64decode(golden["stream"])
     latent = codec.decompress([stream])
-    assert latent.scales is not None
-    assert list(latent.y_hat.shape) == list(latent.scales.shape) == golden["shape"]
+    assert list(latent.y_hat.shape) == golden["shape"]
     assert list(latent.image_size) == golden["image_size"]
     assert digest(latent.y_hat) == golden["y_hat"]
-    assert digest(latent.scales) == golden["scales"]
     assert latent.y_hat.std() > 0.1  # no constants of an empty picture
-    assert latent.scales.unique().numel() > 10
-    assert_same(codec, stream, folder_of(name))
+    if latent.scales is None:
+        assert golden["scales"] is None
+    else:
+        assert list(latent.scales.shape) == golden["shape"]
+        assert digest(latent.scales) == golden["scales"]
+        assert latent.scales.unique().numel() > 10
+    escapes = assert_same(codec, stream, folder_of(name))
+    assert escapes > 0 or name not in CALIBRATED
 
 
 def test_recorded_data_are_small() -> None:
-    assert sum(file.stat().st_size for file in EXPECTED.rglob("*") if file.is_file()) < 200_000
+    assert sum(file.stat().st_size for file in EXPECTED.rglob("*") if file.is_file()) < 250_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import struct
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CALIBRATED
 
 import cdzoo
 from cdzoo._weights import PACKAGED
 from cdzoo.codecs import Codec
 from cdzoo.errors import BitstreamError, PairingError
 
-NAMES = ["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"]
+NAMES = ["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean", *CALIBRATED]
 ROUNDS = 1000
 
 
@@ -69,7 +71,8 @@ def mutations(stream: bytes, seed: int) -> Iterator[tuple[bytes, bool]]:
 def test_two_thousand_damaged_streams(
     name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor]
 ) -> None:
-    codec = make_codec(name)
+    codec = copy.deepcopy(make_codec(name))
+    codec.calibrate(make_images(1, 128, 128))
     stream = codec.compress(make_images(1, 96, 80))[0]
     original = codec.decompress([stream])
     outcomes = {"equal": 0, "refused": 0}
@@ -160,7 +163,7 @@ def refusals(folder: Path, stream: bytes, forged: list[bytes], *, megabytes: int
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit on memory needs Linux")
-@pytest.mark.parametrize("name", ["bmshj2018_factorized", "pretrained"])
+@pytest.mark.parametrize("name", ["bmshj2018_factorized", "torfason2018", "pretrained"])
 def test_forged_sizes_take_no_memory(
     name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path
 ) -> None:
@@ -170,7 +173,8 @@ def test_forged_sizes_take_no_memory(
         codec = cdzoo.from_pretrained(folder)
         assert isinstance(codec, Codec)
     else:
-        codec = make_codec(name)
+        codec = copy.deepcopy(make_codec(name))
+        codec.calibrate([make_images(1, 512, 512)])
         cdzoo.save_pretrained(codec, folder)
     (stream,) = codec.compress(make_images(1, 16, 16))
     assert len(stream) < 200

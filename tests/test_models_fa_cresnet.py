@@ -280,11 +280,14 @@ def test_wrong_inputs_are_refused(small):
 
 
 def test_every_parameter_gets_a_gradient(small):
-    small.train()(torch.randn(4, 6, 8, 8), torch.rand(4, 6, 8, 8)).square().sum().backward()
+    # over several batches, since a unit of four hidden values may be silent for one
+    for _ in range(3):
+        small.train()(torch.randn(4, 6, 8, 8), torch.rand(4, 6, 8, 8)).square().sum().backward()
     gradients = {name: parameter.grad for name, parameter in small.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
     zero = [name for name, gradient in gradients.items() if not gradient.any()]
-    assert all(name.endswith("_pool.conv.bias") for name in zero)  # they cancel in the softmax, up to rounding
+    # they cancel up to rounding: biases in the softmax, the scale of a single channel in the next batch norm
+    assert all(name.endswith("_pool.conv.bias") or name.startswith("fa_scales.enhancement") for name in zero)
 
 
 def test_export_with_dynamic_sizes(small):

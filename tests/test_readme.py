@@ -10,7 +10,7 @@ import torch
 
 import cdzoo
 from cdzoo.cli import main
-from cdzoo.demo import load_photo
+from cdzoo.demo import PHOTO, load_photo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_python_example_runs_as_written() -> None:
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     names: dict[str, object] = {"images": load_photo(224)}
     with torch.no_grad():
         exec(compile(example, "README.md", "exec"), names)
@@ -35,6 +35,20 @@ def test_the_python_example_runs_as_written() -> None:
     assert isinstance(logits, torch.Tensor)
     assert cdzoo.codecs.read_header(streams[0]).image_size == (224, 224)
     assert logits.shape == (1, 10)
+    assert logits.isfinite().all()
+
+
+def test_the_jpeg_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = blocks("python")
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(PHOTO.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 7, stride=2, padding=3), torch.nn.AdaptiveAvgPool2d(1))
+    names: dict[str, object] = {"network": network.eval()}
+    exec(compile(example, "README.md", "exec"), names)
+    logits = names["logits"]
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 8, 1, 1)
     assert logits.isfinite().all()
 
 

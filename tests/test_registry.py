@@ -244,8 +244,15 @@ def test_sizes_that_no_model_has_are_refused(argument, value):
         cdzoo.models.cresnet39(**{argument: value})
 
 
-@pytest.mark.parametrize("name", cdzoo.list_codecs())
-@pytest.mark.parametrize("argument", ["N", "M"])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name in cdzoo.list_codecs()
+        for argument in inspect.signature(_registry.get_builder(name)).parameters
+        if argument in ("N", "M", "latent_channels")
+    ],
+)
 @pytest.mark.parametrize("value", [-1, 0, True, 8.0])
 def test_sizes_that_no_codec_has_are_refused(name, argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} must be a positive integer, not {value!r}"):

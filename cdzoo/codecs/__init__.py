@@ -1,6 +1,8 @@
 """Codecs: images to latents to bits, and back as far as the latent."""
 
 from cdzoo.codecs._base import Codec as Codec
+from cdzoo.codecs.choi import Choi2019_Weights as Choi2019_Weights
+from cdzoo.codecs.choi import choi2019 as choi2019
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
 from cdzoo.codecs.container import StreamHeader as StreamHeader
 from cdzoo.codecs.container import read_header as read_header
@@ -17,3 +19,5 @@ from cdzoo.codecs.jpeg import read_jpeg_header as read_jpeg_header
 from cdzoo.codecs.jpeg import write_jpeg as write_jpeg
 from cdzoo.codecs.jpeg_pixels import decode_jpeg as decode_jpeg
 from cdzoo.codecs.jpeg_pixels import encode_jpeg as encode_jpeg
+from cdzoo.codecs.torfason import Torfason2018_Weights as Torfason2018_Weights
+from cdzoo.codecs.torfason import torfason2018 as torfason2018

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdzoo.codecs._channel import Channel, Quantiser, Reader, Writer
+from cdzoo.codecs._coding_mode import inference_layers
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS, StreamHeader, pack, unpack
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import CodecOutput, Latent
@@ -21,7 +23,6 @@ from cdzoo.types import CodecOutput, Latent
 __all__ = ["Codec", "CodingState"]
 
 _Opened = tuple[StreamHeader, tuple[memoryview, ...]]
-_MODAL_LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 class CodingState:
@@ -124,11 +125,13 @@ class Codec(nn.Module, ABC):
             those of :meth:`encode` by rounding.
         """
         self._check_images(x)
-        y = self._analysis(self._pad(x))
+        return self._rest_of_forward(self._analysis(self._pad(x)), (int(x.shape[-2]), int(x.shape[-1])))
+
+    def _rest_of_forward(self, y: Tensor, image_size: tuple[int, int]) -> CodecOutput:
         y_hat, scales, likelihoods = self._train_forward(y)
-        height, width = x.shape[-2:]
+        height, width = image_size
         x_hat = self._synthesis(y_hat)[..., :height, :width]
-        return CodecOutput(x_hat, Latent(y_hat, scales, (height, width)), likelihoods)
+        return CodecOutput(x_hat, Latent(y_hat, scales, image_size), likelihoods)
 
     # -- inference -----------------------------------------------------------------------------------------------
 
@@ -306,8 +309,13 @@ class Codec(nn.Module, ABC):
             stamp.append((p.data_ptr(), version, p.dtype, p.shape, tuple(sample.tolist())))
         return tuple(stamp)
 
+    _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var")
+    """Ends of the names of buffers that are to a codec what parameters are."""
+
     def _coding_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return ((n, t) for n, t in self.named_parameters() if not n.startswith(self._synthesis_prefixes))
+        buffers = ((n, b) for n, b in self.named_buffers() if n.endswith(self._coding_buffers))
+        tensors = chain(self.named_parameters(), buffers)
+        return ((n, t) for n, t in tensors if not n.startswith(self._synthesis_prefixes))
 
     @staticmethod
     def _is_analysis(name: str) -> bool:
@@ -316,7 +324,7 @@ class Codec(nn.Module, ABC):
     def _content(self, dtype: torch.dtype) -> str:
         digest = hashlib.sha256()
         for _, tensor in self._coding_parameters():
-            digest.update(_bytes(tensor.to(dtype).float()))
+            digest.update(_bytes(tensor.to(dtype).float() if tensor.is_floating_point() else tensor))
         return digest.hexdigest()
 
     # -- shared steps --------------------------------------------------------------------------------------------
@@ -390,18 +398,9 @@ class Codec(nn.Module, ABC):
     @contextmanager
     def _coding_mode(self) -> Iterator[None]:
         """No gradients, no autocast, inference behaviour; the module's own mode is put back afterwards."""
-        # Only layers that behave differently are switched, which for most codecs are none: another thread may be
-        # training this very module.
-        training = [m for m in self.modules() if m.training and isinstance(m, _MODAL_LAYERS)]
-        for module in training:
-            module.training = False
         device = next(self.parameters()).device.type
-        try:
-            with torch.no_grad(), torch.autocast(device, enabled=False):
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with inference_layers(self), torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -35,8 +35,9 @@ def compressai() -> Any:
             import compressai.models.utils
     except ImportError as error:
         raise ImportError(
-            "the bmshj2018 and mbt2018 codecs need CompressAI, which is not installed; 'pip install compressai' works "
-            "on Python below 3.13. Models, ops and everything JPEG run without it."
+            "the bmshj2018, mbt2018 and choi2019 codecs and icat_small(hyperprior=True) need CompressAI, which is not "
+            "installed; 'pip install compressai' works on Python below 3.13. Other models, ops and everything JPEG run "
+            "without it."
         ) from error
     return compressai
 

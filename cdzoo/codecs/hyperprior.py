@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
 from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._base import Codec, CodingState, pad_to_multiple
+from cdzoo.codecs._base import Codec, CodingState
 from cdzoo.codecs._channel import Channel, round_to_symbols
 from cdzoo.codecs._compressai import (
     TABLE_BUFFERS,
@@ -38,8 +38,8 @@ from cdzoo.codecs._compressai import (
     tables_at,
     without_tables,
 )
-from cdzoo.codecs._integer_decoder import ACTIVATION_BITS
-from cdzoo.codecs._prior_state import UNIT, FactorizedState, HyperpriorState
+from cdzoo.codecs._gaussian_prior import GaussianPrior
+from cdzoo.codecs._prior_state import FactorizedState, HyperpriorState
 from cdzoo.codecs.range_coder import encode_batch
 
 __all__ = [
@@ -203,7 +203,7 @@ class FactorizedPrior(Codec):
         return [strings]
 
 
-class ScaleHyperprior(FactorizedPrior):
+class ScaleHyperprior(GaussianPrior, FactorizedPrior):
     """``bmshj2018_hyperprior``: zero-mean Gaussians, whose scales a hyperprior predicts.
 
     Args:
@@ -213,8 +213,7 @@ class ScaleHyperprior(FactorizedPrior):
     """
 
     name: ClassVar[str] = "bmshj2018_hyperprior"
-    has_scales: ClassVar[bool] = True
-    _num_parts: ClassVar[int] = 2
+    _has_means: ClassVar[bool] = False
     _compressai_multiple: ClassVar[int] = 64
     _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck", "gaussian_conditional"]
 
@@ -223,7 +222,7 @@ class ScaleHyperprior(FactorizedPrior):
         lib = compressai()
         self.entropy_bottleneck = without_tables(lib.entropy_models.EntropyBottleneck(N))
         self.h_a, self.h_s = self._hyper_transforms(lib.models.utils.conv, lib.models.utils.deconv)
-        self.gaussian_conditional: Any = without_tables(lib.entropy_models.GaussianConditional(None))
+        self.gaussian_conditional = without_tables(lib.entropy_models.GaussianConditional(None))
 
     def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
         n, m = self.N, self.M
@@ -232,56 +231,6 @@ class ScaleHyperprior(FactorizedPrior):
             deconv(n, n), nn.ReLU(), deconv(n, n), nn.ReLU(), conv(n, m, stride=1, kernel_size=3), nn.ReLU()
         )
         return h_a, h_s
-
-    def _hyper_input(self, y: Tensor) -> Tensor:
-        return torch.abs(y)
-
-    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The hyper-decoder's output as scales and means."""
-        return parameters, None
-
-    def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        height, width = y.shape[-2:]
-        z_hat, z_likelihood = self.entropy_bottleneck(self.h_a(pad_to_multiple(self._hyper_input(y), 4)))
-        scales, means = self._split(self.h_s(z_hat)[..., :height, :width])
-        y_hat, y_likelihood = self.gaussian_conditional(y, scales, means=means)
-        return y_hat, scales, {"y": y_likelihood, "z": z_likelihood}
-
-    def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
-        h_s = list(self.h_s)
-        if state is None:
-            return HyperpriorState.derive(self.entropy_bottleneck, self.gaussian_conditional, h_s)
-        return HyperpriorState.from_state(state, h_s)
-
-    def _code(
-        self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:
-        coding = self._coding_in_force()
-        assert isinstance(coding, HyperpriorState)
-        batch, height, width = shape
-        z_height, z_width = -(-height // 4), -(-width // 4)
-
-        z = None
-        if y is not None:
-            dtype = next(self.h_a.parameters()).dtype
-            z = self.h_a(pad_to_multiple(self._hyper_input(y.to(dtype)), 4)).float()
-            z = z - coding.bottleneck.medians_on(device)
-        z_symbols = channel(
-            z,
-            (batch, self.N, z_height, z_width),
-            coding.bottleneck.indexes(z_height, z_width, device),
-            coding.bottleneck.tables,
-        )
-        z_hat = z_symbols.long() * 2**ACTIVATION_BITS + coding.bottleneck.medians.to(device).view(-1, 1, 1)
-        # exact integers in float64, rounded to float32 once: the same values everywhere
-        parameters = (coding.decoder(z_hat, (height, width)) / UNIT).float()
-        scales, means = self._split(parameters)
-        indexes = coding.indexes(scales)
-        means = None if means is None else means.to(device)
-        centred = y if y is None or means is None else y - means
-        symbols = channel(centred, (batch, self.M, height, width), indexes, coding.gaussian)
-        y_hat = symbols.to(device).float()
-        return (y_hat if means is None else y_hat + means), scales.to(device)
 
     def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
         assert isinstance(coding, HyperpriorState)
@@ -312,6 +261,7 @@ class MeanScaleHyperprior(ScaleHyperprior):
     """
 
     name: ClassVar[str] = "mbt2018_mean"
+    _has_means: ClassVar[bool] = True
 
     def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
         n, m = self.N, self.M
@@ -321,13 +271,6 @@ class MeanScaleHyperprior(ScaleHyperprior):
             conv(m * 3 // 2, m * 2, stride=1, kernel_size=3),
         )  # fmt: skip
         return h_a, h_s
-
-    def _hyper_input(self, y: Tensor) -> Tensor:
-        return y
-
-    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        scales, means = parameters.chunk(2, 1)
-        return scales, means
 
 
 def bottleneck_strings(coding: FactorizedState, bottleneck: Any, z: Tensor) -> tuple[list[bytes], Tensor]:

@@ -10,11 +10,20 @@ channels by an affine transform, the feature enhancement unit then refills the c
 The paper leaves open: biases (here: in the pooling's 1x1, where the softmax cancels it, and in the linear layers; none
 in front of a batch norm), and the hidden width when ``C / 16`` falls below 4 (here 4: a layer norm over one value
 always gives its bias). With these choices the parameter counts of the paper's table 2 come out.
+
+The options are the variants of its table 3; the defaults are what the paper settles on. Left open there: how maximum
+and average are put together (here as in CBAM: both through one bottleneck, summed), and what stands in for the
+enhancement unit where it is left out but channels must change (here a 1x1 convolution with batch norm and ReLU).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+POOLINGS = ("attention", "shared", "max", "avg", "max+avg")
+TRANSFORMS = ("affine", "scale", "bias")
+POSITIONS = ("pre", "skip", "inner", "post")
+PARTS = ("both", "attention", "enhancement")
 
 __all__ = ["ChannelAttention", "FeatureAdaptation", "FeatureEnhancement"]
 
@@ -52,28 +61,71 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: ``C``.
-        reduction: the bottleneck has ``C // reduction`` hidden units, at least 4.
+        reduction: the bottleneck has ``C // reduction`` hidden units, at least 4; ``"1fc"`` for a single linear layer.
+        pooling: ``"attention"``, one for each branch; ``"shared"``, one for both; ``"max"``, ``"avg"`` or
+            ``"max+avg"``, which have no weights.
+        transform: ``"affine"``, or ``"scale"`` (``w·f``) or ``"bias"`` (``f + b``) alone.
+
+    Raises:
+        ValueError: an option that is none of these.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int | str = 16,
+        pooling: str = "attention",
+        transform: str = "affine",
+    ) -> None:
         super().__init__()
-        hidden = max(4, channels // reduction)
-        self.weight_pool = AttentionPool2d(channels)
-        self.weight_mlp = self._bottleneck(channels, hidden)
-        self.bias_pool = AttentionPool2d(channels)
-        self.bias_mlp = self._bottleneck(channels, hidden)
-
-    @staticmethod
-    def _bottleneck(channels: int, hidden: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
-        )
+        _check_choice("pooling", pooling, POOLINGS)
+        _check_choice("transform", transform, TRANSFORMS)
+        self.pooling, self.transform = pooling, transform
+        if pooling == "shared":
+            self.pool = AttentionPool2d(channels)
+        if transform != "bias":
+            if pooling == "attention":
+                self.weight_pool = AttentionPool2d(channels)
+            self.weight_mlp = _channel_mlp(channels, reduction)
+        if transform != "scale":
+            if pooling == "attention":
+                self.bias_pool = AttentionPool2d(channels)
+            self.bias_mlp = _channel_mlp(channels, reduction)
 
     def forward(self, f: Tensor) -> Tensor:
         """``(B, C, h, w)`` -> ``(B, C, h, w)``."""
-        w: Tensor = self.weight_mlp(self.weight_pool(f)).sigmoid()
-        b: Tensor = self.bias_mlp(self.bias_pool(f))
-        return w[:, :, None, None] * f + b[:, :, None, None]
+        out = f
+        if self.transform != "bias":
+            w = sum(self.weight_mlp(v) for v in self._pooled(f, "weight_pool")).sigmoid()
+            out = w[:, :, None, None] * out
+        if self.transform != "scale":
+            b = sum(self.bias_mlp(v) for v in self._pooled(f, "bias_pool"))
+            out = out + b[:, :, None, None]
+        return out
+
+    def _pooled(self, f: Tensor, own: str) -> list[Tensor]:
+        """The vectors ``(B, C)`` that a branch reads; what it makes of them is summed."""
+        if self.pooling == "attention":
+            return [getattr(self, own)(f)]
+        if self.pooling == "shared":
+            return [self.pool(f)]
+        pooled = {"max": f.amax((2, 3)), "avg": f.mean((2, 3))}
+        return [pooled[name] for name in self.pooling.split("+")]
+
+    def extra_repr(self) -> str:
+        return f"pooling={self.pooling!r}, transform={self.transform!r}"
+
+
+def _channel_mlp(channels: int, reduction: int | str) -> nn.Module:
+    if reduction == "1fc":
+        return nn.Linear(channels, channels)
+    if not isinstance(reduction, int) or reduction < 1:
+        raise ValueError(f'reduction={reduction!r}: give a positive integer, or "1fc" for a single linear layer')
+    hidden = max(4, channels // reduction)
+    return nn.Sequential(
+        nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
+    )
 
 
 class FeatureEnhancement(nn.Module):
@@ -106,22 +158,32 @@ class FeatureEnhancement(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         """``(B, in_channels, h, w)`` -> ``(B, out_channels, h, w)``."""
-        enhanced = self.expand(self.convs(self.reduce(f)))
-        output: Tensor = self.relu(enhanced + self.skip(f))
+        output: Tensor = self.relu(self.enhanced(f) + self.skip(f))
         return output
+
+    def enhanced(self, f: Tensor) -> Tensor:
+        """What is added to the skip connection, ``(B, out_channels, h, w)``."""
+        residual: Tensor = self.expand(self.convs(self.reduce(f)))
+        return residual
 
 
 class FeatureAdaptation(nn.Module):
     """The feature adaptation module (FA): a :class:`ChannelAttention`, then a :class:`FeatureEnhancement`.
 
-    To leave one of the two out, put ``nn.Identity()`` in its place (``attention`` or ``enhancement``).
-
     Args:
         in_channels: ``C`` of the input.
         out_channels: ``C`` of the output.
         num_convs: 3x3 convolutions in the enhancement unit.
-        reduction: of the attention unit's bottleneck.
+        reduction: of the attention unit's bottleneck; ``"1fc"`` for a single linear layer.
         hidden_channels: of the enhancement unit; a quarter of ``out_channels`` unless given.
+        pooling: of the attention unit, see :class:`ChannelAttention`.
+        transform: of the attention unit, likewise.
+        position: of the attention unit: ``"pre"``, in front of the enhancement unit; or inside it: ``"skip"``, on the
+            skip connection; ``"inner"``, on what is added to that; ``"post"``, on the sum, in front of the ReLU.
+        parts: ``"both"``, or the ``"attention"`` or ``"enhancement"`` unit alone.
+
+    Raises:
+        ValueError: an option that is none of these.
     """
 
     def __init__(
@@ -130,16 +192,45 @@ class FeatureAdaptation(nn.Module):
         out_channels: int,
         *,
         num_convs: int,
-        reduction: int = 16,
+        reduction: int | str = 16,
         hidden_channels: int | None = None,
+        pooling: str = "attention",
+        transform: str = "affine",
+        position: str = "pre",
+        parts: str = "both",
     ) -> None:
         super().__init__()
-        self.attention = ChannelAttention(in_channels, reduction=reduction)
-        self.enhancement = FeatureEnhancement(
-            in_channels, out_channels, num_convs=num_convs, hidden_channels=hidden_channels
-        )
+        _check_choice("position", position, POSITIONS)
+        _check_choice("parts", parts, PARTS)
+        self.position = position if parts == "both" else "pre"
+        attended = in_channels if self.position in ("pre", "skip") else out_channels
+        self.attention: nn.Module = nn.Identity()
+        if parts != "enhancement":
+            self.attention = ChannelAttention(attended, reduction=reduction, pooling=pooling, transform=transform)
+        self.enhancement: nn.Module = nn.Identity()
+        if parts != "attention":
+            self.enhancement = FeatureEnhancement(
+                in_channels, out_channels, num_convs=num_convs, hidden_channels=hidden_channels
+            )
+        elif in_channels != out_channels:
+            self.enhancement = _conv_bn_relu(in_channels, out_channels, 1)
 
     def forward(self, f: Tensor) -> Tensor:
         """``(B, in_channels, h, w)`` -> ``(B, out_channels, h, w)``."""
-        output: Tensor = self.enhancement(self.attention(f))
+        if self.position == "pre":
+            output: Tensor = self.enhancement(self.attention(f))
+            return output
+        feu = self.enhancement
+        assert isinstance(feu, FeatureEnhancement)
+        if self.position == "skip":
+            output = feu.relu(feu.enhanced(f) + feu.skip(self.attention(f)))
+        elif self.position == "inner":
+            output = feu.relu(self.attention(feu.enhanced(f)) + feu.skip(f))
+        else:
+            output = feu.relu(self.attention(feu.enhanced(f) + feu.skip(f)))
         return output
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")

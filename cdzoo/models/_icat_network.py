@@ -1,0 +1,281 @@
+"""The Transformer, encoder and reconstructor of :mod:`cdzoo.models.icat`, without a hyperprior."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo.codecs._base import Codec, pad_to_multiple
+from cdzoo.models._bottleneck import scaled_channels
+from cdzoo.models._classifier import LatentClassifier, linear_classifier
+from cdzoo.models._state_dict import LoadedNames, load_named
+from cdzoo.types import Latent
+
+__all__ = ["ICAT", "ICATOutput", "conv", "deconv", "leaky"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in ImageNet, in [0, 1]."""
+_DEPTH, _AGGREGATED, _HEADS, _HEAD_CHANNELS, _HIDDEN = 12, 3, 6, 64, 128
+_GRID = (14, 14)  # of the position embeddings: 224 pixels
+
+
+class ICATOutput(NamedTuple):
+    """What ``model(images)`` returns: the fields of :class:`~cdzoo.types.CodecOutput`, and logits.
+
+    Attributes:
+        x_hat: reconstruction ``(B, 3, H, W)``, RGB, nominally in ``[0, 1]`` (not clamped, so that gradients survive).
+        latent: what was classified; without a hyperprior ``y`` itself, with one noisy (training) or rounded.
+        likelihoods: probability of each symbol, ``{"y": (B, M, h, w), "z": ...}``; ``{}`` without a hyperprior.
+        logits: ``(B, num_classes)``.
+    """
+
+    x_hat: Tensor
+    latent: Latent
+    likelihoods: dict[str, Tensor]
+    logits: Tensor
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
+
+
+def deconv(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)
+
+
+def leaky(*layers: nn.Module) -> nn.Sequential:
+    """Layers with LeakyReLU between them."""
+    return nn.Sequential(*[m for layer in layers for m in (layer, nn.LeakyReLU(0.01))][:-1])
+
+
+class ICAT(LatentClassifier):
+    """The network without its hyperprior: a classifier of images or latents, and a reconstructor.
+
+    Parts that DeiT-S has carry timm's names (``cls_token``, ``pos_embed``, ``blocks.*``, ``norm``; ``fc`` is timm's
+    ``head``), those of the codec CompressAI's.
+
+    Args:
+        in_channels: latent channels ``M``. A tensor of three channels is always taken for images; with ``M = 3``,
+            latents have to come as a :class:`~cdzoo.types.Latent`.
+        num_classes: logits.
+        width: multiplies the six attention heads of 64 channels, and the 128 hidden channels of the convolutions;
+            0.5 is DeiT-Ti, 2 is DeiT-B.
+        aggregation: rebuild images from ``z_0`` to ``z_3`` (equation 9), or from ``z_0`` alone, the paper's ablation.
+        drop_path: probability of leaving out the last block in training; the blocks before grow up to it from 0.
+
+    Raises:
+        ValueError: ``width`` is not positive, or ``drop_path`` is no probability.
+    """
+
+    latent_stride: int = 16
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 192,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        aggregation: bool = True,
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path={drop_path} must be at least 0 and below 1; 0.1 is DeiT-S's.")
+        n = scaled_channels(_HIDDEN, width)
+        heads = max(1, int(_HEADS * width + 0.5))
+        c = heads * _HEAD_CHANNELS
+        self.in_channels, self.N, self.aggregation = in_channels, n, aggregation
+        self.num_features, self.num_classes = c, num_classes
+
+        self.g_a = leaky(conv(3, n), conv(n, n), conv(n, n), conv(n, in_channels))
+        self.embed = nn.Linear(in_channels, c)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, c))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + _GRID[0] * _GRID[1], c))
+        self.blocks = nn.ModuleList(
+            Block(c, heads, mlp_ratio=4, qkv_bias=True, drop_path=rate, norm_layer=_layer_norm)
+            for rate in (drop_path * index / (_DEPTH - 1) for index in range(_DEPTH))
+        )
+        self.norm = _layer_norm(c)
+        self.fc = linear_classifier(c, num_classes)
+        if aggregation:
+            self.reduce = nn.ModuleList(nn.Linear(c, c // 4) for _ in range(1 + _AGGREGATED))
+            self.fuse = nn.Linear(c, c)
+        self.g_s = leaky(deconv(c, n), deconv(n, n), deconv(n, n), deconv(n, 3))
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """DeiT's initialisation; convolutions have PyTorch's."""
+        for tensor in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(tensor, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    # -- images, latents -----------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor | Latent, scales: Tensor | None = None) -> ICATOutput | Tensor:  # type: ignore[override]
+        """Classify and rebuild images, or classify latents.
+
+        Args:
+            x: images ``(B, 3, H, W)``, RGB, in ``[0, 1]``, not normalised, any size from 1x1 (padded at the bottom and
+                on the right by replication); or latents, as a tensor ``(B, M, h, w)`` or a ``Latent``.
+            scales: of latents, not used.
+
+        Returns:
+            for images an :class:`ICATOutput`; for latents logits ``(B, num_classes)``.
+
+        Raises:
+            ValueError, TypeError: neither images nor latents of this network.
+        """
+        if not _is_image(x):
+            return self.forward_head(self.forward_features(x, scales))
+        latent, likelihoods = self._transmit(x)
+        z_0, tokens = self._embed(latent.y_hat)
+        early = self._run(tokens, 0, _AGGREGATED)
+        logits = self.forward_head(self.norm(self._run(early[-1], _AGGREGATED, _DEPTH)[-1]))
+        height, width = latent.image_size
+        x_hat = self._rebuild(z_0, early, latent.y_hat.shape)[..., :height, :width]
+        return ICATOutput(x_hat, latent, likelihoods, logits)
+
+    def forward_features(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """Images ``(B, 3, H, W)`` or latents ``(B, M, h, w)`` -> tokens ``(B, 1 + h w, num_features)``, class first."""
+        y_hat = self._transmit(x)[0].y_hat if _is_image(x) else self._unpack(x, scales)[0]
+        _, tokens = self._embed(y_hat)
+        features: Tensor = self.norm(self._run(tokens, 0, _DEPTH)[-1])
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens -> logits ``(B, num_classes)``; with ``pre_logits`` the class token ``(B, num_features)``."""
+        x = features[:, 0]
+        return x if pre_logits else self.fc(x)
+
+    def reconstruct(self, y_hat: Tensor | Latent) -> Tensor:
+        """Latents to images, through the first three blocks where there is aggregation; differentiable.
+
+        Args:
+            y_hat: ``(B, M, h, w)``, or a ``Latent``.
+
+        Returns:
+            ``(B, 3, 16 h, 16 w)``, cropped to the ``image_size`` of a ``Latent``; RGB, nominally in ``[0, 1]``.
+
+        Raises:
+            ValueError: other channels than ``M``.
+        """
+        x_hat = self._synthesis(self._unpack(y_hat, None)[0])
+        if isinstance(y_hat, Latent):
+            height, width = y_hat.image_size
+            return x_hat[..., :height, :width]
+        return x_hat
+
+    def _unpack(self, y_hat: Tensor | Latent, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tensor = y_hat.y_hat if isinstance(y_hat, Latent) else y_hat
+        if tensor.dim() != 4 or tensor.shape[1] != self.in_channels:
+            raise ValueError(
+                f"x has shape {tuple(tensor.shape)}, this network reads images (B, 3, H, W) in [0, 1] and latents "
+                f"(B, {self.in_channels}, h, w): take a codec of {self.in_channels} latent channels, or build the "
+                "network with in_channels of your codec's number"
+            )
+        return super()._unpack(y_hat, scales)
+
+    # -- parts of the forward pass -------------------------------------------------------------------------------
+
+    def _transmit(self, x: Tensor) -> tuple[Latent, dict[str, Tensor]]:
+        """Images to the latent that arrives, and likelihoods."""
+        Codec._check_images(x)
+        y_hat, scales, likelihoods = self._quantise(self._analysis(pad_to_multiple(x, self.latent_stride)))
+        return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1]))), likelihoods
+
+    def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        return y, None, {}
+
+    def _analysis(self, x: Tensor) -> Tensor:
+        mean, std = (x.new_tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
+        y: Tensor = self.g_a((x - mean) / std)
+        return y
+
+    def _synthesis(self, y_hat: Tensor) -> Tensor:
+        z_0, tokens = self._embed(y_hat)
+        return self._rebuild(z_0, self._run(tokens, 0, _AGGREGATED) if self.aggregation else [], y_hat.shape)
+
+    def _embed(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """``z_0`` as ``(B, h w, C)``, and the tokens that enter the first block."""
+        z_0: Tensor = self.embed(y_hat.flatten(2).transpose(1, 2))
+        tokens = torch.cat([self.cls_token.expand(z_0.shape[0], -1, -1), z_0], 1)
+        return z_0, tokens + _resampled(self.pos_embed, _GRID, (y_hat.shape[2], y_hat.shape[3]))
+
+    def _run(self, tokens: Tensor, start: int, end: int) -> list[Tensor]:
+        """What blocks ``start`` to ``end - 1`` put out."""
+        outputs = []
+        for index in range(start, end):
+            tokens = self.blocks[index](tokens)
+            outputs.append(tokens)
+        return outputs
+
+    def _rebuild(self, z_0: Tensor, early: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+        """``g_s`` of the aggregated features, from the outputs of the first blocks, for a latent of ``shape``."""
+        z_f = z_0
+        if self.aggregation:
+            states = (z_0, *(tokens[:, 1:] for tokens in early))
+            z_f = self.fuse(torch.cat([linear(z) for linear, z in zip(self.reduce, states, strict=True)], -1))
+        mean, std = (z_f.new_tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
+        grid = z_f.transpose(1, 2).reshape(shape[0], self.num_features, shape[2], shape[3])
+        x_hat: Tensor = self.g_s(grid) * std + mean
+        return x_hat
+
+    # -- weights of other networks -------------------------------------------------------------------------------
+
+    def load_timm(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
+        """Start from a ViT or DeiT of pixels: its position embeddings, class token, blocks, norm and classifier.
+
+        Args:
+            state_dict: of timm's ``deit_small_patch16_224`` or ``vit_small_patch16_224`` (for another width: ``tiny``,
+                ``base``). Its patch embedding has no counterpart; positions of another square grid are interpolated.
+            classifier: copy the classifier too. With ``False`` the present one stays, for another number of classes.
+
+        Returns:
+            which tensors were filled here, which of ``state_dict`` have no place, and which here stay as they were.
+
+        Raises:
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        parts = ("cls_token", "pos_embed", "blocks.", "norm.", *(["fc."] if classifier else []))
+        names = [(name, re.sub("^fc", "head", name)) for name in self.state_dict() if name.startswith(parts)]
+        positions = state_dict.get("pos_embed")
+        if positions is not None and positions.dim() == 3 and positions.shape[1] != self.pos_embed.shape[1]:
+            side = math.isqrt(max(0, positions.shape[1] - 1))
+            if side > 0 and side**2 == positions.shape[1] - 1:
+                state_dict = {**state_dict, "pos_embed": _resampled(positions, (side, side), _GRID)}
+        return load_named(
+            self,
+            state_dict,
+            names,
+            source="a ViT or DeiT of timm with 12 blocks and patches of 16 pixels",
+            way_out="choose the one of this width, or pass classifier=False for another number of classes",
+        )
+
+
+def _is_image(x: Tensor | Latent) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] == 3
+
+
+def _layer_norm(channels: int, **options: Any) -> nn.LayerNorm:
+    return nn.LayerNorm(channels, eps=1e-6, **options)
+
+
+def _resampled(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings ``(1, 1 + h w, C)`` of one grid on another, as they are where the two are one.
+
+    The class token keeps its own.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    resampled: Tensor = resample_abs_pos_embed(positions, list(new), old_size=list(old))
+    return resampled

@@ -1,0 +1,385 @@
+"""Segmentation from latents, and from pixels: cResNet-d, ResNet-d, and ResNet-41 with the same head.
+
+Sources: Torfason et al., Towards Image Understanding from Deep Compression Without Decoding, ICLR 2018, section 5.1 and
+appendix A.5; Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2 (ResNet-41).
+
+A trained classifier keeps its parameters and loses its last strides: convolutions behind them look as far as before
+because they are dilated (2 in conv4, 4 in conv5), and features stay at 1/8 of the image. In the place of its linear
+layer stand four dilated 3x3 convolutions, whose sum is the logits; these are upsampled to the image's size.
+
+    y_hat (C, H/8, W/8) ─▶ layer2 ─▶ layer3, dilation 2 ─▶ layer4, dilation 4 (2048, H/8, W/8)
+                        ─▶ 3x3 with dilation 6 + 12 + 18 + 24 (classes, H/8, W/8) ─▶ bilinear (classes, H, W)
+
+What the papers leave open: each of the four convolutions has a bias, as in the published code of DeepLab; upsampling
+takes pixels as squares (``align_corners=False``), as torchvision's segmenters do. 000 says only that ResNet-41 serves
+as the backbone of its segmentation networks; here it does so in the manner of 001, with which it is compared.
+
+    segmenter = Segmenter.from_classifier(cresnet39(weights=...))
+    compose(codec, segmenter).from_streams(streams).argmax(1)
+
+Recipe (001, appendix A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5e-4, batch 10; rate 0.001, head 0.01
+(``parameter_groups``), times ``(1 - step / 20000) ** 0.9`` (``torch.optim.lr_scheduler.PolynomialLR``); random crops of
+320x320 pixels or 40x40 latent samples, mirroring, channel means subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
+from cdzoo.models.cresnet import CResNet
+from cdzoo.models.latent_resnet import LatentResNet, Upscale, upscale_and_channels
+from cdzoo.models.rgb_resnet import RGBResNet
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+
+__all__ = [
+    "ASPPHead",
+    "CResNetD",
+    "LatentResNetSegmenter",
+    "RGBResNetD",
+    "Segmenter",
+    "cresnet39_d",
+    "cresnet51_d",
+    "cresnet72_d",
+    "resnet41_seg",
+    "resnet50_d",
+    "resnet71_d",
+]
+
+_LAYERS = {
+    "cresnet39_d": (4, 6, 3),
+    "cresnet51_d": (4, 10, 3),
+    "cresnet72_d": (4, 17, 3),
+    "resnet50_d": (3, 4, 6, 3),
+    "resnet71_d": (3, 4, 13, 3),
+}
+
+
+class CResNetD(LatentSegmenter):
+    """A cResNet that segments; its features have the size of the latent.
+
+    Args:
+        layers: bottlenecks in conv3, conv4 and conv5.
+        in_channels, width, use_scales, stride_in_1x1, latent_stride: as in :class:`~cdzoo.models.cresnet.CResNet`.
+        num_classes: logits; 21 for PASCAL VOC.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = _LAYERS["cresnet39_d"],
+        *,
+        in_channels: int = 32,
+        num_classes: int = 21,
+        width: float = 1.0,
+        use_scales: bool = False,
+        stride_in_1x1: bool = True,
+        latent_stride: int = 8,
+    ) -> None:
+        net = CResNet(
+            layers,
+            in_channels=in_channels,
+            num_classes=0,
+            width=width,
+            use_scales=use_scales,
+            stride_in_1x1=stride_in_1x1,
+            latent_stride=latent_stride,
+        )
+        super().__init__(net, (net.layer3, net.layer4), num_classes=num_classes, output_stride=latent_stride)
+
+
+class LatentResNetSegmenter(LatentSegmenter):
+    """A ResNet-41 that segments; its features have the size of the upscaled latent.
+
+    Args:
+        in_channels, width, upscale, channels, stride_in_1x1, latent_stride: as in
+            :class:`~cdzoo.models.latent_resnet.LatentResNet`.
+        num_classes: logits; 21 for PASCAL VOC.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 256,
+        num_classes: int = 21,
+        width: float = 1.0,
+        upscale: Upscale | None = "pixel_shuffle",
+        channels: Sequence[int] | None = None,
+        stride_in_1x1: bool = False,
+        latent_stride: int = 16,
+    ) -> None:
+        net = LatentResNet(
+            in_channels=in_channels,
+            num_classes=0,
+            width=width,
+            upscale=upscale,
+            channels=channels,
+            stride_in_1x1=stride_in_1x1,
+            latent_stride=latent_stride,
+        )
+        factor = 1 if upscale in (None, "none") else 2
+        if latent_stride % factor:
+            raise ValueError(f"latent_stride={latent_stride} must be even where the latent is upscaled by two.")
+        super().__init__(net, (net.layer3, net.layer4), num_classes=num_classes, output_stride=latent_stride // factor)
+
+
+class RGBResNetD(Segmenter):
+    """A ResNet that segments pixels; its features are at 1/8 of the image.
+
+    Args:
+        layers: bottlenecks in conv2, conv3, conv4 and conv5.
+        in_channels, width, stride_in_1x1: as in :class:`~cdzoo.models.rgb_resnet.RGBResNet`.
+        num_classes: logits; 21 for PASCAL VOC.
+    """
+
+    backbone: RGBResNet
+
+    def __init__(
+        self,
+        layers: Sequence[int] = _LAYERS["resnet50_d"],
+        *,
+        in_channels: int = 3,
+        num_classes: int = 21,
+        width: float = 1.0,
+        stride_in_1x1: bool = True,
+    ) -> None:
+        net = RGBResNet(layers, in_channels=in_channels, num_classes=0, width=width, stride_in_1x1=stride_in_1x1)
+        super().__init__(net, (net.layer3, net.layer4), num_classes=num_classes, output_stride=8)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` -> ``(B, num_features, ceil(H / 8), ceil(W / 8))``."""
+        return self.backbone.forward_features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> ``(B, num_classes, H, W)``.
+
+        Raises:
+            ValueError: wrong number of channels.
+        """
+        return self._upsample(self.forward_head(self.forward_features(x)), (x.shape[-2], x.shape[-1]))
+
+
+# -- weights and builders ----------------------------------------------------------------------------------------
+
+
+def _cresnet_d(builder: Callable[..., CResNetD], weights: WeightsLike, **given: Any) -> CResNetD:
+    return build(builder, weights, CResNetD, {"layers": _LAYERS[builder.__name__]}, **given)
+
+
+def _resnet_d(builder: Callable[..., RGBResNetD], weights: WeightsLike, **given: Any) -> RGBResNetD:
+    return build(builder, weights, RGBResNetD, {"layers": _LAYERS[builder.__name__]}, **given)
+
+
+class cResNet39_D_Weights(WeightsEnum):
+    """Weights of :func:`cresnet39_d`: none published yet."""
+
+
+@register_model(weights=cResNet39_D_Weights)
+def cresnet39_d(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    use_scales: bool | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> CResNetD:
+    """cResNet-39-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet39`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
+    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return _cresnet_d(
+        cresnet39_d,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        use_scales=use_scales,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+    )
+
+
+class cResNet51_D_Weights(WeightsEnum):
+    """Weights of :func:`cresnet51_d`: none published yet."""
+
+
+@register_model(weights=cResNet51_D_Weights)
+def cresnet51_d(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    use_scales: bool | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> CResNetD:
+    """cResNet-51-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet51`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
+    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return _cresnet_d(
+        cresnet51_d,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        use_scales=use_scales,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+    )
+
+
+class cResNet72_D_Weights(WeightsEnum):
+    """Weights of :func:`cresnet72_d`: none published yet."""
+
+
+@register_model(weights=cResNet72_D_Weights)
+def cresnet72_d(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    use_scales: bool | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> CResNetD:
+    """cResNet-72-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet72`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
+    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return _cresnet_d(
+        cresnet72_d,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        use_scales=use_scales,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+    )
+
+
+class ResNet50_D_Weights(WeightsEnum):
+    """Weights of :func:`resnet50_d`: none published yet."""
+
+
+@register_model(weights=ResNet50_D_Weights)
+def resnet50_d(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    stride_in_1x1: bool | None = None,
+) -> RGBResNetD:
+    """ResNet-50-d, segmentation of pixels with the layers of :func:`~cdzoo.models.resnet50`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
+    channels, width 1.0, stride in the 1x1 convolution.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return _resnet_d(
+        resnet50_d,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        stride_in_1x1=stride_in_1x1,
+    )
+
+
+class ResNet71_D_Weights(WeightsEnum):
+    """Weights of :func:`resnet71_d`: none published yet."""
+
+
+@register_model(weights=ResNet71_D_Weights)
+def resnet71_d(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    stride_in_1x1: bool | None = None,
+) -> RGBResNetD:
+    """ResNet-71-d, segmentation of pixels with the layers of :func:`~cdzoo.models.resnet71`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
+    channels, width 1.0, stride in the 1x1 convolution.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return _resnet_d(
+        resnet71_d,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        stride_in_1x1=stride_in_1x1,
+    )
+
+
+class ResNet41_Seg_Weights(WeightsEnum):
+    """Weights of :func:`resnet41_seg`: none published yet."""
+
+
+@register_model(weights=ResNet41_Seg_Weights)
+def resnet41_seg(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    upscale: Upscale | Literal["default"] | None = "default",
+    channels: Sequence[int] | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> LatentResNetSegmenter:
+    """Segmentation from latents of stride 16 with the layers of :func:`~cdzoo.models.resnet41`.
+
+    Arguments that are not given take the weights' value, else the default of :class:`LatentResNetSegmenter`: 21
+    classes, 256 latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent
+    stride 16.
+
+    Args:
+        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for features at 1/16 of the image.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return build(
+        resnet41_seg,
+        weights,
+        LatentResNetSegmenter,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+        **upscale_and_channels(upscale, channels),
+    )

@@ -1,0 +1,246 @@
+"""The ablations of FA-cResNet-39 (Deng & Karam, arXiv:2305.08000, section 5.7, table 3).
+
+``fa_cresnet39_ablation`` is :func:`~cdzoo.models.fa_cresnet39` with one thing changed at a time:
+
+    table 3                      argument                            the paper's choice
+    input                        use_scales=False                    True
+    FA module                    parts="attention", "enhancement"    "both"
+    FA position                  fa_position="post"                  "pre"
+    CAU pooling function         pooling="max", "avg", "max+avg",    "attention" (two of them)
+                                 "shared"
+    CAU position                 position="skip", "inner", "post"    "pre"
+    CAU module                   transform="scale", "bias"           "affine"
+    CAU bottleneck architecture  reduction=1 ... 64, or "1fc"        16
+    FEU architecture             num_convs=(2, 2, 2) ... (4, 5, 6)   (3, 4, 5)
+
+``fa_resnet50`` is the pixel network with the same modules, of "FA effect". What the paper leaves open: how layer 2
+begins when its adaptation module comes last (here as in the cResNet-39 with scales, two parallel bottlenecks and the
+fusion), and how many 3x3 convolutions the pixel network's four modules have (here 2, 3, 4, 5).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.models._bottleneck import SCALES_CHANNELS, Bottleneck, scaled_channels
+from cdzoo.models._classifier import init_resnet_weights
+from cdzoo.models.fa_cresnet import FAcResNet
+from cdzoo.models.rgb_resnet import RGBResNet
+from cdzoo.ops.attention import FeatureAdaptation
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+    from cdzoo.types import Latent
+
+__all__ = ["AblatedFAcResNet", "FAResNet", "fa_cresnet39_ablation", "fa_resnet50"]
+
+
+class AblatedFAcResNet(FAcResNet):
+    """FA-cResNet-39 with variants of its adaptation modules; without any it has the same parameters.
+
+    Args:
+        in_channels: latent channels ``C``.
+        num_classes: logits.
+        width: multiplier of channel counts.
+        num_convs: 3x3 convolutions in the modules of layers 2, 3, 4.
+        latent_stride: pixels per latent sample.
+        use_scales: read the scales, too; otherwise ``y_hat`` alone, and nothing is fused.
+        fa_position: modules follow the first block of a layer (``"pre"``) or its last (``"post"``).
+        pooling: see :class:`~cdzoo.ops.ChannelAttention`.
+        transform: likewise.
+        reduction: likewise.
+        position: see :class:`~cdzoo.ops.FeatureAdaptation`.
+        parts: likewise.
+
+    Raises:
+        ValueError: an option that is none of its choices.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 192,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        num_convs: Sequence[int] = (3, 4, 5),
+        latent_stride: int = 16,
+        use_scales: bool = True,
+        fa_position: str = "pre",
+        pooling: str = "attention",
+        transform: str = "affine",
+        reduction: int | str = 16,
+        position: str = "pre",
+        parts: str = "both",
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=width,
+            num_convs=num_convs,
+            latent_stride=latent_stride,
+        )
+        if fa_position not in ("pre", "post"):
+            raise ValueError(f"fa_position={fa_position!r}: choose one of pre, post")
+        fa = partial(
+            FeatureAdaptation,
+            pooling=pooling,
+            transform=transform,
+            reduction=reduction,
+            position=position,
+            parts=parts,
+        )
+        n2, n3, n4 = num_convs
+        c2, c3, c4 = (Bottleneck.expansion * scaled_channels(planes, width) for planes in (128, 256, 512))
+        self.layer3.add_module("fa", fa(c3, c3, num_convs=n3))
+        self.layer4.add_module("fa", fa(c4, c4, num_convs=n4))
+        if fa_position == "pre":
+            self.add_module("fa_y_hat", fa(in_channels, c2, num_convs=n2))
+            self.add_module("fa_scales", fa(in_channels, SCALES_CHANNELS, num_convs=n2))
+        else:
+            self.add_module("fa_y_hat", Bottleneck(in_channels, c2 // Bottleneck.expansion))
+            self.add_module("fa_scales", Bottleneck(in_channels, SCALES_CHANNELS // Bottleneck.expansion))
+            self.layer2.add_module("fa", fa(c2, c2, num_convs=n2))
+            self.layer3, self.layer4 = (_with_fa_last(stage) for stage in (self.layer3, self.layer4))
+        self.uses_scales = use_scales
+        if not use_scales:
+            del self.fa_scales, self.fusion
+        init_resnet_weights(self)
+
+    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, scales of that shape where used, or a ``Latent`` -> ``(B, num_features, h', w')``."""
+        x, sigma = self._unpack(y_hat, scales)
+        if self.uses_scales:
+            x = self.fusion(torch.cat([self.fa_y_hat(x), self.fa_scales(sigma)], dim=1))
+        else:
+            x = self.fa_y_hat(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        features: Tensor = self.layer4(x)
+        return features
+
+
+class FAResNet(RGBResNet):
+    """ResNet-50 on pixels with an adaptation module behind the first block of each of its four layers.
+
+    Args:
+        in_channels: ``C`` of the image.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's.
+        num_convs: 3x3 convolutions in the modules of layers 1 to 4.
+
+    Raises:
+        ValueError: ``num_convs`` does not hold four numbers, or ``width`` is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        num_convs: Sequence[int] = (2, 3, 4, 5),
+    ) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes, width=width, stride_in_1x1=False)
+        if len(num_convs) != 4:
+            raise ValueError(f"num_convs={tuple(num_convs)} must be four numbers, for layers 1 to 4")
+        for name, n in zip(("layer1", "layer2", "layer3", "layer4"), num_convs, strict=True):
+            (zero, first), *rest = self.get_submodule(name).named_children()
+            assert isinstance(first, Bottleneck)
+            channels = first.conv3.out_channels
+            fa = FeatureAdaptation(channels, channels, num_convs=n)
+            setattr(self, name, nn.Sequential(OrderedDict([(zero, first), ("fa", fa), *rest])))
+        init_resnet_weights(self)
+
+
+def _with_fa_last(stage: nn.Sequential) -> nn.Sequential:
+    blocks = [(name, block) for name, block in stage.named_children() if name != "fa"]
+    return nn.Sequential(OrderedDict([*blocks, ("fa", stage.get_submodule("fa"))]))
+
+
+class FA_cResNet39_Ablation_Weights(WeightsEnum):
+    """Weights of :func:`fa_cresnet39_ablation`: none published yet."""
+
+
+@register_model(weights=FA_cResNet39_Ablation_Weights)
+def fa_cresnet39_ablation(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    num_convs: Sequence[int] | None = None,
+    latent_stride: int | None = None,
+    use_scales: bool | None = None,
+    fa_position: str | None = None,
+    pooling: str | None = None,
+    transform: str | None = None,
+    reduction: int | str | None = None,
+    position: str | None = None,
+    parts: str | None = None,
+) -> AblatedFAcResNet:
+    """FA-cResNet-39 with one of the changes of table 3; see the module for which.
+
+    Arguments that are not given take the weights' value, else the default of :class:`AblatedFAcResNet`.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return build(
+        fa_cresnet39_ablation,
+        weights,
+        AblatedFAcResNet,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        num_convs=None if num_convs is None else tuple(num_convs),
+        latent_stride=latent_stride,
+        use_scales=use_scales,
+        fa_position=fa_position,
+        pooling=pooling,
+        transform=transform,
+        reduction=reduction,
+        position=position,
+        parts=parts,
+    )
+
+
+class FA_ResNet50_Weights(WeightsEnum):
+    """Weights of :func:`fa_resnet50`: none published yet."""
+
+
+@register_model(weights=FA_ResNet50_Weights)
+def fa_resnet50(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    num_convs: Sequence[int] | None = None,
+) -> FAResNet:
+    """ResNet-50 on pixels with feature adaptation, of the rows "FA effect" of table 3.
+
+    Arguments that are not given take the weights' value, else the default of :class:`FAResNet`: 1000 classes, 3
+    channels, width 1.0, 2, 3, 4 and 5 convolutions.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return build(
+        fa_resnet50,
+        weights,
+        FAResNet,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        num_convs=None if num_convs is None else tuple(num_convs),
+    )

@@ -1,0 +1,189 @@
+"""A Vision Transformer that reads a codec's latent, and helps to rebuild the image: compression and classification.
+
+Source: Bai et al., Towards End-to-End Image Compression and Analysis with Transformers, AAAI 2022. A convolutional
+encoder takes the place of the patches of DeiT-S; what it makes of the image is what is coded, classified, and decoded:
+
+    x ──► g_a ──y──► Q, bits ──► y_hat ──► embed ──z_0──► + position, class token ──► 12 blocks ──► norm ──► fc
+                                                    │                                  │  │  │
+                                                    └──► aggregation of z_0, z_1, z_2, z_3 ◄──┘ ──► g_s ──► x_hat
+
+Images are in [0, 1]; the network normalises them with ImageNet's mean and deviation, and undoes that behind ``g_s``.
+With ``hyperprior=True`` it is a codec, with mean-scale Gaussians (Minnen et al. 2018, without the autoregressive part);
+scales and means are coded with integers, as in :mod:`cdzoo.codecs.hyperprior`. Without, ``y_hat`` is ``y``.
+
+What the paper leaves open and what stands here: the hyperprior has half the stride of Minnen's (5x5/1, 5x5/2 in place
+of two 5x5/2), so that 224 is a multiple of all strides, 32; LeakyReLU has a slope of 0.01; the class token has a
+position too, as in DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm. The
+scales of equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
+
+Recipe. One step from random values does not converge; there are two, each with the loss of equation 6::
+
+    model = icat_small()                                           # 1. no quantisation, no rate
+    loss = RateDistortionAccuracyLoss(alpha=1, beta=0.001)
+    out = model(x)
+    loss(out, x, out.logits, target).loss.backward()
+
+    codec = icat_small(hyperprior=True)                            # 2. everything
+    codec.init_from_first_step(model.state_dict())
+    loss = RateDistortionAccuracyLoss(alpha=0.3, beta=0.003)
+    out = codec(x)
+    loss(out, x, out.logits, target).loss.backward()
+    codec.aux_loss().backward()                                    # the quantiles have an optimiser of their own
+
+Both take 300 epochs, batches of 1024, gradients clipped to a norm of 1, and a cosine schedule with 5 epochs of warm-up.
+The first has AdamW at 1e-3 and DeiT's augmentations without its moving average of weights; the second Adam at 1e-4 and,
+because the hyperprior takes others badly, random resized crops and mirroring alone. In the second, ``alpha`` sets the
+rate (0.1, 0.3, 0.6), and ``alpha / beta`` what the bits are spent on: 100 in the paper, 50 for better images, 200 for
+better labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.codecs._compressai import compressai, without_tables
+from cdzoo.codecs._gaussian_prior import GaussianPrior
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS
+from cdzoo.compose import compose
+from cdzoo.models._icat_network import ICAT, ICATOutput, conv, deconv, leaky
+from cdzoo.models._state_dict import LoadedNames, load_named
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+
+__all__ = ["ICAT", "ICATCodec", "ICATOutput", "ICAT_Small_Weights", "icat_small"]
+
+
+class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns logits as well
+    """The network with its hyperprior: also a codec, with every member of :class:`~cdzoo.codecs.Codec`.
+
+    ``compress(x)`` gives bits; ``from_streams`` makes them labels, ``decode(decompress(streams))`` makes them images.
+    It takes its own latents and no other codec's: :func:`cdzoo.compose` puts it together with itself, or with any other
+    network over its latents. The fingerprint covers ``g_a``, the hyperprior and the tables, but not the Transformer
+    nor the reconstructor, so that these may be trained further without invalidating streams.
+
+    Args:
+        in_channels, num_classes, width, aggregation, drop_path: as in :class:`ICAT`.
+    """
+
+    name: ClassVar[str] = "icat_small"
+    stride = 16
+    _hyper_stride: ClassVar[int] = 2
+    _synthesis_prefixes: ClassVar[tuple[str, ...]] = (
+        "g_s.", "embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc.", "reduce.", "fuse.",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 192,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        aggregation: bool = True,
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels, num_classes=num_classes, width=width, aggregation=aggregation, drop_path=drop_path
+        )
+        self.M = self.latent_channels = m = in_channels
+        n, models = self.N, compressai().entropy_models
+        self.h_a = leaky(conv(m, n, 3, 1), conv(n, n), conv(n, n, stride=1))
+        self.h_s = leaky(conv(n, m, stride=1), deconv(m, m * 3 // 2), conv(m * 3 // 2, 2 * m, 3, 1))
+        self.entropy_bottleneck = without_tables(models.EntropyBottleneck(n))
+        self.gaussian_conditional = without_tables(models.GaussianConditional(None))
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"N": self.N, "M": self.M}
+
+    def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        return self._train_forward(y)
+
+    @property
+    def codec_fingerprint(self) -> str:
+        """The codec whose latents the Transformer reads: this one."""
+        return self.fingerprint
+
+    def from_streams(
+        self,
+        streams: Sequence[bytes],
+        *,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        num_threads: int | None = None,
+    ) -> Tensor:
+        """Bits to logits ``(B, num_classes)``; no pixel is rebuilt.
+
+        Args:
+            streams: of this codec, of images of any sizes.
+            max_pixels, num_threads: as in :meth:`decompress`.
+
+        Raises:
+            BitstreamError, PairingError, TypeError, ValueError: as :meth:`decompress`.
+        """
+        return compose(self, self).from_streams(streams, max_pixels=max_pixels, num_threads=num_threads)
+
+    def init_from_first_step(self, state_dict: Mapping[str, Tensor]) -> LoadedNames:
+        """Take over everything but the hyperprior from a network of the first step of training.
+
+        Args:
+            state_dict: of an :class:`ICAT` of the same arguments.
+
+        Returns:
+            which tensors were filled here, which of ``state_dict`` have no place, and which here stay as they were.
+
+        Raises:
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        prior = ("h_a.", "h_s.", "entropy_bottleneck.", "gaussian_conditional.")
+        names = [(name, name) for name in self.state_dict() if not name.startswith(prior)]
+        source, way_out = "icat_small without a hyperprior", "build both with the same arguments"
+        return load_named(self, state_dict, names, source=source, way_out=way_out)
+
+
+# -- weights and builder -----------------------------------------------------------------------------------------
+
+
+class ICAT_Small_Weights(WeightsEnum):
+    """Weights of :func:`icat_small`: none published yet."""
+
+
+def _icat(*, hyperprior: bool, **arguments: Any) -> ICAT:
+    return ICATCodec(**arguments) if hyperprior else ICAT(**arguments)
+
+
+@register_model(weights=ICAT_Small_Weights)
+def icat_small(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    hyperprior: bool | None = None,
+    aggregation: bool | None = None,
+    drop_path: float | None = None,
+) -> ICAT:
+    """Image compression and analysis with a Transformer: one network that classifies and reconstructs.
+
+    Arguments that are not given take the weights' value, else the default of :class:`ICAT`: 1000 classes, 192 latent
+    channels, width 1.0, aggregation, stochastic depth of 0.1. ``hyperprior=True`` gives an :class:`ICATCodec`, which
+    writes and reads ``.cdz`` streams; by default there is none.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    return build(
+        icat_small,
+        weights,
+        _icat,
+        {"hyperprior": False},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        hyperprior=hyperprior,
+        aggregation=aggregation,
+        drop_path=drop_path,
+    )

@@ -1,0 +1,264 @@
+"""ResNet-41 and ResNet-49: residual networks over latents of any size.
+
+Source: Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2, table 1a, section 4.6.
+
+A latent of stride 16 is too small for what is left of a ResNet-50 behind its stem. ResNet-41 doubles its height and
+width, brings it to the 256 channels of conv2, and goes on as ResNet-50 from conv3, which keeps the size. ResNet-49 is
+for large photographs: nothing is enlarged, and the latent enters conv2, without the stem.
+
+    ResNet-41   y_hat (C, h, w) ─▶ upscale (C, 2h, 2w) ─▶ 1x1 (256, 2h, 2w) ─▶ layer2 (512, 2h, 2w)
+                                ─▶ layer3 (1024, h, w) ─▶ layer4 (2048, h/2, w/2) ─▶ average ─▶ fc
+    ResNet-49   y_hat (C, h, w) ─▶ layer1 (256, h, w) ─▶ layer2 (512, h/2, w/2) ─▶ layer3 ─▶ layer4 ─▶ average ─▶ fc
+
+Where the paper is unclear, and what stands here. "A deconvolutional layer and a pixel shuffle layer" enlarge: they are
+two choices (a 4x4 transposed convolution of stride 2; a 3x3 convolution to ``4 C`` channels and a shuffle), since both
+in a row would enlarge by four. The 1x1 convolution has batch norm and ReLU, so that layer 2 gets what it gets in
+ResNet-50: values that are not negative. Strides sit in the 3x3 convolutions, as in torchvision's ResNet-50. In
+ResNet-49 with 256 latent channels the shortcut of conv2's first unit is the identity, for nothing changes there. 41
+counts ``upscale``, the 1x1 and the 39 convolutions of the units, without the shortcuts' and ``fc``; 49 counts ``fc``.
+
+Recipe (section 3.4): the codec is trained first and stays fixed; batches have a random size of 224 to 448 pixels
+(:class:`cdzoo.ops.RandomSizeCollate`), latents are never resized; nothing is subtracted from them. To read a subset of
+the channels (section 3.4.4), see ``channels`` and :mod:`cdzoo.ops.channels`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.models._bottleneck import bottleneck_stage, conv1x1_bn_relu, scaled_channels
+from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._state_dict import LoadedNames, fits, load_named
+from cdzoo.ops.channels import select_channels
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+    from cdzoo.types import Latent
+
+__all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscaling"]
+
+Upscale = Literal["pixel_shuffle", "deconv", "none"]
+"""How a latent is enlarged; ``"none"`` is what ``None`` is called in a configuration."""
+
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "resnet41": {"layers": (4, 6, 3)},
+    "resnet49": {"layers": (3, 4, 6, 3), "upscale": "none"},
+}
+
+
+def upscaling(channels: int, upscale: Upscale | None) -> nn.Module:
+    """``(B, C, h, w)`` -> ``(B, C, 2h, 2w)``, or the identity for ``None`` and ``"none"``.
+
+    Raises:
+        ValueError: another word.
+    """
+    if upscale == "pixel_shuffle":
+        return nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
+    if upscale == "deconv":
+        return nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
+    if upscale not in (None, "none"):
+        raise ValueError(f"upscale must be 'pixel_shuffle', 'deconv' or None, not {upscale!r}.")
+    return nn.Identity()
+
+
+class LatentResNet(LatentClassifier):
+    """ResNet-41 or ResNet-49, a classifier of latents; stages and blocks carry torchvision's names.
+
+    Args:
+        layers: bottlenecks in conv3, conv4 and conv5, behind a 1x1 convolution and without a stride in conv3
+            (ResNet-41); or in conv2 to conv5, of which conv2 reads the latent itself (ResNet-49).
+        in_channels: latent channels ``C`` of the codec.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's.
+        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` to leave the latent's size.
+        channels: the channels that are read, of the ``in_channels`` that the latent has; all of them unless given.
+        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck or in its 3x3 one (torchvision).
+        latent_stride: pixels per latent sample; recorded so that codecs can be checked against it.
+
+    Raises:
+        ValueError: an argument that is none of these.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = _VARIANTS["resnet41"]["layers"],
+        *,
+        in_channels: int = 256,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        upscale: Upscale | None = "pixel_shuffle",
+        channels: Sequence[int] | None = None,
+        stride_in_1x1: bool = False,
+        latent_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        if len(layers) not in (3, 4):
+            raise ValueError(f"layers={tuple(layers)} must be three numbers, for conv3 to conv5, or four from conv2 on")
+        self.in_channels, self.latent_stride = in_channels, latent_stride
+        n3, n4, n5 = layers[-3:]
+        c2, c3, c4, c5 = (scaled_channels(planes, width) for planes in (64, 128, 256, 512))
+        self.select = select_channels(channels, of=in_channels)
+        read = in_channels if channels is None else len(channels)
+        self.upscale = upscaling(read, upscale)
+        self.match = conv1x1_bn_relu(read, 4 * c2) if len(layers) == 3 else None
+        self.layer1 = bottleneck_stage(read, c2, layers[0]) if len(layers) == 4 else None
+        stride = 1 if self.layer1 is None else 2
+        self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=stride, stride_in_1x1=stride_in_1x1)
+        self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
+        self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
+        self._add_head(4 * c5, num_classes)
+        init_resnet_weights(self)
+
+    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, or a ``Latent`` -> ``(B, num_features, h', w')``.
+
+        ``h' = ceil(2 h / 4)`` in ResNet-41 with, ``ceil(h / 4)`` without upscaling, ``ceil(h / 8)`` in ResNet-49; and
+        likewise ``w'``.
+        """
+        x, _ = self._unpack(y_hat, scales)
+        x = x if self.select is None else self.select(x)
+        x = self.upscale(x)
+        x = x if self.match is None else self.match(x)
+        x = x if self.layer1 is None else self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        features: Tensor = self.layer4(x)
+        return features
+
+    def load_torchvision(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
+        """Copies what ResNet-50 has in common with this network, which is everything behind its entrance.
+
+        Of the first unit of ResNet-49, which reads the latent, only tensors of equal shape are copied. All else that
+        has a torchvision name must be there and fit.
+
+        Args:
+            state_dict: of a ``torchvision.models.resnet50`` of this network's width.
+            classifier: copy ``fc`` too. With ``False`` the present one stays, for another number of classes.
+
+        Returns:
+            the names that were taken, those of ``state_dict`` that have no place here (stem, and layer 1 of
+            ResNet-41), and those that keep their values (``upscale``, ``match``, ...).
+
+        Raises:
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        own, prefixes = self.state_dict(), ("layer", "fc.") if classifier else ("layer",)
+        names = [
+            name
+            for name in own
+            if name.startswith(prefixes) and (not name.startswith("layer1.0.") or fits(own, state_dict, name))
+        ]
+        return load_named(
+            self,
+            state_dict,
+            [(name, name) for name in names],
+            source="torchvision's resnet50",
+            way_out="use width=1.0 for the stages, and classifier=False for another number of classes",
+        )
+
+
+def _latent_resnet(
+    builder: Callable[..., LatentResNet],
+    weights: WeightsLike,
+    *,
+    upscale: str | None,
+    channels: Sequence[int] | None,
+    **given: Any,
+) -> LatentResNet:
+    given |= upscale_and_channels(upscale, channels)
+    return build(builder, weights, LatentResNet, _VARIANTS[builder.__name__], **given)
+
+
+def upscale_and_channels(upscale: str | None, channels: Sequence[int] | None) -> dict[str, Any]:
+    """Two arguments of builders as :func:`build` takes them, for whom ``None`` means that nothing was given."""
+    return {
+        "upscale": None if upscale == "default" else "none" if upscale is None else upscale,
+        "channels": None if channels is None else tuple(map(operator.index, channels)),
+    }
+
+
+class ResNet41_Weights(WeightsEnum):
+    """Weights of :func:`resnet41`: none published yet."""
+
+
+@register_model(weights=ResNet41_Weights)
+def resnet41(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    upscale: Upscale | Literal["default"] | None = "default",
+    channels: Sequence[int] | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> LatentResNet:
+    """ResNet-41 over latents of any size: 27.76 M parameters with a pixel shuffle, 26.45 M with a deconvolution.
+
+    Arguments that are not given take the weights' value, else the default of :class:`LatentResNet`: 1000 classes, 256
+    latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent stride 16.
+
+    Args:
+        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for a network that leaves the latent's size.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return _latent_resnet(
+        resnet41,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        upscale=upscale,
+        channels=channels,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+    )
+
+
+class ResNet49_Weights(WeightsEnum):
+    """Weights of :func:`resnet49`: none published yet."""
+
+
+@register_model(weights=ResNet49_Weights)
+def resnet49(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    upscale: Upscale | Literal["default"] | None = "default",
+    channels: Sequence[int] | None = None,
+    stride_in_1x1: bool | None = None,
+    latent_stride: int | None = None,
+) -> LatentResNet:
+    """ResNet-49 over latents of large photographs: 25.54 M parameters.
+
+    Arguments that are not given take the weights' value, else the default of :class:`LatentResNet`, but for
+    ``upscale``: 1000 classes, 256 latent channels, all of them read, width 1.0, no upscaling, stride in the 3x3
+    convolution, latent stride 16.
+
+    Args:
+        upscale: ``None``, or ``"pixel_shuffle"`` or ``"deconv"`` for images below the paper's 672 to 1120 pixels.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return _latent_resnet(
+        resnet49,
+        weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        upscale=upscale,
+        channels=channels,
+        stride_in_1x1=stride_in_1x1,
+        latent_stride=latent_stride,
+    )

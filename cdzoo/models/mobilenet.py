@@ -1,0 +1,229 @@
+"""MobileNetV2-45: the small network over latents of any size.
+
+Source: Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2, table 1b. Blocks: Sandler et
+al., MobileNetV2, CVPR 2018.
+
+A latent of stride 16 is doubled in height and width, as in ResNet-41 (:mod:`cdzoo.models.latent_resnet`), brought to
+few channels, and goes on as MobileNetV2 without its stem and first two rows of blocks:
+
+    y_hat (C, h, w) ─▶ upscale (C, 2h, 2w) ─▶ 1x1 (24, 2h, 2w) ─▶ blocks 4 to 6 (32, 2h, 2w) ─▶ 7 to 10 (64, h, w)
+                    ─▶ 11 to 13 (96, h, w) ─▶ 14 to 16 (160, h/2, w/2) ─▶ 17 (320) ─▶ 1x1 (1280) ─▶ average ─▶ fc
+
+Table 1b prints its fifth row like the fourth, 96 channels with stride 1; the sizes beside it halve there, as they do in
+MobileNetV2, whose row has 160 channels and stride 2: so it is here. It also gives the upscaled latent 320 channels,
+where MobileNetV2's next block reads 24: ``upscaled_channels``, 24 by default. The 1x1 convolution there has batch norm
+and no ReLU, for MobileNetV2 passes linear values from block to block. The paper does not mention dropout; MobileNetV2
+has 0.2 in front of its classifier.
+
+Recipe: as ResNet-41.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo._weights import WeightsEnum
+from cdzoo.models._bottleneck import scaled_channels
+from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._state_dict import LoadedNames, fits, load_named
+from cdzoo.models.latent_resnet import Upscale, upscale_and_channels, upscaling
+from cdzoo.ops.channels import select_channels
+
+if TYPE_CHECKING:
+    from cdzoo._weights import WeightsLike
+    from cdzoo.types import Latent
+
+__all__ = ["MobileNetV245", "mobilenet_v2_45"]
+
+# channels, blocks, stride of the first: table 1b, with MobileNetV2's fifth row
+_ROWS = ((32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
+_FIRST_BLOCK = 4  # MobileNetV2 calls its stem 0 and the blocks that are left out 1 to 3
+_LAST_CHANNELS = 1280
+_EXPANSION = 6
+
+
+def _conv_bn_relu6(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU6(inplace=True))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: 1x1 to six times the channels, depthwise 3x3, linear 1x1; names as in torchvision.
+
+    ``(B, in_channels, h, w)`` -> ``(B, out_channels, ceil(h / stride), ceil(w / stride))``; the input is added where
+    the shapes are equal.
+
+    Args:
+        in_channels: ``C`` of the input.
+        out_channels: ``C`` of the output.
+        stride: of the depthwise convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        hidden = _EXPANSION * in_channels
+        self.residual = stride == 1 and in_channels == out_channels
+        self.conv = nn.Sequential(
+            _conv_bn_relu6(in_channels, hidden, 1),
+            _conv_bn_relu6(hidden, hidden, 3, stride=stride, groups=hidden),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, h, w)`` -> ``(B, out_channels, h', w')``."""
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
+
+
+class MobileNetV245(LatentClassifier):
+    """MobileNetV2-45, a classifier of latents; blocks carry torchvision's names, ``features.4`` to ``features.18``.
+
+    Args:
+        in_channels: latent channels ``C`` of the codec.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's, rounded to multiples of 8; the last 1280 too.
+        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` to leave the latent's size.
+        upscaled_channels: of the map that the first block reads; ``width`` multiplies it too.
+        channels: the channels that are read, of the ``in_channels`` that the latent has; all of them unless given.
+        dropout: probability in front of ``fc``.
+        latent_stride: pixels per latent sample; recorded so that codecs can be checked against it.
+
+    Raises:
+        ValueError: an argument that is none of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 256,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        upscale: Upscale | None = "pixel_shuffle",
+        upscaled_channels: int = 24,
+        channels: Sequence[int] | None = None,
+        dropout: float = 0.2,
+        latent_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.latent_stride = in_channels, latent_stride
+        self.select = select_channels(channels, of=in_channels)
+        read = in_channels if channels is None else len(channels)
+        c = scaled_channels(upscaled_channels, width)
+        self.upscale = upscaling(read, upscale)
+        self.match = nn.Sequential(nn.Conv2d(read, c, 1, bias=False), nn.BatchNorm2d(c))
+        blocks: list[nn.Module] = []
+        for planes, num_blocks, first_stride in _ROWS:
+            for stride in (first_stride, *[1] * (num_blocks - 1)):
+                blocks.append(InvertedResidual(c, scaled_channels(planes, width), stride=stride))
+                c = scaled_channels(planes, width)
+        num_features = scaled_channels(_LAST_CHANNELS, width)
+        blocks.append(_conv_bn_relu6(c, num_features, 1))
+        self.features = nn.Sequential(OrderedDict((str(n), block) for n, block in enumerate(blocks, _FIRST_BLOCK)))
+        self._add_head(num_features, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        init_resnet_weights(self)
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
+
+    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, or a ``Latent`` -> ``(B, num_features, h', w')``.
+
+        ``h' = ceil(2 h / 4)`` with upscaling, ``ceil(h / 4)`` without; and likewise ``w'``.
+        """
+        x, _ = self._unpack(y_hat, scales)
+        x = x if self.select is None else self.select(x)
+        x = self.match(self.upscale(x))
+        features: Tensor = self.features(x)
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """``(B, num_features, h', w')`` -> logits ``(B, num_classes)``; with ``pre_logits`` the pooled features."""
+        x: Tensor = self.avgpool(features).flatten(1)
+        return x if pre_logits else self.fc(self.dropout(x))
+
+    def load_torchvision(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
+        """Copies what MobileNetV2 has in common with this network, which is everything behind its entrance.
+
+        Of the first block, which reads ``upscaled_channels``, only tensors of equal shape are copied: with the 24 of
+        MobileNetV2, all of them. All else that has a torchvision name must be there and fit.
+
+        Args:
+            state_dict: of a ``torchvision.models.mobilenet_v2`` of this network's width.
+            classifier: copy ``fc`` too, ``classifier.1`` there. With ``False`` the present one stays.
+
+        Returns:
+            the names that were taken, those of ``state_dict`` that have no place here (``features.0`` to
+            ``features.3``), and those that keep their values (``upscale``, ``match``).
+
+        Raises:
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        own, first = self.state_dict(), f"features.{_FIRST_BLOCK}."
+        names = [
+            (name, name)
+            for name in own
+            if name.startswith("features.") and (not name.startswith(first) or fits(own, state_dict, name))
+        ]
+        if classifier:
+            names += [(name, name.replace("fc.", "classifier.1.")) for name in own if name.startswith("fc.")]
+        return load_named(
+            self,
+            state_dict,
+            names,
+            source="torchvision's mobilenet_v2",
+            way_out="use width=1.0 for the blocks, and classifier=False for another number of classes",
+        )
+
+
+class MobileNetV2_45_Weights(WeightsEnum):
+    """Weights of :func:`mobilenet_v2_45`: none published yet."""
+
+
+@register_model(weights=MobileNetV2_45_Weights)
+def mobilenet_v2_45(
+    *,
+    weights: WeightsLike = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    width: float | None = None,
+    upscale: Upscale | Literal["default"] | None = "default",
+    upscaled_channels: int | None = None,
+    channels: Sequence[int] | None = None,
+    dropout: float | None = None,
+    latent_stride: int | None = None,
+) -> MobileNetV245:
+    """MobileNetV2-45 over latents of any size: 5.85 M parameters with a pixel shuffle, 2.36 M of them its convolution.
+
+    Arguments that are not given take the weights' value, else the default of :class:`MobileNetV245`: 1000 classes, 256
+    latent channels, all of them read, width 1.0, pixel shuffle to 24 channels, dropout 0.2, latent stride 16.
+
+    Args:
+        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for a network that leaves the latent's size.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return build(
+        mobilenet_v2_45,
+        weights,
+        MobileNetV245,
+        {},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        upscaled_channels=upscaled_channels,
+        dropout=dropout,
+        latent_stride=latent_stride,
+        **upscale_and_channels(upscale, channels),
+    )

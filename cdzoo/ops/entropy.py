@@ -1,0 +1,122 @@
+"""Entropies of latents: measured, modelled, and as losses.
+
+Sources: Torfason et al., ICLR 2018 (equation 1); Wang et al., "Learning from the CNN-based compressed domain" (WACV
+2022), section 3.3, which takes the logarithm of a variance for the entropy of a latent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GaussianEntropyLoss", "discrete_entropy", "gaussian_bits", "gaussian_entropy_loss", "target_entropy_loss"]
+
+_SMALLEST_SCALE = 0.11
+_SMALLEST_LIKELIHOOD = 1e-9
+
+
+def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
+    """Entropy of quantised values, from their histogram.
+
+    It is what an ideal coder with a table of exactly these values' frequencies would spend. Equal values are one
+    symbol; a codec that adds real-valued means to its symbols (``mbt2018_mean``) has hardly any equal ones, and its
+    rate is in its likelihoods.
+
+    Args:
+        y_hat: values of any shape; for one image's entropy, pass one image.
+        per_channel: of ``(B, C, ...)``, the mean of one entropy per channel.
+
+    Returns:
+        bits per symbol, float32, 0-dimensional, without a gradient.
+
+    Raises:
+        ValueError: ``y_hat`` is empty.
+    """
+    if y_hat.numel() == 0:
+        raise ValueError(f"the entropy of no values is not defined: y_hat has shape {tuple(y_hat.shape)}.")
+    y_hat = y_hat.detach()
+    rows = y_hat.transpose(0, 1).flatten(1) if per_channel else y_hat.reshape(1, -1)
+    values, symbols = torch.unique(rows, return_inverse=True)
+    places = symbols + len(values) * torch.arange(len(rows), device=rows.device).unsqueeze(1)
+    counts = torch.bincount(places.flatten(), minlength=len(rows) * len(values)).view(len(rows), -1)
+    nats: Tensor = torch.special.entr(counts.double() / rows.shape[1]).sum(1).mean()
+    return (nats / math.log(2)).float()
+
+
+def target_entropy_loss(entropy: Tensor, target: float) -> Tensor:
+    """``max(H - H_t, 0)``: only entropy above a target costs (Torfason et al., equation 1).
+
+    Args:
+        entropy: bits per symbol, of any shape.
+        target: bits per symbol. The paper has 1.265 with 32 channels (0.635 bits per pixel) and 0.8 with 8 (0.0983):
+            at stride 8, ``H C / 64`` bits per pixel.
+
+    Returns:
+        the excess, in the shape of ``entropy``.
+    """
+    return (entropy - target).clamp_min(0)
+
+
+def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
+    """``log(sigma^2)``, a stand-in for the entropy of a latent that is roughly Gaussian (Wang et al., section 3.3).
+
+    A Gaussian's differential entropy is half of this and a constant, in nats. All elements of an image's latent count
+    as samples of one Gaussian. The paper leaves the base of the logarithm open; here it is e.
+
+    As a loss it is unbounded below: it rewards shrinking the latent long after every symbol is 0 and no bit is left to
+    save. The distortion has to hold against it, and ``eps`` is where it stops.
+
+    Args:
+        y: latents before or after quantisation, ``(B, ...)``.
+        eps: smallest variance; below it the loss is ``log(eps)``, without a gradient.
+
+    Returns:
+        the mean over the batch, 0-dimensional; natural logarithm, to be minimised.
+
+    Raises:
+        ValueError: ``y`` has no batch dimension or no elements, or ``eps`` is not positive.
+    """
+    if y.dim() < 2 or y.numel() == 0:
+        raise ValueError(f"y must be a batch of latents (B, ...), not of shape {tuple(y.shape)}.")
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, not {eps!r}: the logarithm of a variance of 0 is not finite.")
+    variance = y.float().flatten(1).var(1, correction=0)
+    return variance.clamp_min(eps).log().mean()
+
+
+class GaussianEntropyLoss(nn.Module):
+    """:func:`gaussian_entropy_loss` as a module.
+
+    Args:
+        eps: smallest variance.
+    """
+
+    def __init__(self, *, eps: float = 1e-9) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``(B, ...)`` to the mean logarithm of the images' variances."""
+        return gaussian_entropy_loss(y, eps=self.eps)
+
+
+def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
+    """What each symbol costs under a Gaussian of mean 0 that is integrated over the symbol's unit interval.
+
+    Scales below 0.11 and probabilities below 1e-9 (29.9 bits) are raised to these values, as CompressAI's coders do;
+    ``Latent.scales`` come without a bound.
+
+    Args:
+        y_hat: integers, any shape; for a codec with means, ``y_hat`` less the means.
+        scales: standard deviations, of a shape that broadcasts with ``y_hat``.
+
+    Returns:
+        bits, in the shape of both together; their sum estimates the payload's ``y`` part.
+    """
+    # The difference of two tails on the left, where erfc keeps its precision.
+    inverse = 0.5**0.5 / scales.clamp_min(_SMALLEST_SCALE)
+    distance = y_hat.abs()
+    upper, lower = (0.5 * torch.erfc((distance + offset) * inverse) for offset in (-0.5, 0.5))
+    return -(upper - lower).clamp_min(_SMALLEST_LIKELIHOOD).log2()

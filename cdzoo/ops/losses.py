@@ -1,0 +1,283 @@
+"""What codecs, and codecs together with networks, are trained to minimise.
+
+Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers say
+little of scales, on which every weight depends: here distortions are mean squared errors on the scale 0 to 255 (of
+images in ``[0, 1]``), rates are in bits, and cross-entropies in nats. With these, the papers' weights make sense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cdzoo.ops.entropy import target_entropy_loss
+from cdzoo.types import CodecOutput
+
+__all__ = [
+    "JointLoss",
+    "MultiTaskLoss",
+    "RateDistortionAccuracyLoss",
+    "RateDistortionLoss",
+    "TargetRateDistortionLoss",
+    "bits_per_pixel",
+    "joint_loss",
+    "multi_task_loss",
+    "rate_distortion_accuracy_loss",
+    "rate_distortion_loss",
+    "target_rate_distortion_loss",
+]
+
+Metric = Literal["mse", "ms-ssim"]
+
+
+class RateDistortion(NamedTuple):
+    """Attributes: ``loss`` to minimise; ``distortion``; ``bpp``, bits per pixel. All 0-dimensional."""
+
+    loss: Tensor
+    distortion: Tensor
+    bpp: Tensor
+
+
+class TargetRateDistortion(NamedTuple):
+    """Attributes: ``loss`` to minimise; ``distortion``; ``excess``, bits per symbol above the target."""
+
+    loss: Tensor
+    distortion: Tensor
+    excess: Tensor
+
+
+class Joint(NamedTuple):
+    """Attributes: those of :class:`TargetRateDistortion`, and ``cross_entropy`` in nats."""
+
+    loss: Tensor
+    distortion: Tensor
+    excess: Tensor
+    cross_entropy: Tensor
+
+
+class RateDistortionAccuracy(NamedTuple):
+    """Attributes: those of :class:`RateDistortion`, and ``cross_entropy`` in nats."""
+
+    loss: Tensor
+    distortion: Tensor
+    bpp: Tensor
+    cross_entropy: Tensor
+
+
+def bits_per_pixel(output: CodecOutput) -> Tensor:
+    """The estimated rate: ``-log2`` of all likelihoods, per pixel of the images.
+
+    Raises:
+        ValueError: there are no likelihoods.
+    """
+    if not output.likelihoods:
+        raise ValueError(
+            "no likelihoods to take a rate from: this codec has no entropy model. Use its entropy with "
+            "TargetRateDistortionLoss (torfason2018) or gaussian_entropy_loss with MultiTaskLoss (choi2019)."
+        )
+    batch, _, height, width = output.x_hat.shape
+    bits = [-likelihood.float().log2().sum() for likelihood in output.likelihoods.values()]
+    return sum(bits[1:], bits[0]) / (batch * height * width)
+
+
+def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
+    return 255**2 * F.mse_loss(x_hat.float(), x.float())
+
+
+def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
+    """``lmbda D + R``, CompressAI's loss.
+
+    Args:
+        output: of a codec with an entropy model.
+        x: the images, ``(B, 3, H, W)`` in ``[0, 1]``.
+        lmbda: weight of the distortion; ``cdzoo.codecs.hyperprior.LAMBDAS`` has CompressAI's.
+        metric: ``"mse"`` on the scale 0 to 255, or ``"ms-ssim"`` for 1 - MS-SSIM, which takes images of more than 160
+            pixels in either direction and the package ``pytorch_msssim``.
+
+    Raises:
+        ValueError: another metric, or a codec without likelihoods.
+        ImportError: ``pytorch_msssim`` is missing, and MS-SSIM was asked for.
+    """
+    if metric == "mse":
+        distortion = _mse255(output.x_hat, x)
+    elif metric == "ms-ssim":
+        try:
+            msssim = import_module("pytorch_msssim")
+        except ImportError as error:
+            raise ImportError("metric='ms-ssim' needs the package pytorch_msssim; install it, or use 'mse'.") from error
+        distortion = 1 - msssim.ms_ssim(output.x_hat.float(), x.float(), data_range=1.0)
+    else:
+        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+    bpp = bits_per_pixel(output)
+    return RateDistortion(lmbda * distortion + bpp, distortion, bpp)
+
+
+def target_rate_distortion_loss(
+    output: CodecOutput, x: Tensor, entropy: Tensor, *, beta: float, target_entropy: float
+) -> TargetRateDistortion:
+    """``MSE + beta max(H - H_t, 0)`` (Torfason et al., ICLR 2018, equation 1).
+
+    Args:
+        output: of the codec.
+        x: the images, ``(B, 3, H, W)`` in ``[0, 1]``; the MSE is on the scale 0 to 255, which the paper's ``beta``
+            needs: on ``[0, 1]`` the entropy would weigh 65,025 times more.
+        entropy: ``H(q)`` in bits per symbol, 0-dimensional; ``codec.quantizer.entropy(y)``.
+        beta, target_entropy: in the paper (A.8), 150 and 1.265 with 32 channels (0.635 bits per pixel), 600 and 0.8
+            with 8 (0.0983).
+    """
+    distortion, excess = _mse255(output.x_hat, x), target_entropy_loss(entropy, target_entropy)
+    return TargetRateDistortion(distortion + beta * excess, distortion, excess)
+
+
+def joint_loss(
+    output: CodecOutput,
+    x: Tensor,
+    entropy: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    *,
+    beta: float,
+    target_entropy: float,
+    gamma: float = 0.001,
+) -> Joint:
+    """``gamma (MSE + beta max(H - H_t, 0)) + cross-entropy`` (Torfason et al., ICLR 2018, equation 2).
+
+    Args:
+        output, x, entropy: as in :func:`target_rate_distortion_loss`.
+        logits: ``(B, num_classes)``, or ``(B, num_classes, H, W)`` of a segmenter.
+        target: class indices, ``(B,)`` or ``(B, H, W)``.
+        beta, target_entropy: as there.
+        gamma: weight of the codec's loss; 0.001 in the paper (A.8).
+    """
+    codec = target_rate_distortion_loss(output, x, entropy, beta=beta, target_entropy=target_entropy)
+    cross_entropy = F.cross_entropy(logits.float(), target)
+    return Joint(gamma * codec.loss + cross_entropy, codec.distortion, codec.excess, cross_entropy)
+
+
+def multi_task_loss(rate: Tensor, tasks: Sequence[Tensor], betas: Sequence[float]) -> Tensor:
+    """``L_CompNet + beta_1 L_RecNet + beta_2 L_ClsNet + ...`` (Wang et al., WACV 2022, equation 1).
+
+    Args:
+        rate: what stands for the entropy of the latent, :func:`cdzoo.ops.gaussian_entropy_loss` in the paper.
+        tasks: one loss per task; in the paper the mean squared error of the reconstruction (its scale is not given),
+            and cross-entropies.
+        betas: their weights, none negative. The paper says that they lie in ``[0, 1]``, but trains its codecs with
+            ``beta_1`` of 20, 50, 100 and 200 (and the others 0) for 0.098, 0.30, 0.49 and 0.72 bits per pixel.
+
+    Raises:
+        ValueError: not one weight per task.
+    """
+    if len(tasks) != len(betas):
+        raise ValueError(f"{len(tasks)} task losses, but {len(betas)} weights; there must be one per task.")
+    loss = rate
+    for task, beta in zip(tasks, betas, strict=True):
+        loss = loss + beta * task
+    return loss
+
+
+def rate_distortion_accuracy_loss(
+    output: CodecOutput, x: Tensor, logits: Tensor, target: Tensor, *, alpha: float, beta: float
+) -> RateDistortionAccuracy:
+    """``alpha cross-entropy + beta MSE + R`` (Bai et al., AAAI 2022, equation 6).
+
+    The equation sums squared errors and natural logarithms; like the codecs that the paper builds on, this takes the
+    mean squared error on the scale 0 to 255 and bits per pixel, for which the paper's weights are of the right size.
+
+    Args:
+        output: of the codec; without likelihoods the rate is 0, as in the first of the paper's two steps of training.
+        x: the images, ``(B, 3, H, W)`` in ``[0, 1]``, before any normalisation.
+        logits: ``(B, num_classes)``.
+        target: class indices ``(B,)``, or class probabilities as mixup makes them.
+        alpha, beta: 1 and 0.001 in the first step; then alpha is 0.1, 0.3 or 0.6, which sets the rate, and beta a
+            hundredth of it.
+    """
+    distortion, cross_entropy = _mse255(output.x_hat, x), F.cross_entropy(logits.float(), target)
+    bpp = bits_per_pixel(output) if output.likelihoods else distortion.new_zeros(())
+    return RateDistortionAccuracy(alpha * cross_entropy + beta * distortion + bpp, distortion, bpp, cross_entropy)
+
+
+# -- as modules --------------------------------------------------------------------------------------------------
+
+
+def _check_weights(**weights: float) -> None:
+    for name, value in weights.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be finite and not negative, not {value!r}.")
+
+
+class RateDistortionLoss(nn.Module):
+    """:func:`rate_distortion_loss` with a fixed weight and metric."""
+
+    def __init__(self, lmbda: float, metric: Metric = "mse") -> None:
+        super().__init__()
+        _check_weights(lmbda=lmbda)
+        if metric not in ("mse", "ms-ssim"):
+            raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+        self.lmbda, self.metric = lmbda, metric
+
+    def forward(self, output: CodecOutput, x: Tensor) -> RateDistortion:
+        """See :func:`rate_distortion_loss`."""
+        return rate_distortion_loss(output, x, lmbda=self.lmbda, metric=self.metric)
+
+
+class TargetRateDistortionLoss(nn.Module):
+    """:func:`target_rate_distortion_loss` with fixed weights."""
+
+    def __init__(self, *, beta: float, target_entropy: float) -> None:
+        super().__init__()
+        _check_weights(beta=beta, target_entropy=target_entropy)
+        self.beta, self.target_entropy = beta, target_entropy
+
+    def forward(self, output: CodecOutput, x: Tensor, entropy: Tensor) -> TargetRateDistortion:
+        """See :func:`target_rate_distortion_loss`."""
+        return target_rate_distortion_loss(output, x, entropy, beta=self.beta, target_entropy=self.target_entropy)
+
+
+class JointLoss(nn.Module):
+    """:func:`joint_loss` with fixed weights."""
+
+    def __init__(self, *, beta: float, target_entropy: float, gamma: float = 0.001) -> None:
+        super().__init__()
+        _check_weights(beta=beta, target_entropy=target_entropy, gamma=gamma)
+        self.beta, self.target_entropy, self.gamma = beta, target_entropy, gamma
+
+    def forward(self, output: CodecOutput, x: Tensor, entropy: Tensor, logits: Tensor, target: Tensor) -> Joint:
+        """See :func:`joint_loss`."""
+        return joint_loss(
+            output, x, entropy, logits, target, beta=self.beta, target_entropy=self.target_entropy, gamma=self.gamma
+        )
+
+
+class MultiTaskLoss(nn.Module):
+    """:func:`multi_task_loss` with fixed weights.
+
+    Args:
+        betas: weights of the tasks, in the order in which their losses will be given.
+    """
+
+    def __init__(self, betas: Sequence[float]) -> None:
+        super().__init__()
+        _check_weights(**{f"beta_{number}": beta for number, beta in enumerate(betas, 1)})
+        self.betas = tuple(betas)
+
+    def forward(self, rate: Tensor, *tasks: Tensor) -> Tensor:
+        """See :func:`multi_task_loss`."""
+        return multi_task_loss(rate, tasks, self.betas)
+
+
+class RateDistortionAccuracyLoss(nn.Module):
+    """:func:`rate_distortion_accuracy_loss` with fixed weights."""
+
+    def __init__(self, *, alpha: float, beta: float) -> None:
+        super().__init__()
+        _check_weights(alpha=alpha, beta=beta)
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, output: CodecOutput, x: Tensor, logits: Tensor, target: Tensor) -> RateDistortionAccuracy:
+        """See :func:`rate_distortion_accuracy_loss`."""
+        return rate_distortion_accuracy_loss(output, x, logits, target, alpha=self.alpha, beta=self.beta)
