@@ -7,14 +7,18 @@ network that reads coefficients does not need it done. ``jpeglib`` and ``pyjpegi
 from files.
 
     python benchmarks/jpeg_reading.py [--images DIR] [--rounds 30] [--json]
+    python benchmarks/jpeg_reading.py --threads 2
 
-A ratio above 1 means that cdzoo is faster. ``reused`` is ``out=``, to which nothing else has an equivalent.
+A ratio above 1 means that cdzoo is faster. ``reused`` is ``out=``, to which nothing else has an equivalent. ``new
+header`` gives every file a comment that no file had before, so that nothing known of earlier headers helps. With
+``--threads`` only batches are read, by one thread and by so many, and the ratio of the two is all that is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import statistics
@@ -61,9 +65,15 @@ def readers(files: list[bytes], paths: list[str]) -> dict[str, Callable[[int], o
     """What reads the ``i``-th file, by name; ours first."""
     tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     buffer: JPEGCoefficients = read_jpeg(files[0])
+    numbers = itertools.count()
+
+    def with_comment(data: bytes) -> bytes:
+        return b"".join((data[:2], b"\xff\xfe\x00\x0a", next(numbers).to_bytes(8, "big"), data[2:]))
+
     found: dict[str, Callable[[int], object]] = {
         "cdzoo": lambda i: read_jpeg(files[i]),
         "cdzoo reused": lambda i: read_jpeg(files[i], out=buffer),
+        "cdzoo new header": lambda i: read_jpeg(with_comment(files[i])),
         "torchvision": lambda i: decode_jpeg(tensors[i]),
         "Pillow": lambda i: np.asarray(Image.open(io.BytesIO(files[i]))),
     }
@@ -131,22 +141,31 @@ def measure_readers(images: list[Image.Image], rounds: int) -> list[dict[str, ob
     return rows
 
 
-def measure_threads(images: list[Image.Image], rounds: int) -> list[dict[str, object]]:
-    """Batches of 32 files of one size: two threads against one."""
+def measure_threads(images: list[Image.Image], rounds: int, num_threads: int) -> list[dict[str, object]]:
+    """Batches of files of one size: several threads against one."""
     rows: list[dict[str, object]] = []
-    for label in ("224", "500"):
-        files = [encode(images[i % len(images)], SIZES[label], 75, False) for i in range(32)]
+    for label, batch, progressive in (("224", 16, False), ("224", 32, False), ("224", 16, True), ("500", 16, False)):
+        files = [encode(images[i % len(images)], SIZES[label], 75, progressive) for i in range(batch)]
         out = read_jpeg(files)
         seconds = medians(
             {
                 "one": lambda _, files=files, out=out: read_jpeg(files, out=out, num_threads=1),  # type: ignore[misc]
-                "two": lambda _, files=files, out=out: read_jpeg(files, out=out, num_threads=2),  # type: ignore[misc]
+                "more": lambda _, files=files, out=out: read_jpeg(files, out=out, num_threads=num_threads),  # type: ignore[misc]
             },
             1,
-            rounds,
+            3 * rounds,
             time.perf_counter,
         )
-        rows.append({"size": label, "batch": 32, "speedup of 2 threads": round(seconds["one"] / seconds["two"], 2)})
+        rows.append(
+            {
+                "size": label,
+                "kind": read_jpeg_header(files[0]).kind,
+                "batch": batch,
+                "threads": num_threads,
+                "milliseconds of one": round(1e3 * seconds["one"], 2),
+                "speedup": round(seconds["one"] / seconds["more"], 2),
+            }
+        )
     return rows
 
 
@@ -155,24 +174,27 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="a folder of photographs; synthetic ones without it")
     parser.add_argument("--count", type=int, default=8, help="pictures (default 8)")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, help="compare so many threads with one, and nothing else")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     images = pictures(arguments.images, arguments.count)
     result = {
-        "readers": measure_readers(images, arguments.rounds),
-        "threads": measure_threads(images, arguments.rounds),
+        "readers": [] if arguments.threads else measure_readers(images, arguments.rounds),
+        "threads": measure_threads(images, arguments.rounds, arguments.threads or 2),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print("times of other readers, cdzoo = 1")
+    if result["readers"]:
+        print("times of other readers, cdzoo = 1")
     for row in result["readers"]:  # type: ignore[union-attr]
         ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in row["ratios"].items())
         print(f"{row['size']:>6} q{row['quality']} {row['kind']:<11} {row['microseconds']:>9.1f} us  {ratios}")
     for row in result["threads"]:  # type: ignore[union-attr]
-        print(f"{row['size']:>6} batch of {row['batch']}: two threads {row['speedup of 2 threads']:.2f} x one")
+        batch = f"{row['size']:>6} {row['kind']:<11} batch of {row['batch']}"
+        print(f"{batch}: {row['threads']} threads {row['speedup']:.2f} x one ({row['milliseconds of one']:.2f} ms)")
 
 
 if __name__ == "__main__":

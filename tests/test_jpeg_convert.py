@@ -128,6 +128,12 @@ def test_stem_equals_the_convolution_of_the_decode(size: tuple[int, int], kind: 
         expected = F.conv2d(x, weight, bias, **options)
         assert out.shape == expected.shape
         assert relative(out, expected) < 1e-13
+        # a network in channels_last stays in it, and a copy in the other layout would cost more than the stem saves
+        weight = weight.to(memory_format=torch.channels_last)
+        last = jpeg_stem_conv2d(c, weight, bias, mean=MEAN, std=STD, chroma=chroma, **options)
+        assert relative(last, expected) < 1e-13
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert not out.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.usefixtures("no_idct")

@@ -191,7 +191,7 @@ def cresnet39_d(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> CResNetD:
-    """cResNet-39-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet39`.
+    """cResNet-39-d, segmentation from latents with the layers of cResNet-39.
 
     Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
     channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
@@ -226,7 +226,7 @@ def cresnet51_d(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> CResNetD:
-    """cResNet-51-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet51`.
+    """cResNet-51-d, segmentation from latents with the layers of cResNet-51.
 
     Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
     channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
@@ -261,7 +261,7 @@ def cresnet72_d(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> CResNetD:
-    """cResNet-72-d, segmentation from latents with the layers of :func:`~cdzoo.models.cresnet72`.
+    """cResNet-72-d, segmentation from latents with the layers of cResNet-72.
 
     Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
     channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
@@ -294,7 +294,7 @@ def resnet50_d(
     width: float | None = None,
     stride_in_1x1: bool | None = None,
 ) -> RGBResNetD:
-    """ResNet-50-d, segmentation of pixels with the layers of :func:`~cdzoo.models.resnet50`.
+    """ResNet-50-d, segmentation of pixels with the layers of ResNet-50.
 
     Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
     channels, width 1.0, stride in the 1x1 convolution.
@@ -325,7 +325,7 @@ def resnet71_d(
     width: float | None = None,
     stride_in_1x1: bool | None = None,
 ) -> RGBResNetD:
-    """ResNet-71-d, segmentation of pixels with the layers of :func:`~cdzoo.models.resnet71`.
+    """ResNet-71-d, segmentation of pixels with the layers of ResNet-71.
 
     Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
     channels, width 1.0, stride in the 1x1 convolution.
@@ -359,7 +359,7 @@ def resnet41_seg(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> LatentResNetSegmenter:
-    """Segmentation from latents of stride 16 with the layers of :func:`~cdzoo.models.resnet41`.
+    """Segmentation from latents of stride 16 with the layers of ResNet-41.
 
     Arguments that are not given take the weights' value, else the default of :class:`LatentResNetSegmenter`: 21
     classes, 256 latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
 
-__all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscaling"]
+__all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscale_and_channels", "upscaling"]
 
 Upscale = Literal["pixel_shuffle", "deconv", "none"]
 """How a latent is enlarged; ``"none"`` is what ``None`` is called in a configuration."""

@@ -105,7 +105,13 @@ def jpeg_stem_conv2d(
     for i in (1, 0):
         before = -(-pads[i][0] // steps[i])
         edges += [before, out_size[i] + folded.shape[2 + i] - 1 - before - x.shape[2 + i]]
-    return F.conv2d(F.pad(x, edges), folded, bias)
+    if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(F.pad(x, edges), folded, bias)
+    # The network is in channels_last and would be slowed down by another layout. Kernels for it like multiples of 8.
+    empty = -x.shape[1] % 8
+    x, folded = F.pad(x, [*edges, 0, empty]), F.pad(folded, [0, 0, 0, 0, 0, empty])
+    layout = torch.channels_last
+    return F.conv2d(x.contiguous(memory_format=layout), folded.contiguous(memory_format=layout), bias)
 
 
 def _component_channels(
