@@ -91,6 +91,8 @@ def bench_jpeg(
     for name, values in {"sizes": sizes, "batch": [batch], "threads": threads, "rounds": [rounds]}.items():
         if not values or min(values) < 1:
             raise ValueError(f"{name}={values}: give numbers of at least 1")
+    if not 1 <= quality <= 95:
+        raise ValueError(f"quality={quality}: give 1 to 95, as Pillow recommends")
     if unknown := set(tasks) - {"inference", "training"}:
         raise ValueError(f"tasks={sorted(unknown)}: choose of inference and training")
     network = (_torchvision_classifier(model) if isinstance(model, str) else model).to(
@@ -180,7 +182,7 @@ def _inference(module: nn.Module, source: Callable[[], Any]) -> Callable[[], obj
 
 def _training(module: nn.Module, source: Callable[[], Any]) -> Callable[[], object]:
     module.train()
-    # no step: weights that stay as they are keep the rounds alike
+    # steps of length 0: weights that stay as they are keep the rounds alike
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
 
     def run() -> object:

@@ -94,6 +94,11 @@ class CoefficientTransform:
 
     shorter_side: int | None = None
 
+    def __post_init__(self) -> None:
+        side = self.shorter_side
+        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
+            raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}.")
+
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files at a 1, 1/2, 1/4 or 1/8 of its size."""
         factor = self.factor(coefficients.image_size)
@@ -122,12 +127,9 @@ class CoefficientTransform:
             ValueError: an unknown key or a value of the wrong form.
         """
         unknown = set(config) - {"type", "shorter_side"}
-        side = config.get("shorter_side")
         if unknown:
             raise ValueError(f"CoefficientTransform has no setting {sorted(unknown)}; it has shorter_side.")
-        if side is not None and not (isinstance(side, int) and side > 0):
-            raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}.")
-        return cls(side)
+        return cls(config.get("shorter_side"))
 
 
 InputTransform: TypeAlias = LatentTransform | CoefficientTransform

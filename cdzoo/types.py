@@ -58,7 +58,9 @@ class JPEGCoefficients(NamedTuple):
 
     Attributes:
         planes: ``K`` int16 tensors ``(B, Hb, Wb, 8, 8)``, one per component: quantised DCT coefficients in natural
-            (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs.
+            (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs. What no
+            file holds, such as an image reduced by :func:`cdzoo.data.scale`, has floating-point planes and tables of
+            ones.
         qtables: quantisation tables ``(B, K, 8, 8)`` int32, natural order.
         sampling: ``K`` pairs of (vertical, horizontal) sampling factors.
         image_size: ``(H, W)`` in pixels.
@@ -72,7 +74,7 @@ class JPEGCoefficients(NamedTuple):
     color_space: str
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> JPEGCoefficients:
-        """The same coefficients on ``device``; they travel as int16."""
+        """The same coefficients on ``device``; dtypes stay as they are, int16 for what was read from files."""
         return self._replace(
             planes=tuple(plane.to(device, non_blocking=non_blocking) for plane in self.planes),
             qtables=self.qtables.to(device, non_blocking=non_blocking),

@@ -138,3 +138,26 @@ def test_networks_of_the_other_kind(
     status, result = classify(capsys, photos / "small.jpg", "--weights", weights.latent)
     assert status == 1
     assert "does not read JPEG coefficients" in result["files"][0]["error"]
+
+
+def test_files_that_are_nearly_right(
+    weights: types.SimpleNamespace, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(photos / "small.jpg") as image:
+        image.resize((10, 12)).save(tmp_path / "tiny.jpg", exif=exif)
+        image.save(tmp_path / "drawing.jpg", "PNG")
+    (tmp_path / "cut.jpg").write_bytes((photos / "truncated.jpg").read_bytes())
+    names = [tmp_path / name for name in ("tiny.jpg", "drawing.jpg", "cut.jpg")]
+    status, result = classify(capsys, *names, "--weights", weights.jpeg)
+    tiny, drawing, cut = result["files"]
+    assert status == 1
+    assert tiny["image_size"] == [12, 10]  # too small to be turned without decoding it
+    assert "a PNG file" in drawing["error"]
+    assert cut["error"].startswith("byte ")
+    status, result = classify(capsys, names[2], "--weights", weights.jpeg, "--lenient")
+    assert status == 0
+    assert result["files"][0]["missing_blocks"] > 10
+    assert main(["classify", str(names[2]), "--weights", str(weights.jpeg), "--lenient"]) == 0
+    assert "blocks missing" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,10 @@ from cdzoo._weights import WeightsFolder
 from cdzoo.cli._files import Job, add_inputs, find_jobs
 from cdzoo.cli._load import class_labels, find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
-from cdzoo.codecs import Codec, read_header, read_jpeg, read_jpeg_header
+from cdzoo.codecs import Codec, JPEGWarning, read_header, read_jpeg, read_jpeg_header
 from cdzoo.compose import CompressedDomainModel, compose
-from cdzoo.data.coefficient_transforms import upright
-from cdzoo.errors import CdzooError
+from cdzoo.data.coefficient_transforms import alignment, upright
+from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.transforms import CoefficientTransform
 
 __all__ = ["CLASSIFIERS", "Classifier", "add_commands", "codec_for", "pair", "top_classes"]
@@ -50,6 +51,7 @@ def add_commands(commands: Any) -> None:
         description="Classify JPEG files from their DCT coefficients, at their own size or a power of two below it, "
         "and .cdz streams from their latents: the pixels are not rebuilt.",
     )
+    parser.add_argument("--lenient", action="store_true", help="classify damaged JPEG files by what is left of them")
     add_inputs(parser, "FILE", "a JPEG file, a .cdz stream, or a folder that is searched for both")
     parser.add_argument(
         "--model", metavar="NAME", help="network (jpeg_resnet18 or fa_cresnet39, or what the weights are for)"
@@ -61,8 +63,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return number
 
 
@@ -109,6 +111,15 @@ def _latent_classifier(args: argparse.Namespace) -> Classifier:
     return Classifier(logits, getattr(network.model, "meta", {}), facts)
 
 
+_OTHER_FORMATS = {b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+
+
+def _check_format(data: bytes) -> None:
+    for magic, name in _OTHER_FORMATS.items():
+        if data.startswith(magic):
+            raise ValueError(f"a {name} file, whatever it is called; run 'cdzoo compress' on it and classify the .cdz.")
+
+
 def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
     from cdzoo.models.jpeg_resnet import JPEGClassifier
 
@@ -125,14 +136,22 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
     transforms = saved if isinstance(saved, CoefficientTransform) else CoefficientTransform()
 
     def logits(data: bytes) -> tuple[Tensor, dict[str, Any]]:
+        _check_format(data)
         header = read_jpeg_header(data)
-        coefficients = upright(read_jpeg(data), header.orientation)
+        facts: dict[str, Any] = {}
+        with warnings.catch_warnings(record=True) as damage:
+            warnings.simplefilter("always", JPEGWarning)
+            coefficients = read_jpeg(data, strict=not args.lenient)
+        if missing := sum(w.message.num_missing for w in damage if isinstance(w.message, JPEGWarning)):
+            facts["missing_blocks"] = missing
+        height, width = header.image_size
+        if min(height, width) >= max(alignment(coefficients)):  # smaller ones have no whole block to turn
+            coefficients = upright(coefficients, header.orientation)
         reduced = transforms(coefficients)
         with torch.no_grad():
             scores = network(reduced.to(device))
-        size, read = coefficients.image_size, reduced.image_size
-        bpp = 8 * len(data) / (header.image_size[0] * header.image_size[1])
-        return scores, {"image_size": list(size), "bpp": bpp, "read_size": list(read)}
+        facts |= {"image_size": list(coefficients.image_size), "bpp": 8 * len(data) / (height * width)}
+        return scores, {**facts, "read_size": list(reduced.image_size)}
 
     return Classifier(logits, getattr(network, "meta", {}), {"jpeg_model": shown_source(source)})
 
@@ -167,7 +186,12 @@ def classify(args: argparse.Namespace, report: Report) -> None:
         classifier = prepared[prepare]
         if isinstance(classifier, _WrongInputError):
             raise classifier
-        scores, facts = classifier.logits(job.source.read_bytes())
+        if not job.source.is_file():
+            raise ValueError("not a regular file")
+        try:
+            scores, facts = classifier.logits(job.source.read_bytes())
+        except JPEGError as error:
+            raise JPEGError(str(error).removeprefix("JPEG data, ")) from error
         return {**facts, "top": top_classes(scores, classifier.meta, args.top)}
 
     report.each(jobs, _source, work)
@@ -207,6 +231,8 @@ def _render(report: Report) -> str:
     lines = []
     for entry in report.good():
         facts = [width_x_height(entry["image_size"]), f"{entry['bpp']:.4f} bpp"]
+        if entry.get("missing_blocks"):
+            facts.append(f"{entry['missing_blocks']} blocks missing")
         if entry.get("read_size", entry["image_size"]) != entry["image_size"]:
             facts.append(f"read at {width_x_height(entry['read_size'])}")
         lines += ["  ".join([entry["file"], *facts]), *rank_lines(entry["top"])]

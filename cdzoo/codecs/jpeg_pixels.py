@@ -89,6 +89,8 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
         )
     if subsampling not in SUBSAMPLINGS:
         raise ValueError(f"subsampling={subsampling!r}: choose one of {', '.join(SUBSAMPLINGS)}")
+    if x.isnan().any():
+        raise ValueError("encode_jpeg got images with NaN in them")
     tables = quality_tables(quality).to(x.device)
     levels = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(0, 1) * 255
     size = (x.shape[2], x.shape[3])
@@ -131,8 +133,10 @@ def decode_jpeg(
 
     Raises:
         JPEGError: CMYK or YCCK files, sampling factors that don't divide each other, planes of a wrong shape.
-        ValueError: an unknown ``chroma``.
+        ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
     space = coefficients.color_space
     matrix = ((1.0,),) * 3 if space == "gray" else color_matrix(space, 3)
     # RGB files have each plane level-shifted; in YCbCr the shift of the luma alone reaches all three colours.

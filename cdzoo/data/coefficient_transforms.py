@@ -14,7 +14,6 @@ The random transforms draw from PyTorch's generator, once for a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -186,7 +185,7 @@ def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     Raises:
         ValueError: another factor.
     """
-    if factor not in (1, 2, 4, 8):
+    if not isinstance(factor, int) or factor not in (1, 2, 4, 8):
         raise ValueError(f"factor={factor}: blocks of 8x8 shrink by 1, 2, 4 or 8")
     if factor == 1:
         return coefficients
@@ -220,8 +219,8 @@ def gray_to_ycbcr(
     """
     if coefficients.color_space != "gray":
         return coefficients
-    if len(sampling) != 3 or any(sampling[0][axis] < pair[axis] for pair in sampling for axis in (0, 1)):
-        raise ValueError(f"sampling={sampling}: give three pairs, of which the first, for luma, is the largest")
+    if len(sampling) != 3 or not all(1 <= pair[axis] <= sampling[0][axis] for pair in sampling for axis in (0, 1)):
+        raise ValueError(f"sampling={sampling}: give three pairs from 1 on, the first of them, for luma, the largest")
     plane, size = coefficients.planes[0], coefficients.image_size
     planes = [plane]
     for pair in sampling[1:]:
@@ -258,11 +257,20 @@ class RandomVerticalFlip(RandomHorizontalFlip):
 
 
 class RandomRotation90(nn.Module):
-    """:func:`rotate` by 0, 90, 180 or 270 degrees, each as likely; trims what is not aligned."""
+    """:func:`rotate` by 0, 90, 180 or 270 degrees, each as likely.
+
+    Both sides are trimmed to whole cells of the coarser grid, whatever the angle, so that square images, and images of
+    one sampling that is alike in rows and columns, stay of one geometry. Others swap their sides at 90 and 270 degrees.
+    """
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all by the same angle."""
-        return rotate(coefficients, 90 * int(torch.randint(4, ())), trim=True)
+        """A batch of files, all by the same angle; unchanged if they are smaller than one cell."""
+        turns = int(torch.randint(4, ()))
+        cell = max(alignment(coefficients))
+        height, width = (n - n % cell for n in coefficients.image_size)
+        if min(height, width) == 0:
+            return coefficients
+        return rotate(crop(coefficients, 0, 0, height, width), 90 * turns)
 
 
 class RandomCrop(nn.Module):
@@ -382,16 +390,13 @@ def _shrinking(factor: int) -> Tensor:
 
 
 def _size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if min(rows, columns) < 1:
-        raise ValueError(f"size={size}: give at least 1 pixel")
-    return rows, columns
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
+        raise ValueError(f"size={size!r}: give at least 1 pixel, as one whole number or as (rows, columns)")
+    return pair[0], pair[1]
 
 
 def _probability(p: float) -> float:
     if not 0 <= p <= 1:
         raise ValueError(f"p={p}: a probability lies in [0, 1]")
     return p
-
-
-Transform = Callable[[JPEGCoefficients], JPEGCoefficients]

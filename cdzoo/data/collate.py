@@ -64,6 +64,8 @@ def _collate(samples: Any, kind: type[T], join: Callable[[Sequence[T]], T], name
     if not samples:
         raise ValueError(f"{name} got no samples.")
     if isinstance(samples[0], kind):
+        if not all(isinstance(sample, kind) for sample in samples):
+            raise ValueError(f"{name} got samples with labels and samples without; all or none must have one.")
         return join(samples)
     return join([pair[0] for pair in samples]), _collate_labels([pair[1] for pair in samples])
 

@@ -182,7 +182,7 @@ class JPEGConv2d(nn.Conv2d):
         )
         self.mode = mode
         self.memory_budget = memory_budget
-        self._map_version = -1
+        self._mapped: Tensor | None = None  # the filters that the stored maps were made of
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(B, C, Hb, Wb, 8, 8)`` to ``(B, C', Hb', Wb', 8, 8)``; see :func:`jpeg_conv2d`."""
@@ -225,11 +225,12 @@ class JPEGConv2d(nn.Conv2d):
         return f"{super().extra_repr()}, mode={self.mode!r}"  # type: ignore[no-untyped-call]
 
     def _stored_map(self, size: tuple[int, int]) -> Tensor:
-        # The version counter of a tensor moves with every in-place change: an optimiser's step, load_state_dict.
-        version = 0 if self.weight.is_inference() else self.weight._version
-        if version != self._map_version:
+        # Values are compared: version counters miss what is assigned, written through .data, or in inference mode.
+        weight, mapped = self.weight.detach(), self._mapped
+        place = None if mapped is None else (mapped.dtype, mapped.device)
+        if mapped is None or place != (weight.dtype, weight.device) or not torch.equal(weight, mapped):
             self._drop_maps()
-            self._map_version = version
+            self._mapped = weight.clone()
         name = f"xi_{size[0]}x{size[1]}"
         if name not in self._buffers:
             with torch.no_grad():

@@ -61,12 +61,12 @@ def to_jpeg_domain(
         A module ``(JPEGCoefficients) -> output of the model``.
 
     Raises:
-        ValueError: an unknown option, or an approximated ReLU with ``"fused"``.
+        ValueError: an unknown option, an approximated ReLU with ``"fused"``, or a network over neither 3 nor 1
+            channels.
         MemoryError: at the first call with an image size whose explicit maps exceed the budget.
     """
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     entrance = JPEGEntrance(
-        channels=1 if convolutions and convolutions[0].in_channels == 1 else 3,
+        channels=_input_channels(model),
         mode=mode,
         relu=relu,
         num_frequencies=num_frequencies,
@@ -149,6 +149,20 @@ def _foldable_convolution(model: nn.Module) -> str | None:
     conv = model.get_submodule(readers[0].target)
     plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.groups == 1
     return str(readers[0].target) if plain and not conv._forward_hooks and not conv._forward_pre_hooks else None
+
+
+def _input_channels(model: nn.Module) -> int:
+    """3 or 1: what the convolution that reads the image takes, or, where tracing finds none, the first one."""
+    name = _foldable_convolution(model)
+    candidates = model.modules() if name is None else [model.get_submodule(name)]
+    reader = next((module for module in candidates if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if reader is None else reader.in_channels
+    if channels not in (1, 3):
+        raise ValueError(
+            f"the network reads images of {channels} channels, but JPEG files decode to 3 (RGB), or 1 (luma); replace "
+            "its first convolution"
+        )
+    return channels
 
 
 def _reference(model: nn.Module) -> Tensor:

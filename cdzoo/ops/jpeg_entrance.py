@@ -12,7 +12,7 @@ from torch.func import functional_call
 from cdzoo.ops import dct
 from cdzoo.ops.coefficient_map import CoefficientMap, LayerForms
 from cdzoo.ops.jpeg_conv import DEFAULT_MEMORY_BUDGET, JPEGConv2d, format_bytes
-from cdzoo.ops.jpeg_planes import color_matrix, component_planes, mix, neutral_planes
+from cdzoo.ops.jpeg_planes import check_coefficients, color_matrix, component_planes, mix, neutral_planes
 from cdzoo.ops.jpeg_stem import jpeg_coefficient_image, jpeg_stem_conv2d
 from cdzoo.types import JPEGCoefficients
 
@@ -89,6 +89,7 @@ class JPEGEntrance(nn.Module):
         Raises:
             JPEGError: colour spaces and samplings without a linear decode.
         """
+        check_coefficients(coefficients)
         dtype = dtype if conv is None else conv.weight.dtype
         if self.mode != "fused":
             options: dict[str, Any] = {"mean": self.mean, "std": self.std, "chroma": self.chroma}
@@ -123,6 +124,7 @@ class JPEGEntrance(nn.Module):
         Raises:
             MemoryError: all maps together need more than ``memory_budget`` bytes.
         """
+        check_coefficients(coefficients)
         size = coefficients.image_size
         if self.mode != "explicit" or size in self._within_budget:
             return

@@ -29,6 +29,21 @@ YCBCR_TO_RGB = (
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
+def check_coefficients(coefficients: object) -> None:
+    """Raises ``TypeError`` for what is given by mistake: pixels, or what the default collate function makes."""
+    if not isinstance(coefficients, JPEGCoefficients):
+        raise TypeError(
+            f"this reads JPEGCoefficients, not {type(coefficients).__name__}: read files with cdzoo.codecs.read_jpeg, "
+            "or make coefficients of pixels with cdzoo.codecs.encode_jpeg"
+        )
+    size: Sequence[object] = coefficients.image_size
+    if isinstance(size[0], Tensor):
+        raise TypeError(
+            "the sizes of these JPEGCoefficients are tensors, which the default collate function makes of them; give "
+            "the DataLoader collate_fn=cdzoo.data.collate_coefficients"
+        )
+
+
 def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int], ...]:
     """How many (rows, columns) of the image one row, one column of each component stands for.
 
@@ -36,7 +51,8 @@ def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int]
         JPEGError: the sampling factors don't divide the largest, the planes don't fit the image size, or the colour
             space has no linear decode to RGB (CMYK and YCCK).
     """
-    planes, _, sampling, image_size, color_space = coefficients
+    check_coefficients(coefficients)
+    planes, qtables, sampling, image_size, color_space = coefficients
     if color_space not in ("gray", "ycbcr", "rgb"):
         raise JPEGError(
             f"color_space={color_space!r}: only gray, ycbcr and rgb files have a linear decode to RGB; convert the file"
@@ -56,6 +72,13 @@ def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int]
             raise JPEGError(
                 f"component {index} of an image of {image_size[0]}x{image_size[1]} px must be a plane (B, {blocks[0]}, "
                 f"{blocks[1]}, 8, 8), not {tuple(plane.shape)}; blocks that only complete an MCU are left out"
+            )
+    if not torch.compiler.is_compiling():  # would tie batch sizes together that are traced one by one
+        batch = len(planes[0])
+        if tuple(qtables.shape) != (batch, len(planes), 8, 8) or any(len(plane) != batch for plane in planes):
+            raise JPEGError(
+                f"planes of {[len(plane) for plane in planes]} files with qtables {tuple(qtables.shape)}: for {batch} "
+                f"files all must be {batch}, and qtables must be {(batch, len(planes), 8, 8)}"
             )
     return factors
 
@@ -96,7 +119,7 @@ def pixel_blocks(
     exact, device = torch.promote_types(dtype, torch.float32), planes.device
     if basis is None:
         basis = dct.basis_matrix(dtype=exact, device=device)
-    autocast = torch.is_autocast_enabled(device.type)
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
         coefficients = planes.flatten(4).flatten(2, 3).flatten(0, 1).to(exact)
         scale = qtables.flatten(2).flatten(0, 1).to(exact) / 255

@@ -16,8 +16,6 @@ stride (stride 1, odd image sizes, "fancy" upsampling), that plane alone is upsa
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -142,7 +140,8 @@ def _constant_channels(
 
 def _grouping(factor: tuple[int, int], steps: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """Pixels that may share one sample per axis: they must fall into one step, and end where the image ends."""
-    shared = [math.gcd(f, s) for f, s in zip(factor, steps, strict=True)]
+    # not math.gcd, which stops torch.compile once it has made the factors symbolic; they are 1 to 4
+    shared = [max(n for n in (1, 2, 3, 4) if f % n == 0 and s % n == 0) for f, s in zip(factor, steps, strict=True)]
     rows, columns = (g if n % g == 0 else 1 for g, n in zip(shared, size, strict=True))
     return rows, columns
 
@@ -163,7 +162,8 @@ def _depth_from_blocks(blocks: Tensor, steps: tuple[int, int], size: tuple[int, 
         return _space_to_depth(dct.unblockify(blocks, size), steps)
     (rows, columns), (batch, members, hb, wb) = steps, blocks.shape[:4]
     split = blocks.view(batch, members, hb, wb, 8 // rows, rows, 8 // columns, columns)
-    x = split.permute(0, 1, 5, 7, 2, 4, 3, 6).reshape(batch, -1, hb * 8 // rows, wb * 8 // columns)
+    channels = members * rows * columns  # spelled out, for batches of nothing
+    x = split.permute(0, 1, 5, 7, 2, 4, 3, 6).reshape(batch, channels, hb * 8 // rows, wb * 8 // columns)
     x = x[..., : -(-size[0] // rows), : -(-size[1] // columns)]
     if size[0] % rows == 0 and size[1] % columns == 0:
         return x
