@@ -31,7 +31,6 @@ from tqdm import tqdm
 import cdzoo
 from cdzoo.codecs import Codec, read_header
 
-
 CODECS = ("bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean")  # those with an entropy model
 
 

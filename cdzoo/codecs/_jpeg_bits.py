@@ -1,30 +1,24 @@
 """What JPEG entropy decoding stands on: table layout, byte stuffing, restart markers. Compiled by Numba.
 
-Import on first use only: this imports Numba. After a change here, touch ``jpeg_huffman.py`` too: of a cached kernel
-Numba watches only the file that it stands in, not those that it calls into, and would go on with the old code.
+Import on first use only: this imports Numba. After a change here, touch the files of the kernels that are called from
+Python, ``jpeg_huffman.py`` and ``_jpeg_scans.py``, too: of a cached kernel Numba watches only the file that it stands
+in, not those that it calls into, and would go on with the old code.
 
-A Huffman table is one row of ``TABLE_SIZE`` int32. Its first 2**10 entries are indexed by the next ten bits:
+A Huffman table is one row of ``TABLE_SIZE`` int32. Its first 2**10 entries are indexed by the next ten bits, and hold
+the length of the code in bits 7..0 and the symbol above them; 0 where the code is longer, or there is none. Behind them
+stand 18 limits and 18 offsets for the search by length (ITU-T T.81, figure F.16), and the 256 symbols.
 
-====================  ======================  =================  ============================================
-bits 31..16           bits 15..8              bits 7..0          where
-====================  ======================  =================  ============================================
-value, not zero       zero run + 1            bits of both       code and value fit in ten bits
-0                     symbol                  bits of the code   the code fits
-0                     0                       0                  the code is longer, or there is none
-====================  ======================  =================  ============================================
+A pair table serves the AC coefficients of sequential scans: 2**10 uint64, indexed like the others. One lookup gives
+one coefficient, of which the value may lie beyond the ten bits, and often all of a second one, or the end of the block.
 
-Behind them stand 18 limits and 18 offsets for the search by length (ITU-T T.81, figure F.16), and the 256 symbols.
+==============  =============  =============  ============  =============  =============  ============
+bits 63..48     bits 47..40    bits 39..32    bits 31..24   bits 23..16    bits 15..8     bits 7..0
+==============  =============  =============  ============  =============  =============  ============
+second value    second run     first run      bits of the   bits of the    bits of the    bits of both
+                + 1; 0: none   + 1            first value   first code     first
+==============  =============  =============  ============  =============  =============  ============
 
-A pair table serves AC coefficients: 2**10 int64, two coefficients per lookup, or one and the end of block:
-
-==============  ==============  ======================================  ============  ==============  ============
-bits 63..48     bits 47..32     bits 31..24                             bits 23..16   bits 15..8      bits 7..0
-==============  ==============  ======================================  ============  ==============  ============
-second value    first value     second run + 1, 0: none, 128: block     first run     bits of the     bits of both
-                                ends                                    + 1           first
-==============  ==============  ======================================  ============  ==============  ============
-
-With no first run, bits 7..0 are the length of a bare end of block; an entry of 0 sends the reader to the other table.
+A run of ``BLOCK_ENDS`` stands for the end of the block; a first run of ``LOOK_FURTHER`` for anything else.
 """
 
 from __future__ import annotations
@@ -33,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from cdzoo.codecs._jpeg_jit import jit
+from cdzoo.codecs._jpeg_jit import jit, load, store
 
 LOOKUP_BITS = 10
 LOOKUP_SIZE = 1 << LOOKUP_BITS
@@ -42,6 +36,9 @@ OFFSETS = LIMITS + 18
 SYMBOLS = OFFSETS + 18
 TABLE_SIZE = SYMBOLS + 256
 
+#: Larger than any position in a block, together with the runs before it; see the module's docstring.
+LOOK_FURTHER, BLOCK_ENDS = 64, 128
+
 #: Zero bytes behind a segment: 248 for the longest block, 8 that are loaded at once, 16 to spare.
 SLACK = 272
 
@@ -49,46 +46,60 @@ OK, BAD_CODE, BAD_RUN, BAD_VALUE, TOO_SHORT, TOO_LONG, BAD_RESTART, BAD_HISTORY 
 
 
 @jit
-def build_table(payload: Any, row: Any, pairs: Any) -> None:
-    """Fill one zeroed row and its pair table from a DHT payload that has been checked: 16 counts, then symbols."""
+def build_table(data: Any, position: int, tables: Any, row: int) -> None:
+    """Fill a row from a DHT payload that has been checked, 16 counts, then symbols, at a position of a file."""
     code = 0
     index = 0
+    end = 0
     for length in range(1, 17):
-        row[OFFSETS + length] = index - code
-        for _ in range(payload[length - 1]):
-            symbol = np.int64(payload[16 + index])
-            row[SYMBOLS + index] = symbol
-            size = symbol & 15
-            free = LOOKUP_BITS - length
-            if free >= 0:
-                for rest in range(1 << free):
-                    entry: Any = (symbol << 8) | length
-                    if 0 < size <= free:
-                        value = rest >> (free - size)
-                        if value < 1 << (size - 1):
-                            value -= (1 << size) - 1
-                        entry = (value << 16) | (((symbol >> 4) + 1) << 8) | (length + size)
-                    row[(code << free) + rest] = entry
+        tables[row, OFFSETS + length] = index - code
+        for _ in range(data[position + length - 1]):
+            symbol = np.int32(data[position + 16 + index])
+            tables[row, SYMBOLS + index] = symbol
+            if length <= LOOKUP_BITS:
+                for place in range(end, end + (LOOKUP_SIZE >> length)):
+                    tables[row, place] = symbol << 8 | length
+                end += LOOKUP_SIZE >> length
             code += 1
             index += 1
-        row[LIMITS + length] = code << (16 - length)
+        tables[row, LIMITS + length] = code << (16 - length)
         code <<= 1
-    for bits in range(pairs.size):
-        first = np.int64(row[bits])
-        used = first & 255
-        if first >> 16 == 0:
-            pairs[bits] = used if first >> 8 == 0 else 0
-            continue
-        second = np.int64(row[(bits << used) & (LOOKUP_SIZE - 1)])
-        total = used + (second & 255)
-        entry = (((first >> 16) & 0xFFFF) << 32) | (((first >> 8) & 255) << 16) | (used << 8)
-        if second == 0 or total > LOOKUP_BITS or (second >> 16 == 0 and second >> 8 != 0):
-            entry |= ((first >> 16) << 48) | used
-        elif second >> 16 == 0:
-            entry |= (128 << 24) | total
-        else:
-            entry |= ((second >> 16) << 48) | (((second >> 8) & 255) << 24) | total
-        pairs[bits] = entry
+    for place in range(end, LOOKUP_SIZE):
+        tables[row, place] = 0
+
+
+@jit
+def _value(bits: Any, used: Any, size: Any) -> Any:
+    """The signed value of ``size`` bits behind the first ``used`` of ten."""
+    value = (bits >> (LOOKUP_BITS - used - size)) & ((1 << size) - 1)
+    if value < 1 << (size - 1):
+        value -= (1 << size) - 1
+    return value
+
+
+@jit
+def build_pairs(tables: Any, pairs: Any, row: int) -> None:
+    """Fill the pair table of a row."""
+    for bits in range(LOOKUP_SIZE):
+        code = np.int64(tables[row, bits])
+        length = code & 255
+        size = (code >> 8) & 15
+        used = length + size
+        entry: Any = (code >> 12) + 1
+        if size == 0:
+            entry = BLOCK_ENDS if 0 < code < 256 else LOOK_FURTHER
+        entry = entry << 32 | size << 24 | length << 16 | used << 8 | used
+        if size > 0 and used < LOOKUP_BITS:
+            code = np.int64(tables[row, (bits << used) & (LOOKUP_SIZE - 1)])
+            length = code & 255
+            size = (code >> 8) & 15
+            total = used + length + size
+            if code != 0 and total <= LOOKUP_BITS:
+                if size > 0:
+                    entry += total - used | ((code >> 12) + 1) << 40 | _value(bits, used + length, size) << 48
+                elif code < 256:
+                    entry += total - used | BLOCK_ENDS << 40
+        pairs[row, bits] = entry
 
 
 @jit
@@ -102,29 +113,11 @@ def open_segment(data: Any, pos: Any, out: Any) -> Any:
     marker = -1
     while marker < 0:
         while pos + 8 <= end:
-            i = np.uint64(pos)
-            word: Any = (
-                np.uint64(data[i])
-                | np.uint64(data[i + np.uint64(1)]) << np.uint64(8)
-                | np.uint64(data[i + np.uint64(2)]) << np.uint64(16)
-                | np.uint64(data[i + np.uint64(3)]) << np.uint64(24)
-                | np.uint64(data[i + np.uint64(4)]) << np.uint64(32)
-                | np.uint64(data[i + np.uint64(5)]) << np.uint64(40)
-                | np.uint64(data[i + np.uint64(6)]) << np.uint64(48)
-                | np.uint64(data[i + np.uint64(7)]) << np.uint64(56)
-            )
+            word = load(data, np.uint64(pos))
             # An FF among eight bytes is a zero byte of the complement: the classic test with the complement folded in.
             if (~word - np.uint64(0x0101010101010101)) & word & np.uint64(0x8080808080808080):
                 break
-            o = np.uint64(n)
-            out[o] = np.uint8(word)
-            out[o + np.uint64(1)] = np.uint8(word >> np.uint64(8))
-            out[o + np.uint64(2)] = np.uint8(word >> np.uint64(16))
-            out[o + np.uint64(3)] = np.uint8(word >> np.uint64(24))
-            out[o + np.uint64(4)] = np.uint8(word >> np.uint64(32))
-            out[o + np.uint64(5)] = np.uint8(word >> np.uint64(40))
-            out[o + np.uint64(6)] = np.uint8(word >> np.uint64(48))
-            out[o + np.uint64(7)] = np.uint8(word >> np.uint64(56))
+            store(out, np.uint64(n), word)
             n += 8
             pos += 8
         stop = min(pos + 8, end)
@@ -151,41 +144,22 @@ def open_segment(data: Any, pos: Any, out: Any) -> Any:
 
 
 @jit
-def load(bits: Any, pos: Any) -> Any:
-    """Eight bytes, the first one on top."""
-    i = np.uint64(pos)
-    return (
-        np.uint64(bits[i]) << np.uint64(56)
-        | np.uint64(bits[i + np.uint64(1)]) << np.uint64(48)
-        | np.uint64(bits[i + np.uint64(2)]) << np.uint64(40)
-        | np.uint64(bits[i + np.uint64(3)]) << np.uint64(32)
-        | np.uint64(bits[i + np.uint64(4)]) << np.uint64(24)
-        | np.uint64(bits[i + np.uint64(5)]) << np.uint64(16)
-        | np.uint64(bits[i + np.uint64(6)]) << np.uint64(8)
-        | np.uint64(bits[i + np.uint64(7)])
-    )
-
-
-@jit
-def find_symbol(tables: Any, row: Any, entry: int, buf: Any) -> Any:
-    """The symbol in bits 7..0 and the length of its code above them, for an ``entry`` without a value; or -1."""
-    if entry != 0:
-        return np.int64((entry >> 8) | ((entry & 255) << 8))
+def find_code(tables: Any, row: Any, buf: Any) -> Any:
+    """The entry of a code of more than ten bits, as if the table held it: its length, its symbol above; 0 for none."""
     code = np.int64(buf >> np.uint64(48))
     for length in range(LOOKUP_BITS + 1, 17):
         if code < tables[row, LIMITS + length]:
             index = tables[row, OFFSETS + length] + (code >> (16 - length))
-            return np.int64(tables[row, SYMBOLS + index]) | (length << 8)
-    return -1
+            return np.uint64(np.int64(tables[row, SYMBOLS + index]) << 8 | length)
+    return np.uint64(0)
 
 
 @jit
-def receive(buf: Any, size: int) -> Any:
-    """The signed value in the ``size`` bits on top (T.81, RECEIVE and EXTEND); ``size`` is at least 1."""
-    value = np.int64(buf >> np.uint64(64 - size))
-    if value < 1 << (size - 1):
-        value -= (1 << size) - 1
-    return value
+def receive(buf: Any, size: Any) -> Any:
+    """The signed value in the ``size`` bits on top (T.81, RECEIVE and EXTEND), 0 for none; without a branch."""
+    flip = ~np.uint64(np.int64(buf) >> 63)  # all ones if the value is negative: its complement is stored
+    value = ((buf ^ flip) >> np.uint64(1)) >> ((np.uint64(63) - size) & np.uint64(63))
+    return np.int64((value ^ flip) - flip)
 
 
 @jit

@@ -108,13 +108,13 @@ class Segments:
         self.frame: Frame | None = None
         self.restart_interval = 0
         self.exif: tuple[int, int] | None = None
+        self.huffman: dict[int, bytes] = {}  # DHT payloads, by selector
+        self.quantization: dict[int, NDArray[np.int32]] = {}  # by selector
         self.qtables: dict[int, NDArray[np.int32]] = {}  # by component, as of its first scan
         self.progress: list[bytearray] = []  # by component and coefficient: Al of the last scan, or _UNSEEN
         self.complaints: list[Damage] = []
         self._jfif = False
         self._adobe: int | None = None
-        self._huffman: dict[int, bytes] = {}
-        self._quantization: dict[int, NDArray[np.int32]] = {}
         self._num_scans = 0
         if data[:2] != b"\xff\xd8":
             raise Damage(0, "no JPEG file: it does not begin with FF D8" if data else "the file is empty")
@@ -227,7 +227,7 @@ class Segments:
             payload = bytes(data[position + 1 : behind])
             if selector & 0xEC or not _is_huffman_table(payload, selector < 16):
                 raise Damage(position, f"a Huffman table (DHT) that cannot be, with selector {selector:02X}")
-            self._huffman[selector] = payload
+            self.huffman[selector] = payload
             position = behind
 
     def _read_quantization(self, start: int, end: int) -> None:
@@ -244,7 +244,7 @@ class Segments:
             table = quantization_table(bytes(data[position + 1 : behind]))
             if table is None:
                 raise Damage(position, "a quantisation table (DQT) with an entry of 0")
-            self._quantization[selector & 15] = table
+            self.quantization[selector & 15] = table
             position = behind
 
     def _read_frame(self, code: int, start: int, end: int) -> None:
@@ -280,7 +280,7 @@ class Segments:
         self._advance(start, header)
         for n in header.components:
             if n not in self.qtables:
-                table = self._quantization.get(frame.components[n].table)
+                table = self.quantization.get(frame.components[n].table)
                 if table is None:
                     raise Damage(start, f"component {n} has no quantisation table ({frame.components[n].table})")
                 self.qtables[n] = table
@@ -297,7 +297,7 @@ class Segments:
             seen[first : first + count] = bytes([header.low]) * count
 
     def _table(self, kind: str, selector: int, start: int) -> bytes:
-        payload = self._huffman.get(selector | (0x10 if kind == "AC" else 0))
+        payload = self.huffman.get(selector | (0x10 if kind == "AC" else 0))
         if payload is None:
             raise Damage(start, f"the scan needs the {kind} Huffman table {selector}, which is not defined")
         return payload

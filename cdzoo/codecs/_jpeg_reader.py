@@ -1,18 +1,22 @@
-"""One JPEG file, from bytes to coefficients: between the markers and the kernels."""
+"""JPEG files, from bytes to coefficients: between the markers and the kernels."""
 
 from __future__ import annotations
 
-import threading
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cdzoo.codecs._jpeg_markers import Damage, Frame, Scan, ScanHeader, Segments
+from cdzoo.codecs._jpeg_header import Geometry, Header, known_header, read_header
+from cdzoo.codecs._jpeg_layout import TARGETS
+from cdzoo.codecs._jpeg_markers import Damage, Scan, ScanHeader, Segments
+from cdzoo.codecs._jpeg_plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
+from cdzoo.codecs._threads import for_each
 from cdzoo.errors import JPEGError
 
-__all__ = ["File", "Geometry", "Loss"]
+__all__ = ["File", "Geometry", "Loss", "decode_files"]
 
 _REASONS = (
     "",
@@ -26,17 +30,12 @@ _REASONS = (
 )
 _NONE = np.zeros(0, np.uint8)
 _NO_HISTORY = np.zeros(0, np.uint64)
-_KEPT_SCRATCH = 1 << 22
+_NO_TARGETS = (0, 0, 0, 0)
 
-_local = threading.local()
+#: How many bytes of files are decoded in one go: so many that the call does not matter, and no more than may be copied.
+_FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
 
-
-class Geometry(NamedTuple):
-    """What the files of one batch have in common."""
-
-    sampling: tuple[tuple[int, int], ...]
-    image_size: tuple[int, int]
-    color_space: str
+_workspace = Workspace()
 
 
 class Loss(NamedTuple):
@@ -60,126 +59,122 @@ class File:
             if strict, the file is too short to hold it.
     """
 
-    def __init__(self, data: bytes | bytearray, name: str, *, strict: bool, max_pixels: int | None) -> None:
+    def __init__(self, data: bytes, name: str, *, strict: bool, max_pixels: int | None) -> None:
+        self.data = data
         self.name = name
         self.strict = strict
-        try:
-            self.segments = Segments(data, strict=strict)
-            scan = self.segments.next_scan()
-            if scan is None or self.segments.frame is None:
-                raise Damage(self.segments.position, "the file ends before any image")
-        except Damage as damage:
-            raise self._error(damage) from None
-        self.frame: Frame = self.segments.frame
-        self._scan: Scan | None = scan
-        height, width = self.frame.height, self.frame.width
-        if max_pixels is not None and height * width > max_pixels:
+        self.header = known_header(data) or self._open()[1]
+        frame, scan = self.header.frame, self.header.scan
+        if max_pixels is not None and frame.height * frame.width > max_pixels:
             raise JPEGError(
-                f"{name}: {width} x {height} pixels are more than max_pixels={max_pixels}; if you trust the file, "
-                "pass a larger number, or None"
+                f"{name}: {frame.width} x {frame.height} pixels are more than max_pixels={max_pixels}; if you trust "
+                "the file, pass a larger number, or None"
             )
         # Every block costs at least a bit, and two if it is not progressive. This comes before any allocation.
-        num_blocks = self.frame.num_blocks
         num_bytes = len(data) - scan.position
-        if strict and 8 * num_bytes < num_blocks * (1 if self.progressive else 2):
-            raise self._error(Damage(len(data), f"{num_bytes} bytes of data are too few for {num_blocks} blocks"))
-        self._lost: dict[int, NDArray[np.bool_]] = {}  # blocks that are missing or incomplete, by component
-        self._stop: dict[int, NDArray[np.uint8]] = {}  # blocks whose AC coefficients cannot be refined any more
-
-    @property
-    def progressive(self) -> bool:
-        return self.frame.kind == "progressive"
-
-    @property
-    def geometry(self) -> Geometry:
-        frame = self.frame
-        return Geometry(frame.sampling, (frame.height, frame.width), self.segments.color_space)
+        if strict and 8 * num_bytes < frame.num_blocks * (1 if frame.kind == "progressive" else 2):
+            raise self._error(Damage(len(data), f"{num_bytes} bytes of data are too few for {frame.num_blocks} blocks"))
 
     def _error(self, damage: Damage) -> JPEGError:
         return JPEGError(f"{self.name}, byte {damage.position}: {damage.reason}")
 
-    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32], *, clean: bool) -> Loss | None:
-        """Decode, once.
+    def _open(self) -> tuple[Segments, Header]:
+        try:
+            segments = Segments(self.data, strict=self.strict)
+            return segments, read_header(segments)
+        except Damage as damage:
+            raise self._error(damage) from None
+
+    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> Loss | None:
+        """Decode scan by scan, with an eye on damage.
 
         Args:
             planes: per component ``Hb * Wb * 64``, contiguous.
             qtables: ``(K, 64)``.
-            clean: whether ``planes`` hold zeros.
 
         Returns:
             What was lost, if that was allowed and anything was.
         """
-        segments = self.segments
-        if not clean and (self.progressive or not self.strict):
+        if self.header.frame.kind == "progressive" or not self.strict:
             for plane in planes:
                 plane.fill(0)
-        history: dict[int, NDArray[np.uint64]] = {}
-        scan = self._scan
+        segments, header = self._open()
+        return _Decoder(self, segments, planes).decode(header.scan, qtables)
+
+
+class _Decoder:
+    """Scan by scan through a file that :func:`decode_files` cannot have in one go."""
+
+    def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
+        self.file = file
+        self.frame = file.header.frame
+        self.segments = segments
+        self.planes = planes
+        self.targets = [plane.ctypes.data for plane in planes]
+        self.history: dict[int, NDArray[np.uint64]] = {}  # by component and block: which coefficients are not zero
+        self.lost: dict[int, NDArray[np.bool_]] = {}  # blocks that are missing or incomplete, by component
+        self.stop: dict[int, NDArray[np.uint8]] = {}  # blocks whose AC coefficients cannot be refined any more
+
+    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> Loss | None:
+        segments, planes = self.segments, self.planes
         try:
             while scan is not None:
-                segments.position = self._decode_scan(scan, planes, history)
+                segments.position = self._decode_scan(scan)
                 scan = segments.next_scan()
             segments.finish()
         except Damage as damage:
-            if self.strict:
-                raise self._error(damage) from None
+            if self.file.strict:
+                raise self.file._error(damage) from None
             segments.complaints.append(damage)
             unfinished = segments.unfinished()
         else:
             unfinished = segments.unseen()
         for n in unfinished:
-            self._lost[n] = np.ones(planes[n].size // 64, np.bool_)
+            self.lost[n] = np.ones(planes[n].size // 64, np.bool_)
         for n in range(len(planes)):
             qtables[n] = segments.qtables.get(n, 1)
         if not segments.complaints:
             return None
-        for n, lost in self._lost.items():
-            if not self.progressive:  # what the damage made of them
+        for n, lost in self.lost.items():
+            if self.frame.kind != "progressive":  # what the damage made of them
                 planes[n].reshape(-1, 64)[lost] = 0
         first = segments.complaints[0]
-        count = sum(int(lost.sum()) for lost in self._lost.values())
+        count = sum(int(lost.sum()) for lost in self.lost.values())
         total = self.frame.num_blocks
-        return Loss(f"{self._error(first)}; {count} of {total} blocks are missing or incomplete", count)
+        return Loss(f"{self.file._error(first)}; {count} of {total} blocks are missing or incomplete", count)
 
-    def _decode_scan(self, scan: Scan, planes: list[NDArray[np.int16]], history: dict[int, NDArray[np.uint64]]) -> int:
+    def _decode_scan(self, scan: Scan) -> int:
         """Decode one scan; the position behind it."""
-        kernels = _load_kernels()
+        kernels = load_kernels()
         header = scan.header
-        data = self.segments.data
-        tables, pairs, rows = _tables(scan.dc + scan.ac, self.progressive)
-        layout = _layout(
-            self.frame,
-            header,
-            scan.restart_interval,
-            tuple([rows[payload] for payload in scan.dc]),
-            tuple([rows[payload] for payload in scan.ac]),
-        )
-        num_mcus = int(layout[2])
-        mode = kernels.huffman.SEQUENTIAL
-        masks = _NO_HISTORY
+        data = self.file.data
+        tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
+        state = _workspace.state
+        enter_scan(scan, rows, state)
+        state[TARGETS, : len(self.targets)] = self.targets
+        n = header.components[0]
+        columns, num_mcus = self.frame.columns, self.frame.columns * self.frame.rows
+        if len(header.components) == 1:
+            columns = self.frame.components[n].columns
+            num_mcus = columns * self.frame.components[n].rows
+        history = _NO_HISTORY
         stop = _NONE
-        if self.progressive:
-            mode += 1 + 2 * (header.start > 0) + (header.high > 0)  # DC_FIRST, DC_REFINE, AC_FIRST, AC_REFINE
-            if header.start > 0:
-                n = header.components[0]
-                masks = history.get(n, _NO_HISTORY)
-                if masks.size == 0:
-                    masks = history[n] = np.zeros(num_mcus, np.uint64)
-                stop = self._stop.get(n, _NONE)
-        missing = _NONE if self.strict else np.zeros(num_mcus, np.uint8)
-        targets = [planes[n] for n in header.components]
-        targets += targets[:1] * (4 - len(targets))
+        if header.start > 0:
+            history = self.history.setdefault(n, history)
+            if history.size == 0:
+                history = self.history[n] = np.zeros(num_mcus, np.uint64)
+            stop = self.stop.get(n, _NONE)
+        missing = _NONE if self.file.strict else np.zeros(num_mcus, np.uint8)
         status, end, segment, used, mcu = kernels.run(
             kernels.huffman.decode_scan,
-            mode,
             np.frombuffer(data, np.uint8),
             scan.position,
-            _scratch(len(data) + kernels.bits.SLACK),
+            _workspace.segment(len(data)),
+            frame_fields(self.frame),
+            state,
             tables,
             pairs,
-            layout,
-            *targets,
-            masks,
+            history,
             stop,
             missing,
         )
@@ -187,7 +182,7 @@ class File:
             self.segments.complain(
                 _position(data, segment, used), f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
             )
-            self._note(header, missing.reshape(-1, layout[1]))
+            self._note(header, missing.reshape(-1, columns))
         return int(end)
 
     def _note(self, header: ScanHeader, missing: NDArray[np.uint8]) -> None:
@@ -198,26 +193,94 @@ class File:
             if len(header.components) > 1:
                 mask = mask.repeat(component.vertical, axis=0).repeat(component.horizontal, axis=1)
             lost = mask[: component.rows, : component.columns].reshape(-1)
-            self._lost[n] = self._lost.get(n, False) | lost.astype(np.bool_)
+            self.lost[n] = self.lost.get(n, False) | lost.astype(np.bool_)
             if header.start > 0:
-                self._stop[n] = self._stop.get(n, np.uint8(0)) | lost
+                self.stop[n] = self.stop.get(n, np.uint8(0)) | lost
 
 
-class _Kernels(NamedTuple):
-    bits: Any
-    huffman: Any
-    run: Any
+def decode_files(
+    files: Sequence[File], planes: Sequence[Tensor], qtables: Tensor, num_threads: int
+) -> list[Loss | None]:
+    """Decode files of one geometry.
+
+    Args:
+        planes: per component ``(B, Hb, Wb, 8, 8)`` int16, contiguous, on the CPU.
+        qtables: ``(B, K, 8, 8)`` int32.
+
+    Returns:
+        What was lost of each file.
+
+    Raises:
+        JPEGError: a strict file is damaged: the first one of them.
+    """
+    plans = [make_plan(file.header) for file in files]
+    pieces = _cut([len(file.data) for file in files], plans, num_threads)
+    targets = np.array([*[plane.data_ptr() for plane in planes], *_NO_TARGETS[len(planes) :]], np.int64)
+    tables = qtables.numpy().reshape(len(files), -1, 64)
+    done = np.zeros(len(files), np.uint8)
+
+    def decode(i: int) -> list[Loss | None]:
+        first, last = pieces[i]
+        plan = plans[first]
+        if plan is not None:
+            _decode_alike(files[first:last], plan, targets, first, done)
+        losses: list[Loss | None] = [None] * (last - first)
+        for n in range(first, last):
+            if not done[n]:
+                losses[n - first] = files[n].decode([plane[n].numpy().reshape(-1) for plane in planes], tables[n])
+            else:
+                tables[n] = files[n].header.qtables
+        return losses
+
+    return [loss for losses in for_each(decode, len(pieces), num_threads) for loss in losses]
 
 
-@cache
-def _load_kernels() -> _Kernels:
-    """Numba is imported here."""
-    from cdzoo.codecs import _jpeg_bits, _jpeg_jit, jpeg_huffman
+def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[tuple[int, int]]:
+    """Where to cut a batch into pieces of one plan each: four for every thread, so that none waits for long."""
+    longest = _MOST_BYTES
+    if num_threads > 1:
+        longest = max(_FEWEST_BYTES, min(_MOST_BYTES, -(-sum(sizes) // (4 * num_threads))))
+    pieces = []
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and (total + size // 2 > longest or plans[i] is not plans[first] or plans[i] is None):
+            pieces.append((first, i))
+            first, total = i, 0
+        total += size
+    return [*pieces, (first, len(sizes))]
 
-    return _Kernels(_jpeg_bits, jpeg_huffman, _jpeg_jit.run)
+
+def _decode_alike(
+    files: Sequence[File], plan: Plan, targets: NDArray[np.int64], first: int, done: NDArray[np.uint8]
+) -> None:
+    """Decode files of one plan, of which the first is number ``first`` of the batch; notes which ones are ``done``."""
+    _, _, scans, run = load_kernels()
+    bounds: list[int] = []
+    end = longest = 0
+    for file in files:
+        size = len(file.data)
+        end += size
+        longest = max(longest, size)
+        bounds += (file.header.marker, end)
+    frame = files[0].header.frame
+    data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
+    run(
+        scans.decode_files,
+        np.frombuffer(data, np.uint8),
+        np.array(bounds, np.int64),
+        _workspace.segment(longest),
+        *plan,
+        _workspace.state,
+        _workspace.tables(frame),
+        _workspace.history(frame),
+        _NONE,
+        targets,
+        first,
+        done,
+    )
 
 
-def _position(data: bytes | bytearray, start: int, used: int) -> int:
+def _position(data: bytes, start: int, used: int) -> int:
     """Where ``used`` bytes behind ``start`` end, with byte stuffing counted."""
     position = start
     while True:
@@ -226,43 +289,3 @@ def _position(data: bytes | bytearray, start: int, used: int) -> int:
             return min(start + used, len(data))
         position = stuffing + 2
         used += 1
-
-
-def _scratch(size: int) -> NDArray[np.uint8]:
-    """A buffer for one segment without its stuffing; each thread keeps one."""
-    buffer: NDArray[np.uint8] | None = getattr(_local, "buffer", None)
-    if buffer is None or buffer.size < size:
-        buffer = np.empty(size + size // 4, np.uint8)
-        if buffer.size <= _KEPT_SCRATCH:
-            _local.buffer = buffer
-    return buffer
-
-
-@lru_cache(maxsize=256)
-def _layout(
-    frame: Frame, header: ScanHeader, restart_interval: int, dc_rows: tuple[int, ...], ac_rows: tuple[int, ...]
-) -> NDArray[np.int64]:
-    """The geometry of a scan, as :func:`cdzoo.codecs.jpeg_huffman.decode_scan` wants it."""
-    components = [frame.components[n] for n in header.components]
-    rows, columns = frame.rows, frame.columns
-    if len(components) == 1:
-        rows, columns = components[0].rows, components[0].columns
-    layout = [len(components), columns, rows * columns, restart_interval]
-    layout += [header.start, header.end, header.high, header.low]
-    for i, component in enumerate(components):
-        layout += (component.vertical, component.horizontal) if len(components) > 1 else (1, 1)
-        layout += (component.rows, component.columns)
-        layout += (dc_rows[i] if dc_rows else 0, ac_rows[i] if ac_rows else 0, 0, 0)
-    return np.array(layout, np.int64)
-
-
-@lru_cache(maxsize=256)
-def _tables(payloads: tuple[bytes, ...], progressive: bool) -> tuple[Any, Any, dict[bytes, int]]:
-    """Decoding tables for the DHT payloads of a scan: the rows, the pair tables, and which row a payload has."""
-    bits, _, run = _load_kernels()
-    rows = {payload: row for row, payload in enumerate(dict.fromkeys(payloads))}
-    tables = np.zeros((len(rows) or 1, bits.TABLE_SIZE), np.int32)
-    pairs = np.zeros((len(rows) or 1, 0 if progressive else bits.LOOKUP_SIZE), np.int64)
-    for payload, row in rows.items():
-        run(bits.build_table, np.frombuffer(payload, np.uint8), tables[row], pairs[row])
-    return tables, pairs, rows

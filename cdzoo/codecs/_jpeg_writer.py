@@ -126,7 +126,8 @@ def _check(coefficients: JPEGCoefficients, index: int) -> tuple[tuple[tuple[int,
         if tuple(plane.shape) != (batch, *size, 8, 8) or str(plane.dtype) != "torch.int16":
             raise ValueError(
                 f"a plane of shape {tuple(plane.shape)} {plane.dtype}: image_size {(height, width)} with sampling "
-                f"{sampling} asks for {(batch, *size, 8, 8)} torch.int16"
+                f"{sampling} asks for {(batch, *size, 8, 8)} torch.int16; coefficients that are no integers become "
+                "some by encode_jpeg(decode_jpeg(coefficients))"
             )
     if tuple(qtables.shape) != (batch, len(planes), 8, 8):
         raise ValueError(f"qtables of shape {tuple(qtables.shape)}: it must be {(batch, len(planes), 8, 8)}")

@@ -9,29 +9,29 @@ Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, se
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from cdzoo.codecs._jpeg_markers import Damage, Kind, Segments
-from cdzoo.codecs._jpeg_reader import File, Geometry, Loss
+from cdzoo.codecs._jpeg_reader import File, Geometry, decode_files
 from cdzoo.codecs._jpeg_writer import write_image
+from cdzoo.codecs._threads import for_each
+from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 from cdzoo.errors import JPEGError
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["MAX_IMAGE_PIXELS", "JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
-
-#: ``H * W`` beyond which a file is refused by default: a quarter of a gigabyte of 24-bit pixels, as in Pillow.
-MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
+__all__ = ["JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
 
 JPEGSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
+
+_BYTES = (bytes, bytearray, memoryview)
+_SOURCES = (*_BYTES, str, os.PathLike)
 
 _HEADER_BYTES = 1 << 16
 
@@ -81,7 +81,7 @@ def read_jpeg_header(source: JPEGSource) -> JPEGHeader:
         OSError: the file cannot be read.
     """
     name = _name(source, None)
-    if isinstance(source, str | os.PathLike):
+    if not isinstance(source, _BYTES):
         with open(source, "rb") as file:
             data = file.read(_HEADER_BYTES)
             try:
@@ -105,6 +105,9 @@ def read_jpeg(
 ) -> JPEGCoefficients:
     """Read the quantised DCT coefficients of one JPEG file, or of a batch of one geometry.
 
+    JPEG has no checksum. Data that end early or contradict themselves are found, but a flipped bit that leaves a valid
+    file gives other coefficients without a word, here as in every reader.
+
     Arguments:
         source: a path, the bytes of a file, or a sequence of either; a single file is a batch of one. The files of a
             batch agree in size, sampling and colour space; quality and kind may differ.
@@ -126,7 +129,12 @@ def read_jpeg(
         ValueError: the files' geometries differ, or ``out`` does not fit.
         OSError: a file cannot be read.
     """
-    single = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
+    single = isinstance(source, _SOURCES)
+    if not single and not isinstance(source, Sequence):  # an open file would be taken for a sequence of lines
+        raise TypeError(
+            f"read_jpeg takes a path, the bytes of a file or a sequence of either, not {type(source).__name__}: pass "
+            "file.read() of an open file, bytes(array) of an array, tensor.numpy().tobytes() of a tensor"
+        )
     sources: list[JPEGSource] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
         raise ValueError("read_jpeg: the batch is empty; give at least one file")
@@ -134,38 +142,24 @@ def read_jpeg(
         num_threads = torch.get_num_threads()
     elif num_threads < 1:
         raise ValueError(f"num_threads={num_threads}: give 1 or more, or None")
-    count = len(sources)
-    files: list[File | None] = [None] * count
 
-    def open_file(i: int) -> None:
+    def open_file(i: int) -> File:
         data = sources[i]
         name = _name(data, None if single else i)
-        if isinstance(data, str | os.PathLike):
+        if not isinstance(data, _BYTES):
             with open(data, "rb") as stream:
                 data = stream.read()
-        files[i] = File(bytes(data), name, strict=strict, max_pixels=max_pixels)
+        return File(bytes(data), name, strict=strict, max_pixels=max_pixels)
 
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
-    _for_each(open_file, count, num_threads)
-    opened = [file for file in files if file is not None]
-    geometry = _common_geometry(opened)
-    zeros = out is None and not (strict and not any(file.progressive for file in opened))
-    arrays = _fresh(opened[0], count, zeros) if out is None else _reused(out, opened[0], count)
-    planes = [array.reshape(count, -1) for array in arrays[:-1]]
-    qtables = arrays[-1].reshape(count, len(planes), 64)
-    losses: list[Loss | None] = [None] * count
-
-    def decode_file(i: int) -> None:
-        losses[i] = opened[i].decode([plane[i] for plane in planes], qtables[i], clean=zeros)
-
-    _for_each(decode_file, count, num_threads)
-    for loss in losses:
+    in_memory = all(isinstance(data, _BYTES) for data in sources)
+    files = for_each(open_file, len(sources), 1 if in_memory else num_threads)
+    geometry = _common_geometry(files)
+    planes, qtables = _fresh(files) if out is None else _reused(out, files)
+    for loss in decode_files(files, planes, qtables, num_threads):
         if loss is not None:
             warnings.warn(JPEGWarning(loss.message, loss.num_blocks), stacklevel=2)
-    if out is not None:
-        return JPEGCoefficients(out.planes, out.qtables, *geometry)
-    tensors = [torch.from_numpy(array) for array in arrays]
-    return JPEGCoefficients(tuple(tensors[:-1]), tensors[-1], *geometry)
+    return JPEGCoefficients(planes, qtables, *geometry)
 
 
 def write_jpeg(coefficients: JPEGCoefficients) -> list[bytes]:
@@ -211,71 +205,47 @@ def _parse_header(data: bytes, name: str) -> JPEGHeader:
 
 
 def _name(source: JPEGSource, index: int | None) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "JPEG data" if index is None else f"source[{index}]"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    if not isinstance(source, bytes | bytearray | memoryview):
-        raise TypeError(f"a JPEG source is a path or the bytes of a file, not {type(source).__name__}")
-    return "JPEG data" if index is None else f"source[{index}]"
-
-
-def _for_each(work: Callable[[int], None], count: int, num_threads: int) -> None:
-    """Call ``work`` with 0..count-1 from several threads; of the exceptions, raise that of the lowest number."""
-    errors: dict[int, BaseException] = {}
-    numbers = itertools.count()
-
-    def loop() -> None:
-        while not errors and (i := next(numbers)) < count:
-            try:
-                work(i)
-            except BaseException as error:
-                errors[i] = error
-
-    others = min(num_threads, count) - 1
-    if others == 0:
-        loop()
-    else:
-        # Threads of this call only: a pool that outlives it would not survive a fork into DataLoader workers.
-        with ThreadPoolExecutor(others, thread_name_prefix="cdzoo-jpeg") as pool:
-            for _ in range(others):
-                pool.submit(loop)
-            loop()
-    if errors:  # numbers are given out in order, and whatever was given out has been tried
-        raise errors[min(errors)]
+    raise TypeError(f"a JPEG source is a path or the bytes of a file, not {type(source).__name__}")
 
 
 def _common_geometry(files: list[File]) -> Geometry:
-    geometry = files[0].geometry
+    geometry = files[0].header.geometry
     for file in files[1:]:
-        if file.geometry != geometry:
+        if file.header.geometry != geometry:
             raise ValueError(
-                f"the files of a batch must have the same geometry: {file.name} has {file.geometry}, but "
+                f"the files of a batch must have the same geometry: {file.name} has {file.header.geometry}, but "
                 f"{files[0].name} has {geometry}; read them one by one, or group them by read_jpeg_header"
             )
     return geometry
 
 
-def _wanted(file: File, count: int) -> list[tuple[tuple[int, ...], type[np.signedinteger[Any]]]]:
-    """Shapes and dtypes of the planes and, last, of the quantisation tables."""
-    components = file.frame.components
-    planes = [((count, component.rows, component.columns, 8, 8), np.int16) for component in components]
-    return [*planes, ((count, len(components), 8, 8), np.int32)]
+def _shapes(files: list[File]) -> list[tuple[int, ...]]:
+    """The shapes of the planes and, last, of the quantisation tables."""
+    components = files[0].header.frame.components
+    shapes = [(len(files), component.rows, component.columns, 8, 8) for component in components]
+    return [*shapes, (len(files), len(components), 8, 8)]
 
 
-def _fresh(file: File, count: int, zeros: bool) -> list[NDArray[Any]]:
-    new = np.zeros if zeros else np.empty
-    return [new(shape, dtype) for shape, dtype in _wanted(file, count)]
+def _fresh(files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:
+    *shapes, last = _shapes(files)  # by way of NumPy, which is quicker
+    planes = tuple([torch.from_numpy(np.empty(shape, np.int16)) for shape in shapes])
+    return planes, torch.from_numpy(np.empty(last, np.int32))
 
 
-def _reused(out: JPEGCoefficients, file: File, count: int) -> list[NDArray[Any]]:
+def _reused(out: JPEGCoefficients, files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:
     tensors = [*out.planes, out.qtables]
     if not all(tensor.is_cpu for tensor in tensors):
         raise ValueError("out does not fit: its tensors must be on the CPU; copy the result to its device afterwards")
-    arrays = [tensor.numpy() for tensor in tensors]
-    wanted = _wanted(file, count)
-    if [(array.shape, array.dtype) for array in arrays] != wanted:
-        found = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
-        needed = ", ".join(f"{shape} {dtype.__name__}" for shape, dtype in wanted)
+    shapes = _shapes(files)
+    dtypes = [torch.int16] * (len(shapes) - 1) + [torch.int32]
+    if [tensor.shape for tensor in tensors] != shapes or [tensor.dtype for tensor in tensors] != dtypes:
+        found = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors)
+        needed = ", ".join(f"{shape} {dtype}" for shape, dtype in zip(shapes, dtypes, strict=True))
         raise ValueError(f"out does not fit: planes and qtables must be {needed}, and are {found}")
-    if not all(array.flags.c_contiguous for array in arrays):
+    if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError("out does not fit: its tensors must be contiguous; pass none of them as a view")
-    return arrays
+    return out.planes, out.qtables
