@@ -271,7 +271,10 @@ def _basic_stage(in_channels: int, planes: int, num_blocks: int, *, stride: int 
 
 
 class JPEGResNetSmall_Weights(WeightsEnum):
-    """Weights of :func:`jpeg_resnet_small`: none published yet."""
+    """Weights of :func:`jpeg_resnet_small`."""
+
+    CIFAR10 = Weights("jpeg-resnet-small-cifar10")
+    DEFAULT = CIFAR10
 
 
 @register_model(weights=JPEGResNetSmall_Weights)
