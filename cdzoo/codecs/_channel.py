@@ -6,6 +6,7 @@ quantised, written, or read. ``encode`` and ``decompress`` agree because they ar
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -19,6 +20,8 @@ from cdzoo.codecs.range_coder import SymbolTables, decode_batch, encode_batch
 from cdzoo.errors import BitstreamError
 
 __all__ = ["Channel", "Quantiser", "Reader", "Writer"]
+
+_MANY_SYMBOLS = 1 << 16
 
 
 class Channel(Protocol):
@@ -84,11 +87,11 @@ class Writer:
         symbols = round_to_symbols(values)
         flat = symbols.cpu().contiguous().numpy().reshape(shape[0], -1)
         flat_indexes = _flatten(indexes, shape)
-        for parts, coded in zip(
-            self.parts, encode_batch(flat, flat_indexes, tables, num_threads=self._num_threads), strict=True
-        ):
-            parts.append(coded)
-        self.checksums = _checksums(self.checksums, flat, flat_indexes)
+        num_threads = _worthwhile(self._num_threads, flat.size)
+        coded = encode_batch(flat, flat_indexes, tables, num_threads=num_threads)
+        for position, part in enumerate(coded):
+            self.parts[position].append(part)
+            self.checksums[position] = _checksum(self.checksums[position], flat, flat_indexes, position)
         return symbols
 
 
@@ -112,8 +115,13 @@ class Reader:
         if indexes.dim() < len(shape):
             _refuse_implausible(streams, shape, indexes, tables)
         flat_indexes = _flatten(indexes, shape)
-        symbols = decode_batch(streams, flat_indexes, tables, num_threads=self._num_threads)
-        self.checksums = _checksums(self.checksums, symbols, flat_indexes)
+        symbols = np.empty((shape[0], math.prod(shape[1:])), np.int16)
+
+        def checksum(position: int) -> None:
+            self.checksums[position] = _checksum(self.checksums[position], symbols, flat_indexes, position)
+
+        num_threads = _worthwhile(self._num_threads, symbols.size)
+        decode_batch(streams, flat_indexes, tables, out=symbols, num_threads=num_threads, then=checksum)
         return torch.from_numpy(symbols).reshape(shape).to(indexes.device)
 
     def verify(self, expected: Sequence[int]) -> None:
@@ -137,7 +145,7 @@ def _refuse_implausible(
 
     A channel's symbol takes at least the bits of its table's most probable entry; the coder's state holds 64 more.
     """
-    cheapest = _cheapest_bits(tables)[indexes[:, 0, 0].cpu().numpy()].sum()
+    cheapest = tables.cheapest_bits[indexes[:, 0, 0].cpu().numpy()].sum()
     needed = float(cheapest) * shape[2] * shape[3] * 0.999 - 64
     for position, stream in enumerate(streams):
         if 8 * len(stream) < needed:
@@ -147,12 +155,9 @@ def _refuse_implausible(
             )
 
 
-def _cheapest_bits(tables: SymbolTables) -> NDArray[np.float64]:
-    """Bits of each table's most probable entry."""
-    counts = np.diff(tables.cdfs, append=0)
-    counts[tables.starts + tables.lengths - 1] = 0  # from the end of one table to the start of the next
-    bits: NDArray[np.float64] = 16 - np.log2(np.maximum.reduceat(counts, tables.starts))
-    return bits
+def _worthwhile(num_threads: int, num_symbols: int) -> int:
+    """To wake a thread takes as long as to code some ten thousand symbols."""
+    return num_threads if num_symbols >= _MANY_SYMBOLS else 1
 
 
 def _flatten(indexes: Tensor, shape: tuple[int, ...]) -> NDArray[np.generic]:
@@ -160,10 +165,9 @@ def _flatten(indexes: Tensor, shape: tuple[int, ...]) -> NDArray[np.generic]:
     return array.reshape(shape[0], -1) if indexes.dim() == len(shape) else array.reshape(-1)
 
 
-def _checksums(running: Sequence[int], symbols: NDArray[np.int16], indexes: NDArray[np.generic]) -> list[int]:
-    """Continue each image's CRC32 over its symbols (little-endian) and, where they were computed, its indexes."""
-    symbols = np.ascontiguousarray(symbols, dtype="<i2")
-    out = [zlib.crc32(row.data, crc) for row, crc in zip(symbols, running, strict=True)]
+def _checksum(running: int, symbols: NDArray[np.int16], indexes: NDArray[np.generic], position: int) -> int:
+    """Continue an image's CRC32 over its symbols (little-endian) and, where they were computed, its indexes."""
+    running = zlib.crc32(np.ascontiguousarray(symbols[position], dtype="<i2").data, running)
     if indexes.ndim == 2:
-        out = [zlib.crc32(np.ascontiguousarray(row).data, crc) for row, crc in zip(indexes, out, strict=True)]
-    return out
+        running = zlib.crc32(np.ascontiguousarray(indexes[position]).data, running)
+    return running

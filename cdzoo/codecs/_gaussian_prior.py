@@ -92,7 +92,8 @@ class GaussianPrior(Codec):
         )
         z_hat = z_symbols.long() * 2**ACTIVATION_BITS + coding.bottleneck.medians.to(device).view(-1, 1, 1)
         # exact integers in float64, rounded to float32 once: the same values everywhere
-        parameters = (coding.decoder(z_hat, (height, width)) / UNIT).float()
+        parameters = coding.decoder(z_hat, (height, width))
+        parameters = parameters.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / UNIT)
         scales, means = self._split(parameters)
         indexes = coding.indexes(scales)
         means = None if means is None else means.to(device)

@@ -28,7 +28,7 @@ _CLAMP_BITS = 27
 _MAX_WEIGHT_BITS = 20
 _SUM_BITS = 53
 _SLOPE_BITS = 16
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 16 << 20
 
 _Phase = tuple[tuple[int, int], list[tuple[int, int]], Tensor]
 """Where an output phase starts, which inputs its taps read, and its matrix ``(out, taps * in)``."""
@@ -101,14 +101,16 @@ class IntegerDecoder:
 
         Returns:
             ``(B, C', h', w')`` float64 holding integers in the same units, on the device of ``x``, or on the CPU
-            where that device has no float64; channels lie outermost in memory.
+            where that device has no float64; the batch lies innermost in memory.
         """
         device = x.device if x.device.type != "mps" else torch.device("cpu")
-        x = x.to(device, torch.float64).transpose(0, 1).contiguous()  # (C, B, h, w): the product's own order
+        x = x.to(device, torch.float64).permute(1, 2, 3, 0).contiguous()
         x = x.clamp_(-(2.0**_CLAMP_BITS), 2.0**_CLAMP_BITS)
+        scratch = _Scratch(x)
         for layer, matrices in zip(self._layers, self._matrices_on(device), strict=True):
-            x = _requantise(_convolve(x, layer, matrices, size if layer is self._layers[-1] else None), layer)
-        return x.transpose(0, 1)
+            wanted = size if layer is self._layers[-1] else None
+            x = _requantise(_convolve(x, layer, matrices, wanted, scratch), layer)
+        return x.permute(3, 0, 1, 2)
 
     def _matrices_on(self, device: torch.device) -> list[list[_Phase]]:
         if device not in self._matrices:
@@ -228,8 +230,11 @@ def _phases(layer: _Layer) -> list[_Phase]:
     return phases
 
 
-def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int, int] | None) -> Tensor:
-    channels, batch, height, width = x.shape
+def _convolve(
+    x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int, int] | None, scratch: _Scratch
+) -> Tensor:
+    """One layer on ``(C, h, w, B)``: with the batch innermost, windows are copied by the row and not by the sample."""
+    channels, height, width, batch = x.shape
     kernel, stride, padding = layer.weight.shape[-1], layer.stride, layer.padding
     if layer.transposed:
         out_h, out_w = ((n - 1) * stride - 2 * padding + kernel + layer.output_padding for n in (height, width))
@@ -239,37 +244,53 @@ def _convolve(x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int,
         step, in_step = 1, stride
     if size is not None:
         out_h, out_w = min(out_h, size[0]), min(out_w, size[1])
-    out = x.new_zeros(layer.weight.shape[0], batch, out_h, out_w)
+    new = x.new_empty if len(matrices) == step * step else x.new_zeros  # a phase without taps leaves gaps
+    out = new(layer.weight.shape[0], out_h, out_w, batch)
     # One margin serves every tap of every phase, at the far end also for output padding.
     margin = kernel
-    x = torch.nn.functional.pad(x, (margin, margin, margin, margin))
+    x = torch.nn.functional.pad(x, (0, 0, margin, margin, margin, margin))
+    down, right = x.stride()[1:3]
     for (py, px), offsets, matrix in matrices:
-        target = out[:, :, py::step, px::step]
-        rows, columns = target.shape[2:]
+        target = out[:, py::step, px::step]
+        rows, columns = target.shape[1:3]
         taps_down, taps_across = (len(set(axis)) for axis in zip(*offsets, strict=True))
         chunk = max(1, _CHUNK_BYTES // (8 * matrix.shape[1] * max(1, batch * columns)))
         for top in range(0, rows, chunk):
             count = min(chunk, rows - top)
             # every tap's window of the input, as one view: offsets form a grid in ascending order
-            start = (margin + offsets[0][0] + top * in_step) * x.stride(2) + margin + offsets[0][1]
             windows = x.as_strided(
-                (taps_down, taps_across, channels, batch, count, columns),
-                (x.stride(2), 1, x.stride(0), x.stride(1), x.stride(2) * in_step, in_step),
-                start,
+                (taps_down, taps_across, channels, count, columns, batch),
+                (down, right, x.stride(0), down * in_step, right * in_step, 1),
+                (margin + offsets[0][0] + top * in_step) * down + (margin + offsets[0][1]) * right,
             )
-            patches = windows.reshape(len(offsets) * channels, -1)
-            target[:, :, top : top + count] = (matrix @ patches).reshape(-1, batch, count, columns)
+            patches = scratch.take(windows.numel()).view(windows.shape).copy_(windows).view(matrix.shape[1], -1)
+            part = target[:, top : top + count]
+            if step == 1:
+                torch.mm(matrix, patches, out=part.view(part.shape[0], -1))
+            else:
+                part.copy_((matrix @ patches).view(part.shape))
     return out
+
+
+class _Scratch:
+    """Memory for windows, taken once per call: fresh pages cost more than what is written to them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._memory = like.new_empty(0)
+
+    def take(self, count: int) -> Tensor:
+        if self._memory.numel() < count:
+            self._memory = self._memory.new_empty(count)
+        return self._memory[:count]
 
 
 def _requantise(sums: Tensor, layer: _Layer) -> Tensor:
     """Sums at ``ACTIVATION_BITS + weight_bits`` fractional bits -> activation -> ``ACTIVATION_BITS``, round half up."""
     half = 2 ** (layer.weight_bits - 1) if layer.weight_bits else 0
     sums += (layer.bias + half).to(sums.device, torch.float64).view(-1, 1, 1, 1)
-    x = sums.mul_(2.0**-layer.weight_bits).floor_().clamp_(-(2.0**_CLAMP_BITS), 2.0**_CLAMP_BITS)
-    if layer.slope is None:
+    least = 0.0 if layer.slope == 0 else -(2.0**_CLAMP_BITS)
+    x = sums.mul_(2.0**-layer.weight_bits).floor_().clamp_(least, 2.0**_CLAMP_BITS)
+    if layer.slope is None or layer.slope == 0:
         return x
-    if layer.slope == 0:
-        return x.clamp_(min=0)
     factor = round(layer.slope * 2**_SLOPE_BITS)
     return torch.where(x >= 0, x, torch.floor((x * factor + 2 ** (_SLOPE_BITS - 1)) * 2.0**-_SLOPE_BITS))

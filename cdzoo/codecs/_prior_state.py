@@ -123,8 +123,8 @@ class HyperpriorState(CodingState):
         # Positive floats are ordered like their bit patterns, and the boundaries end in 16 zero bits: v > b is then a
         # statement about the upper half of the bits of the float before v, and a look-up does what a search would.
         lut = self._lut.to(scales.device)
-        before = scales.clamp(min=torch.finfo(torch.float32).tiny).view(torch.int32) - 1
-        return lut.index_select(0, (before >> 16).reshape(-1)).view(scales.shape)
+        before = scales.contiguous().clamp(min=torch.finfo(torch.float32).tiny).view(torch.int32)
+        return lut.index_select(0, before.sub_(1).bitwise_right_shift_(16).view(-1)).view(scales.shape)
 
 
 def named_tables(prefix: str, tables: SymbolTables) -> dict[str, Tensor]:

@@ -12,9 +12,7 @@ values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). The 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdzoo.codecs._threads import for_each
 from cdzoo.errors import BitstreamError
 
 __all__ = ["SymbolTables", "decode_batch", "encode_batch"]
@@ -160,6 +159,12 @@ class SymbolTables:
         return modes
 
     @functools.cached_property
+    def cheapest_bits(self) -> Array:
+        """``(T,)`` float64: bits of each table's most probable entry."""
+        bits: Array = 16 - np.log2(np.maximum.reduceat(self._counts, self.starts).astype(np.float64))
+        return bits
+
+    @functools.cached_property
     def _encoder_entries(self) -> Array:
         """Pairs of uint64: ``r = ceil(2**(63 + shift) / count)``, and start | count << 16 | shift << 32.
 
@@ -229,6 +234,7 @@ def decode_batch(
     *,
     out: Array | Tensor | None = None,
     num_threads: int = 1,
+    then: Callable[[int], None] | None = None,
 ) -> Array:
     """Reads what ``encode_batch`` wrote, or CompressAI's encoder for symbols within int16.
 
@@ -243,6 +249,8 @@ def decode_batch(
         out: ``(n, k)`` int16, C-contiguous, an array or a tensor on the CPU, to write to; a new array by default.
             Its content is undefined after an error.
         num_threads: streams decoded at the same time.
+        then: called with the number of each stream once it has been decoded, or was found corrupt, by the thread that
+            did it.
 
     Returns:
         ``(n, k)`` int16, sharing memory with ``out`` if that is given.
@@ -275,6 +283,9 @@ def decode_batch(
             words, bounds, table_of, step, k, first, last,
             *search, tables.starts, tables._limits, tables.offsets, result.reshape(-1), outcomes,
         )  # fmt: skip
+        if then is not None:
+            for i in range(first, last):
+                then(i)
 
     _spread(decode, n, num_threads, longest=max(n, 1))
     for i in np.flatnonzero(outcomes[:, 0]):
@@ -292,27 +303,16 @@ def _kernels() -> Any:
 
 
 def _spread(work: Callable[[int, int], _T], n: int, num_threads: int, *, longest: int) -> list[_T]:
-    """``work(first, last)`` over consecutive pieces of ``range(n)``, at most ``longest`` each, results in order."""
+    """``work(first, last)`` over consecutive pieces of ``range(n)``, at most ``longest`` each, results in order.
+
+    There are more pieces than threads: one thread may have to share its core, with the threads of the convolution
+    before, say, which wait for their next task in a loop; the others then do more.
+    """
     if num_threads < 1:
         raise ValueError(f"num_threads={num_threads}; it has to be 1 or more")
-    size = max(1, min(longest, -(-n // num_threads)))
+    size = max(1, min(longest, n if num_threads == 1 else n // (8 * num_threads)))
     pieces = [(first, min(first + size, n)) for first in range(0, n, size)]
-    if num_threads == 1 or len(pieces) <= 1:
-        return [work(*piece) for piece in pieces]
-    # The caller works too: one thread less to wake and to wait for.
-    pool = _pool(os.getpid(), min(num_threads, len(pieces)) - 1)
-    others = [pool.submit(work, *piece) for piece in pieces[1:]]
-    try:
-        results = [work(*pieces[0])]
-    finally:
-        wait(others)  # they write into this call's arrays
-    return results + [other.result() for other in others]
-
-
-@functools.lru_cache(maxsize=8)
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Threads that stay, one set per process: a parent's are dead in the forked workers of a ``DataLoader``."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="cdzoo-rans")
+    return for_each(lambda i: work(*pieces[i]), len(pieces), num_threads)
 
 
 def _integers(value: Array | Tensor, name: str, *, ndim: int) -> Array:

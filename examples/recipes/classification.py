@@ -1,0 +1,213 @@
+"""Classifiers on what a frozen codec leaves of images: latents, or decoded images for networks of the pixel domain."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole
+from evaluation import accuracy, count_correct
+from schedules import Schedule
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
+from training import Run, fit, read_history
+
+import cdzoo
+from cdzoo.codecs import Codec
+from cdzoo.transforms import LatentTransform
+from cdzoo.types import Latent
+
+Kind = Literal["latents", "decoded", "original"]
+Augment = Callable[..., list[Tensor | None]]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue, for networks of the pixel domain."""
+
+
+class Classification(nn.Module):
+    """Cross-entropy of a network; the last input is the labels."""
+
+    def __init__(self, model: nn.Module, *, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(self, *inputs: Any) -> dict[str, Tensor]:
+        """Loss, and the share of the batch that is right."""
+        *x, labels = inputs
+        logits = self.model(*x)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
+
+
+class ClassifierInputs:
+    """Datasets of a training, and what makes a batch of theirs the inputs of a network.
+
+    Images are brought to squares of ``--size`` pixels and encoded, once if there is a ``--cache``; the network reads
+    crops of ``--crop`` pixels of the latent or of the decoded image, in validation the one at the centre. With
+    ``--views``, a cache holds as many random views of each training image, besides the whole one.
+    """
+
+    def __init__(
+        self, run: Run, codec: Codec | None, kind: Kind, *, augment: Augment = crop_and_flip, size: int | None = None
+    ) -> None:
+        args = run.args
+        self.run, self.codec, self.kind, self.augment = run, codec, kind, augment
+        self.cached = codec is not None and args.cache is not None and kind != "original"
+        self.transform = LatentTransform(size=None if size is None else (size, size))
+        self.crop = args.crop
+        root = args.data
+        if args.smoke and root is None:
+            with run.one_after_the_other():
+                root = generate_classes(run.out / "images")
+        if root is None:
+            raise SystemExit("--data is missing: a folder with one sub-folder of images for each class.")
+        self.classes, self.files = list_classes(root, args.limit)
+        self.train, self.val = (self._dataset(split) for split in ("train", "val"))
+
+    def _dataset(self, split: str) -> Any:
+        args, files = self.run.args, self.files[split]
+        random = random_view(args.size) if args.views else whole(args.size)
+        if not self.cached:
+            return Images(files, random if split == "train" else whole(args.size))
+        home, decoded = Path(args.cache), self.kind == "decoded"
+        views = args.views if split == "train" else 0
+        names = [f"{split}{args.size}-{view}" for view in range(1 + views)]
+        made = [whole(args.size), *[random] * views]
+        return Cached(
+            [
+                cache(self.run, self.codec, files, view, home / name, decoded=decoded)
+                for name, view in zip(names, made, strict=True)
+            ]
+        )
+
+    def subtract_means(self) -> None:
+        """Centre each latent channel by its mean over some hundred training images."""
+        count = min(len(self.train), 320)
+        some = torch.utils.data.Subset(self.train, range(0, len(self.train), max(1, len(self.train) // count)))
+        self.run.seed("means")
+        sums = [self._read(batch)[0].double().mean((0, 2, 3)) for batch in batches(some, 32)]
+        mean = torch.stack(sums).mean(0)
+        self.transform = LatentTransform(size=self.transform.size, mean=tuple(round(float(m), 5) for m in mean))
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """A batch as the codec leaves it: latents (or images), scales, labels."""
+        *tensors, labels = (t.to(self.run.device, non_blocking=True) for t in batch)
+        if self.cached:
+            first, scales = tensors[0], tensors[1] if len(tensors) > 1 and tensors[1].numel() else None
+            return first.float() / 255 if self.kind == "decoded" else first, scales, labels
+        if self.kind == "original":
+            return tensors[0], None, labels
+        assert self.codec is not None
+        latent = self.codec.encode(tensors[0])
+        return (*latent[:2], labels) if self.kind == "latents" else (self.codec.decode(latent), None, labels)
+
+    def __call__(self, batch: Any, *, train: bool = True) -> tuple[Any, ...]:
+        """A batch of the datasets to the inputs of :class:`Classification`."""
+        first, scales, labels = self._read(batch)
+        stride = self.codec.stride if self.codec is not None and self.kind == "latents" else 1
+        first, scales = self.augment([first, scales], self.crop // stride, train=train)
+        if self.kind == "latents":
+            latent = self.transform(Latent(first, scales, (0, 0)))
+            return latent.y_hat.contiguous(memory_format=torch.channels_last), latent.scales, labels
+        return TF.normalize(first, MEAN, STD).contiguous(memory_format=torch.channels_last), labels
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Top-1 and top-5 accuracy on the validation split, in percent."""
+        counts = []
+        with torch.no_grad():
+            for batch in batches(self.val, 32, rank=self.run.rank, world=self.run.world):
+                *x, labels = self(batch, train=False)
+                counts.append(count_correct(model.eval()(*x), labels))
+        return accuracy(self.run, counts)
+
+
+def train_classifier(
+    run: Run,
+    model: nn.Module,
+    inputs: ClassifierInputs,
+    optimizer: torch.optim.Optimizer,
+    schedules: Schedule | Sequence[Schedule],
+    *,
+    smoothing: float = 0.0,
+    stage: str = "",
+    share: float = 1.0,
+    clip: float | None = None,
+) -> nn.Module:
+    """Train a network on prepared inputs; see :func:`training.fit`."""
+    task = Classification(model, smoothing=smoothing)
+    trained = fit(
+        run,
+        task,
+        inputs.train,
+        optimizer,
+        schedules,
+        prepare=inputs,
+        evaluate=lambda task: inputs.evaluate(task.model),
+        stage=stage,
+        share=share,
+        clip=clip,
+    )
+    return trained.model
+
+
+def save_classifier(
+    run: Run, model: nn.Module, inputs: ClassifierInputs, *, folder: str = "classifier"
+) -> dict[str, Any]:
+    """Measure a network that a builder of cdzoo made, write it, and read it again."""
+    metrics = inputs.evaluate(model)
+    if run.is_main:
+        latents = inputs.kind == "latents"
+        cdzoo.save_pretrained(
+            model,
+            run.out / folder,
+            codec=inputs.codec if latents else None,
+            transforms=inputs.transform if latents else None,
+            meta={
+                "classes": inputs.classes,
+                "metrics": {**metrics, "split": "validation", "images": len(inputs.files["val"])},
+                "input": {"reads": inputs.kind, "size": run.args.size, "crop": run.args.crop},
+                "recipe": run.command,
+                "history": [row for row in read_history(run.out) if "top1" in row],
+            },
+        )
+    with run.one_after_the_other():
+        again = cdzoo.from_pretrained(run.out / folder).to(run.device)
+    check_same(again, model)
+    return {**metrics, "images": len(inputs.files["val"]), "classes": len(inputs.classes)}
+
+
+def check_same(read: nn.Module, written: nn.Module) -> None:
+    """Refuse weights that did not come back from their folder as they went there."""
+    theirs = written.state_dict()
+    wrong = [name for name, tensor in read.state_dict().items() if not torch.equal(tensor, theirs[name])]
+    if wrong:
+        raise RuntimeError(f"{', '.join(wrong[:3])} are not what was saved.")
+
+
+def add_input_options(command: argparse.ArgumentParser) -> None:
+    """Options of :class:`ClassifierInputs`."""
+    add = command.add_argument
+    add("--codec", help="folder or Hub repository of a codec's weights")
+    add("--cache", type=Path, help="folder for latents or decoded images, made once; without it in every step")
+    add("--views", type=int, default=0, help="random views of each image; 0 for the whole image only")
+    add("--size", type=int, default=256, help="pixels of the squares that are encoded")
+    add("--crop", type=int, default=224, help="pixels that the network sees")
+
+
+def load_codec(run: Run, smoke: Callable[[], Any]) -> Codec:
+    """The codec that ``--codec`` names; in a smoke run without one, what ``smoke()`` builds."""
+    if run.args.codec is None and not run.args.smoke:
+        raise SystemExit("--codec is missing: the folder of a codec's weights, as the codec command writes it.")
+    name = run.args.codec
+    if name is None:
+        codec = smoke()
+    elif name in cdzoo.codecs.BMSHJ2018_Hyperprior_Weights.__members__:
+        codec = cdzoo.codecs.bmshj2018_hyperprior(weights=name)
+    else:
+        codec = cdzoo.from_pretrained(name)
+    if not isinstance(codec, Codec):
+        raise SystemExit(f"{name} holds no codec.")
+    return codec.to(run.device).eval().requires_grad_(False)

@@ -1,0 +1,97 @@
+"""Images for training a codec, and its way from there to a folder of weights that is measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from data import Images, batches, generate_classes, held_out, images_below, list_classes, random_crop, thinned, whole
+from evaluation import estimated_bpp, measure_codec, psnr
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from training import Run
+
+import cdzoo
+from cdzoo.codecs import Codec
+
+_VALIDATED = 48
+_CALIBRATED = 256
+
+
+class CodecData:
+    """Random crops of ``--crop`` pixels for training, and whole images that were held out.
+
+    Args:
+        resize: shorter side that images are brought to before they are cropped; ``None`` for their own.
+        view: what is done to training images instead.
+        labels: whether images are sorted into classes, one folder each; otherwise all images below ``--data`` count.
+    """
+
+    def __init__(self, run: Run, *, resize: int | None, view: Any = None, labels: bool = False) -> None:
+        args, self.run, self.classes = run.args, run, list[str]()
+        root = args.data
+        if args.smoke and root is None:
+            with run.one_after_the_other():
+                root = generate_classes(run.out / "images")
+        if root is None:
+            raise SystemExit("--data is missing: a folder of images.")
+        if labels:
+            self.classes, files = list_classes(root, args.limit)
+        else:
+            found = [(f, 0) for f in images_below(root)]
+            files = {"train": [f for f in found if not held_out(f[0].name)]}
+            files["val"] = [f for f in found if held_out(f[0].name)]
+            files = {split: thinned(pairs, args.limit) for split, pairs in files.items()}
+        self.files = files
+        view = view or v2.Compose([*([v2.Resize(resize, antialias=True)] if resize else []), random_crop(args.crop)])
+        self.train, self.side = Images(files["train"], view), resize
+
+    def __call__(self, batch: Any) -> tuple[Tensor, ...]:
+        """A batch of the loader to images on the device."""
+        return (batch[0].to(self.run.device, memory_format=torch.channels_last),)
+
+    def validation(self, limit: int | None = None) -> Iterator[Any]:
+        """Centre squares of held-out images, and their classes: this process's share."""
+        files = thinned(self.files["val"], limit)
+        view = whole(self.side or self.run.args.crop)
+        for x, labels in batches(Images(files, view), 16, rank=self.run.rank, world=self.run.world):
+            yield x.to(self.run.device), labels
+
+    def evaluate(self, task: nn.Module) -> dict[str, float]:
+        """PSNR and estimated rate of ``task.codec`` on some held-out images, as it stands in training."""
+        codec, rows = task.codec.eval(), []
+        for x, _ in self.validation(_VALIDATED):
+            x_hat = codec.decode(codec.encode(x))
+            rows += [[float(psnr(a[None], b[None])), estimated_bpp(codec, b[None]), 1] for a, b in zip(x_hat, x)]  # noqa: B905
+        total = self.run.sum(torch.tensor(rows, dtype=torch.float64).sum(0))
+        return {"val_psnr": float(total[0] / total[2]), "val_bpp": float(total[1] / total[2])}
+
+
+def save_codec(run: Run, codec: Codec, images: CodecData, *, folder: str = "codec", **meta: Any) -> dict[str, Any]:
+    """Measure a codec's symbol tables, write it, and measure what is read back, on ``--test`` or held-out images."""
+    args = run.args
+    if args.test is None:
+        tests = [file for file, _ in thinned(images.files["val"], _VALIDATED)]
+    else:
+        tests = images_below(args.test)
+    if run.is_main:
+        run.seed("calibration")
+        some = Images(thinned(images.files["train"], _CALIBRATED), images.train.transform)
+        codec.eval().calibrate(x.to(run.device) for x, _ in batches(some, 16))
+        cdzoo.save_pretrained(codec, run.out / folder)
+    with run.one_after_the_other():
+        again = cdzoo.from_pretrained(run.out / folder)
+    metrics = measure_codec(run, again, tests)
+    metrics["measured_on"] = "held-out images" if args.test is None else args.test.name  # type: ignore[assignment]
+    if run.is_main:
+        cdzoo.save_pretrained(again, run.out / folder, meta={"metrics": metrics, "recipe": run.command, **meta})
+    return metrics
+
+
+def add_codec_options(command: argparse.ArgumentParser, *, crop: int) -> None:
+    """Options of :class:`CodecData` and :func:`save_codec`."""
+    command.add_argument("--crop", type=int, default=crop, help="pixels of the training images")
+    command.add_argument("--test", type=Path, help="folder of images to measure the codec on; else held-out ones")

@@ -1,0 +1,321 @@
+"""Images with classes, images with masks, and inputs that a frozen codec has prepared once.
+
+Classes: one sub-folder of images for each; ``train`` and ``val`` folders of such, or else an image is held out when the
+first eight hexadecimal digits of the SHA-256 of its file name, modulo 10, are 0. MINC-2500's ``images`` and ``labels``
+are recognised, and split as its ``train1.txt`` and ``test1.txt`` say.
+
+Masks: ``train``, ``trainannot``, ``val`` and ``valannot``, as CamVid is distributed; or PASCAL VOC's ``JPEGImages``,
+``SegmentationClass`` (or ``SegmentationClassAug``) and ``ImageSets/Segmentation``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+from tqdm import tqdm
+from training import Run
+
+from cdzoo.codecs import Codec
+from cdzoo.types import Latent
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+Transform = Callable[[Tensor], Tensor]
+
+
+def held_out(name: str) -> bool:
+    """Whether the file of this name is one of the tenth that validates."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 10 == 0
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All images of a folder, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def images_below(root: Path) -> list[Path]:
+    """All images of a folder and of those in it, in the order of their paths."""
+    folders = [Path(folder) for folder, _, _ in os.walk(root, followlinks=True)]
+    return sorted(file for folder in folders for file in images_in(folder))
+
+
+def list_classes(root: Path, limit: int | None = None) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """Names of classes, and pairs of file and class for ``"train"`` and ``"val"``; ``limit`` thins them out."""
+    if (root / "labels" / "train1.txt").exists():
+        lists = {"train": root / "labels" / "train1.txt", "val": root / "labels" / "test1.txt"}
+        found = {split: [root / name for name in file.read_text().split()] for split, file in lists.items()}
+        classes = sorted({file.parent.name for file in found["train"]})
+        numbered = {split: [(f, classes.index(f.parent.name)) for f in files] for split, files in found.items()}
+        return classes, {split: thinned(pairs, limit) for split, pairs in numbered.items()}
+    folders = {split: root / split for split in ("train", "val")}
+    split_already = all(folder.is_dir() for folder in folders.values())
+    home = folders["train"] if split_already else root
+    classes = sorted(d.name for d in home.iterdir() if d.is_dir() and any(images_in(d)))
+    if not classes:
+        raise SystemExit(f"{home} has no sub-folders of images, one for each class.")
+    splits: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
+    for split, pairs in splits.items():
+        for label, name in enumerate(classes):
+            for file in images_in((folders[split] if split_already else root) / name):
+                if split_already or held_out(file.name) == (split == "val"):
+                    pairs.append((file, label))
+    return classes, {split: thinned(pairs, limit) for split, pairs in splits.items()}
+
+
+def list_masks(root: Path, limit: int | None = None) -> tuple[int, int, dict[str, list[tuple[Path, Path]]]]:
+    """Number of classes, the value of what counts for none, and pairs of image and mask for either split."""
+    if (root / "SegmentationClass").is_dir():
+        masks = root / ("SegmentationClassAug" if (root / "SegmentationClassAug").is_dir() else "SegmentationClass")
+        splits = {}
+        for split in ("train", "val"):
+            names = (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()
+            splits[split] = [(root / "JPEGImages" / f"{n}.jpg", masks / f"{n}.png") for n in names]
+        return 21, 255, {split: thinned(pairs, limit) for split, pairs in splits.items()}
+    splits = {}
+    for split in ("train", "val"):
+        images = images_in(root / split)
+        splits[split] = [(file, root / f"{split}annot" / f"{file.stem}.png") for file in images]
+    return 11, 11, {split: thinned(pairs, limit) for split, pairs in splits.items()}
+
+
+def thinned(items: list[Any], limit: int | None) -> list[Any]:
+    """Every so many-th, so that ``limit`` are left."""
+    return items if limit is None or len(items) <= limit else [items[i * len(items) // limit] for i in range(limit)]
+
+
+def read(file: Path) -> Tensor:
+    """``(3, H, W)`` uint8."""
+    with Image.open(file) as image:
+        return TF.pil_to_tensor(image.convert("RGB"))
+
+
+class Images(Dataset[Any]):
+    """Files and their classes as ``(3, H, W)`` float in ``[0, 1]``, and the class."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], transform: Transform) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file, label = self.files[index]
+        return TF.to_dtype(self.transform(read(file)), torch.float32, scale=True), label
+
+
+def whole(size: int) -> Transform:
+    """The centre square of the image whose shorter side is brought to ``size``."""
+    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+
+
+def random_view(size: int, *, least: float = 0.35) -> Transform:
+    """A random crop of at least that share of the image, at random proportions, mirrored half the time."""
+    crop = v2.RandomResizedCrop(size, scale=(least, 1.0), antialias=True)
+    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+def random_crop(size: int) -> Transform:
+    """A square of the image's own pixels, or of the whole image where that is smaller; mirrored half the time."""
+
+    def crop(image: Tensor) -> Tensor:
+        if min(image.shape[-2:]) < size:
+            image = TF.resize(image, [size], antialias=True)
+        return v2.RandomCrop(size)(image)
+
+    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+class Masks(Dataset[Any]):
+    """Pairs of image and mask; in training scaled, cropped and mirrored alike, as DeepLab is trained.
+
+    Args:
+        pairs: of files.
+        crop: side of a random square; ``None`` for whole images.
+        void: what the mask has where there is no image.
+        resize: factor for all images, before anything else.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], *, crop: int | None, void: int, resize: float = 1.0) -> None:
+        self.pairs, self.crop, self.void, self.resize = pairs, crop, void, resize
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = TF.to_dtype(read(self.pairs[index][0]), torch.float32, scale=True)
+        with Image.open(self.pairs[index][1]) as file:
+            mask = torch.from_numpy(np.array(file)).long()[None]
+        factor = self.resize * (1.0 if self.crop is None else float(torch.empty(()).uniform_(0.5, 1.5)))
+        if factor != 1:
+            size = [max(1, round(side * factor)) for side in image.shape[-2:]]
+            image = TF.resize(image, size, antialias=True)
+            mask = TF.resize(mask, size, interpolation=v2.InterpolationMode.NEAREST)
+        if self.crop is None:
+            return image, mask[0]
+        below, right = (max(0, self.crop - side) for side in image.shape[-2:])
+        image = TF.pad(image, [0, 0, right, below], fill=0.5)
+        mask = TF.pad(mask, [0, 0, right, below], fill=self.void)
+        top, left = (int(torch.randint(side - self.crop + 1, ())) for side in image.shape[-2:])
+        image, mask = (t[:, top : top + self.crop, left : left + self.crop] for t in (image, mask))
+        if torch.rand(()) < 0.5:
+            image, mask = image.flip(-1), mask.flip(-1)
+        return image.contiguous(), mask[0].contiguous()
+
+
+# -- latents and decoded images that are kept --------------------------------------------------------------------
+
+
+class Cached(Dataset[Any]):
+    """One of several views of each image, as a codec left it: latents (with scales) or decoded images.
+
+    A sample is ``(y_hat, scales, label)`` float32, scales of size 0 where there are none; or ``(image, label)`` uint8.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.views = [{file.stem: np.load(file, mmap_mode="r") for file in f.glob("*.npy")} for f in folders]
+
+    def __len__(self) -> int:
+        return len(self.views[0]["labels"])
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        view = self.views[int(torch.randint(len(self.views), ()))] if len(self.views) > 1 else self.views[0]
+        label = int(view["labels"][index])
+        if "images" in view:
+            return torch.from_numpy(view["images"][index].copy()), label
+        scales = view["scales"][index].astype(np.float32) if "scales" in view else np.empty(0, np.float32)
+        return torch.from_numpy(view["y_hat"][index].astype(np.float32)), torch.from_numpy(scales), label
+
+
+def cache(
+    run: Run, codec: Codec, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path, *, decoded: bool
+) -> Path:
+    """Encode every image once, and keep the latents (float16), or the decoded images (uint8).
+
+    Args:
+        transform: to squares of one size; its randomness follows from the name of the folder.
+        folder: where to; what is there already is left alone.
+    """
+    names = hashlib.sha256("\n".join(str(file) for file, _ in files).encode()).hexdigest()[:8]
+    kind = "decoded" if decoded else "latents"
+    folder = folder.with_name(f"{folder.name}-{names}-{kind}-{codec.fingerprint}")
+    with run.one_after_the_other():
+        if (folder / "labels.npy").exists():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        run.seed("cache", folder.name)
+        dataset, arrays = Images(files, transform), {}
+        for start in tqdm(range(0, len(files), 16), desc=folder.name, mininterval=5, leave=False):
+            images = torch.stack([dataset[i][0] for i in range(start, min(len(files), start + 16))]).to(run.device)
+            latent = codec.encode(images)
+            if decoded:
+                rows = {"images": codec.decode(latent).mul(255).round().byte()}
+            else:
+                rows = {"y_hat": latent.y_hat.half()}
+                rows |= {} if latent.scales is None else {"scales": latent.scales.half()}
+            for name, row in rows.items():
+                values = row.cpu().numpy()
+                if name not in arrays:
+                    shape = (len(files), *values.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+                arrays[name][start : start + 16] = values
+        for array in arrays.values():
+            array.flush()
+        np.save(folder / "labels.npy", np.array([label for _, label in files]))  # last: the sign that all is there
+    return folder
+
+
+def to_latent(y_hat: Tensor, scales: Tensor, stride: int) -> Latent:
+    """A batch of cached latents as the codec's own."""
+    size = (stride * y_hat.shape[-2], stride * y_hat.shape[-1])
+    return Latent(y_hat, scales if scales.numel() else None, size)
+
+
+# -- random crops of what a network reads ------------------------------------------------------------------------
+
+
+def crop_and_flip(tensors: Sequence[Tensor | None], side: int, *, train: bool) -> list[Tensor | None]:
+    """The same square of each tensor ``(B, C, h, w)``: at random and mirrored half the time, or at the centre.
+
+    In training each sample has a place of its own.
+    """
+    first = next(t for t in tensors if t is not None)
+    height, width = first.shape[-2:]
+    side = min(side, height, width)
+    if not train:
+        top, left = (height - side) // 2, (width - side) // 2
+        return [None if t is None else t[..., top : top + side, left : left + side] for t in tensors]
+    tops, lefts = (torch.randint(n - side + 1, (len(first),)).tolist() for n in (height, width))
+    flips = (torch.rand(len(first)) < 0.5).tolist()
+    results: list[Tensor | None] = []
+    for tensor in tensors:
+        if tensor is None:
+            results.append(None)
+            continue
+        rows = [t[:, i : i + side, j : j + side] for t, i, j in zip(tensor, tops, lefts, strict=True)]
+        results.append(torch.stack([row.flip(-1) if f else row for row, f in zip(rows, flips, strict=True)]))
+    return results
+
+
+# -- generated data, for trying a recipe out ---------------------------------------------------------------------
+
+
+def generate_classes(root: Path, *, classes: int = 3, images: int = 10, side: int = 64) -> Path:
+    """Noisy stripes whose direction is the class, as files: ``images`` for training and 2 held out of each class.
+
+    Files that are there already are left alone, for another process may be reading them.
+    """
+    for label in range(classes):
+        folder = root / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        need, number = {False: images, True: 2}, 0
+        while any(need.values()):
+            name, number = f"{label}_{number}.png", number + 1
+            if need[held_out(name)]:
+                need[held_out(name)] -= 1
+                _write(folder / name, _stripes(side, side, label * 180 / classes, number))
+    return root
+
+
+def generate_masks(root: Path, *, images: int = 8, size: tuple[int, int] = (64, 80)) -> Path:
+    """Two kinds of stripes side by side, and their masks; a row of void below."""
+    for split, count in (("train", images), ("val", 2)):
+        for folder in (root / split, root / f"{split}annot"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            border = 20 + 5 * (number % 8)
+            left, right = _stripes(*size, 0, number), _stripes(*size, 90, number)
+            left[:, border:] = right[:, border:]
+            mask = np.zeros(size, np.uint8)
+            mask[:, border:], mask[-1] = 1, 11
+            _write(root / split / f"{number}.png", left)
+            _write(root / f"{split}annot" / f"{number}.png", mask)
+    return root
+
+
+def _write(file: Path, pixels: np.ndarray) -> None:
+    if not file.exists():
+        Image.fromarray(pixels).save(file)
+
+
+def _stripes(height: int, width: int, degrees: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    wave = np.sin((x * np.cos(np.radians(degrees)) + y * np.sin(np.radians(degrees))) / 3 + rng.uniform(0, 6))
+    colour, noise = rng.uniform(40, 215, (1, 1, 3)), rng.normal(0, 8, (height, width, 3))
+    return (colour + 35 * wave[..., None] + noise).clip(0, 255).astype(np.uint8)
+
+
+def batches(dataset: Dataset[Any], size: int, *, rank: int = 0, world: int = 1) -> Iterator[Any]:
+    """The samples of a dataset in order, this process's share of them, for evaluations."""
+    subset = torch.utils.data.Subset(dataset, range(rank, len(dataset), world))  # type: ignore[arg-type]
+    yield from torch.utils.data.DataLoader(subset, batch_size=size)
