@@ -350,6 +350,19 @@ def test_threads_change_nothing(threads: int) -> None:
     np.testing.assert_array_equal(decode_batch(streams, indexes, tables, num_threads=threads), symbols)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_what_follows_a_stream_finds_it_decoded(threads: int) -> None:
+    tables = make_tables(1)
+    symbols, indexes = make_symbols(1, tables, 23, 90, outliers=0.1)
+    out = np.full(symbols.shape, -1, np.int16)
+    seen: list[tuple[int, bytes]] = []
+    decode_batch(
+        encode_batch(symbols, indexes, tables), indexes, tables, out=out, num_threads=threads,
+        then=lambda i: seen.append((i, out[i].tobytes())),
+    )  # fmt: skip
+    assert sorted(seen) == [(i, row.astype(np.int16).tobytes()) for i, row in enumerate(symbols)]
+
+
 def test_batches_larger_than_the_buffer_are_coded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = make_tables(1)
     symbols, indexes = make_symbols(1, tables, 7, 90, outliers=0.1)
