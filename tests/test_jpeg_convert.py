@@ -383,3 +383,17 @@ def test_options_are_checked(options: dict, message: str) -> None:
 def test_cmyk_is_refused(mode: str) -> None:
     with pytest.raises(JPEGError, match="cmyk"):
         to_jpeg_domain(CifarResNet(), mode=mode)(files(8, 8)._replace(color_space="cmyk"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", ["fused", "factored"])
+def test_on_a_gpu(mode: str) -> None:
+    converted = to_jpeg_domain(CifarResNet(), mode=mode, mean=MEAN, std=STD).double().eval()
+    c = files(33, 47)
+    with torch.no_grad():
+        expected = converted(c)
+        moved = converted.to("cuda")(c.to("cuda"))
+        torch.testing.assert_close(moved.cpu(), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(decode_jpeg(c.to("cuda")).cpu(), decode_jpeg(c), rtol=1e-5, atol=1e-5)
+        again = encode_jpeg(decode_jpeg(c.to("cuda")))
+    assert all(plane.is_cuda and plane.dtype == torch.int16 for plane in again.planes)
