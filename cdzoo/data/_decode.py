@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from cdzoo.codecs._threads import for_each
 from cdzoo.errors import CdzooError
 
 __all__ = ["MAX_STREAM_BYTES", "Decoder", "ErrorPolicy", "OnError", "in_threads"]
@@ -122,12 +122,7 @@ class Decoder(ABC, Generic[T]):
 
 def in_threads(work: Callable[[In], Out], items: Sequence[In], num_threads: int) -> list[Out]:
     """``[work(item) for item in items]``, several at a time."""
-    num_threads = min(num_threads, len(items))
-    if num_threads < 2:
-        return [work(item) for item in items]
-    # Threads of this call only: a pool that outlives it would not survive a fork into DataLoader workers.
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="cdzoo-data") as pool:
-        return list(pool.map(work, items))
+    return for_each(lambda i: work(items[i]), len(items), num_threads)
 
 
 def _caused(error: CdzooError, cause: CdzooError) -> CdzooError:
