@@ -226,7 +226,7 @@ def test_split_and_layouts(recipes: dict[str, ModuleType], tmp_path: Path) -> No
                                         "bottleneck", "feu"])  # fmt: skip
 def test_ablations_train(recipes: dict[str, ModuleType], experiment: str) -> None:
     f = recipes["fa_ablation"]
-    for setting in f.ABLATIONS[experiment][:: 3 if experiment in ("bottleneck", "feu") else 1]:
+    for setting in list(f.ABLATIONS[experiment])[:: 3 if experiment in ("bottleneck", "feu") else 1]:
         torch.manual_seed(0)
         name = f"{experiment}={setting}"
         model = f.build_ablation(name, num_convs=(1, 1, 1), in_channels=4, num_classes=3, width=0.01, latent_stride=16)

@@ -208,7 +208,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     model = train_in_stages(run, model, inputs, recipe, known)
     if not args.ablation:
         metrics = save_classifier(run, model, inputs)
-    else:  # no builder makes these, and so from_pretrained could not
+    else:  # made to be compared, not to be published
         metrics = {**inputs.evaluate(model), "images": len(inputs.files["val"])}
         if run.is_main:
             torch.save(model.state_dict(), run.out / "classifier.pt")
