@@ -125,6 +125,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
         ("torfason2018", ["codec", "classifier", "segmenter", "joint"]),
         ("wang2022", ["codec", "classifier", "segmenter", "multitask"]),
         ("fa_cresnet2023", ["anchor", "classifier"]),
+        ("hyperprior", ["codec"]),
         ("icat2022", ["first", "second", "rival"]),
     ],
 )
@@ -286,6 +287,39 @@ def test_torfason2018(recipes: dict[str, ModuleType], home: Path) -> None:
     rows = [json.loads(line) for line in (home / "segmenter" / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     assert "miou" in rows[-1]
+
+
+def test_codecs_that_start_from_others_and_are_written_in_16_bits(
+    recipes: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    smoke(recipes, "hyperprior", "codec", tmp_path / "scale", "--half")
+    first = cdzoo.from_pretrained(tmp_path / "scale" / "codec")
+    more = ["--init", str(tmp_path / "scale" / "codec"), "--lr", "0"]
+    smoke(recipes, "hyperprior", "codec", tmp_path / "mean", *more, "--model", "mbt2018_mean", "--half")
+    smoke(recipes, "wang2022", "codec", tmp_path / "choi", *more, "--latent-channels", "12", "--half")
+    for name, folder in (("mbt2018_mean", "mean"), ("choi2019", "choi")):
+        codec = cdzoo.from_pretrained(tmp_path / folder / "codec")
+        assert codec.name == name
+        state = codec.state_dict()
+        shared = [n for n in first.state_dict() if n.startswith(("g_a.", "g_s."))]
+        assert {f"{part}.{n}.{p}" for part in ("g_a", "g_s") for n in (0, 2, 4, 6) for p in ("weight", "bias")} <= {
+            *shared
+        }
+        assert all(torch.equal(state[n], first.state_dict()[n]) for n in shared)
+        assert torch.equal(state["g_a.0.weight"], state["g_a.0.weight"].half().float())
+    with pytest.raises(SystemExit, match="no tensor of the names and sizes"):
+        smoke(
+            recipes,
+            "hyperprior",
+            "codec",
+            tmp_path / "wide",
+            "--init",
+            str(tmp_path / "choi" / "codec"),
+            "--N",
+            "9",
+            "--M",
+            "7",
+        )
 
 
 @pytest.mark.parametrize(

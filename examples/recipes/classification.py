@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from codec_training import named_codec
 from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole
 from evaluation import accuracy, count_correct
 from schedules import Schedule
@@ -201,13 +202,5 @@ def load_codec(run: Run, smoke: Callable[[], Any]) -> Codec:
     """The codec that ``--codec`` names; in a smoke run without one, what ``smoke()`` builds."""
     if run.args.codec is None and not run.args.smoke:
         raise SystemExit("--codec is missing: the folder of a codec's weights, as the codec command writes it.")
-    name = run.args.codec
-    if name is None:
-        codec = smoke()
-    elif name in cdzoo.codecs.BMSHJ2018_Hyperprior_Weights.__members__:
-        codec = cdzoo.codecs.bmshj2018_hyperprior(weights=name)
-    else:
-        codec = cdzoo.from_pretrained(name)
-    if not isinstance(codec, Codec):
-        raise SystemExit(f"{name} holds no codec.")
+    codec: Codec = smoke() if run.args.codec is None else named_codec(run.args.codec)
     return codec.to(run.device).eval().requires_grad_(False)

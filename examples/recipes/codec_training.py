@@ -12,7 +12,7 @@ from data import Images, batches, generate_classes, held_out, images_below, list
 from evaluation import estimated_bpp, measure_codec, psnr
 from torch import Tensor, nn
 from torchvision.transforms import v2
-from training import Run
+from training import Run, take_over
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -70,6 +70,27 @@ class CodecData:
         return {"val_psnr": float(total[0] / total[2]), "val_bpp": float(total[1] / total[2])}
 
 
+def init_codec(run: Run, codec: Codec, source: str | None) -> None:
+    """Start from another codec's weights, a folder or a Hub repository: from all that have a counterpart here."""
+    if source is None:
+        return
+    taken = take_over(codec, named_codec(source).state_dict())
+    if all(parameter.dim() < 2 for parameter in taken):  # a bias or two fit anywhere
+        raise SystemExit(f"{source} has no tensor of the names and sizes of {codec.name}; leave --init out.")
+    run.say(f"{len(taken)} of {sum(1 for _ in codec.parameters())} parameters from {source}")
+
+
+def named_codec(source: str) -> Codec:
+    """A codec from a folder, a Hub repository, or the name of weights that ship with cdzoo."""
+    for builder in cdzoo.list_codecs(pretrained=True):
+        if source in cdzoo.get_model_weights(builder).__members__:
+            return cdzoo.get_codec(builder, weights=source)
+    codec = cdzoo.from_pretrained(source)
+    if not isinstance(codec, Codec):
+        raise SystemExit(f"{source} holds no codec.")
+    return codec
+
+
 def save_codec(run: Run, codec: Codec, images: CodecData, *, folder: str = "codec", **meta: Any) -> dict[str, Any]:
     """Measure a codec's symbol tables, write it, and measure what is read back, on ``--test`` or held-out images."""
     args = run.args
@@ -77,21 +98,34 @@ def save_codec(run: Run, codec: Codec, images: CodecData, *, folder: str = "code
         tests = [file for file, _ in thinned(images.files["val"], _VALIDATED)]
     else:
         tests = images_below(args.test)
+    dtype = torch.float16 if args.half else None
     if run.is_main:
+        cdzoo.save_pretrained(codec.eval(), run.out / folder, dtype=dtype)
+        rounded = cdzoo.from_pretrained(run.out / folder).to(run.device)
         run.seed("calibration")
         some = Images(thinned(images.files["train"], _CALIBRATED), images.train.transform)
-        codec.eval().calibrate(x.to(run.device) for x, _ in batches(some, 16))
-        cdzoo.save_pretrained(codec, run.out / folder)
+        rounded.calibrate(x.to(run.device) for x, _ in batches(some, 16))
+        cdzoo.save_pretrained(rounded, run.out / folder, dtype=dtype)
     with run.one_after_the_other():
         again = cdzoo.from_pretrained(run.out / folder)
     metrics = measure_codec(run, again, tests)
     metrics["measured_on"] = "held-out images" if args.test is None else args.test.name  # type: ignore[assignment]
     if run.is_main:
-        cdzoo.save_pretrained(again, run.out / folder, meta={"metrics": metrics, "recipe": run.command, **meta})
+        cdzoo.save_pretrained(
+            again, run.out / folder, dtype=dtype, meta={"metrics": metrics, "recipe": run.command, **meta}
+        )
     return metrics
 
 
 def add_codec_options(command: argparse.ArgumentParser, *, crop: int) -> None:
     """Options of :class:`CodecData` and :func:`save_codec`."""
     command.add_argument("--crop", type=int, default=crop, help="pixels of the training images")
+    command.add_argument(
+        "--half", action="store_true", help="write weights of 16 bits, which make a codec of their own"
+    )
     command.add_argument("--test", type=Path, help="folder of images to measure the codec on; else held-out ones")
+
+
+def add_init_option(command: argparse.ArgumentParser) -> None:
+    """The option of :func:`init_codec`."""
+    command.add_argument("--init", help="folder or Hub repository of a codec whose weights to start from")

@@ -34,7 +34,7 @@ from classification import Classification, ClassifierInputs, add_input_options, 
 from fa_ablation import NAMES, build_ablation
 from schedules import Schedule, constant, cosine, part_of, step_decay
 from torch import Tensor, nn
-from training import Run, add_command, fit, run_command
+from training import Run, add_command, fit, run_command, take_over
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -121,14 +121,6 @@ def pretrained_state(run: Run) -> dict[str, Tensor]:
         with run.one_after_the_other():
             return resnet50(weights=ResNet50_Weights.IMAGENET1K_V1).state_dict()
     return cdzoo.from_pretrained(source).state_dict()
-
-
-def take_over(model: nn.Module, state: dict[str, Tensor]) -> list[nn.Parameter]:
-    """Copy every tensor that has a counterpart of its name and shape; returns the parameters among them."""
-    own = model.state_dict()
-    names = {name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
-    model.load_state_dict({**own, **{name: state[name] for name in names}})
-    return [parameter for name, parameter in model.named_parameters() if name in names]
 
 
 def train_in_stages(

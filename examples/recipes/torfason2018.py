@@ -39,7 +39,7 @@ from classification import (
     save_classifier,
     train_classifier,
 )
-from codec_training import CodecData, add_codec_options, save_codec
+from codec_training import CodecData, add_codec_options, add_init_option, init_codec, save_codec
 from data import crop_and_flip
 from evaluation import accuracy, count_correct
 from schedules import constant, cosine, step_decay
@@ -105,6 +105,7 @@ def codec(args: argparse.Namespace) -> dict[str, Any]:
     run, rate = Run(args), RATES[args.rate]
     channels = args.latent_channels or rate["latent_channels"]
     net = cdzoo.codecs.torfason2018(latent_channels=int(channels), levels=args.levels, N=args.N)
+    init_codec(run, net, args.init)
     images = CodecData(run, resize=None)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr or rate["lr"])
     task = CodecTask(net, **rate_of(args))
@@ -225,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
         smoke={"N": 8, "crop": 64, "minutes": None, **tiny},
     )  # fmt: skip
     add_codec_options(command, crop=160)
+    add_init_option(command)
     _add_rate_options(command)
     command.add_argument("--levels", type=int, default=6, help="centres of the quantiser")
     command.add_argument("--N", type=int, default=128, help="channels of the codec's residual units")

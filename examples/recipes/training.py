@@ -19,7 +19,7 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,17 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+# -- weights to start from ----------------------------------------------------------------------------------------
+
+
+def take_over(model: nn.Module, state: Mapping[str, Tensor]) -> list[nn.Parameter]:
+    """Copy every tensor that has a counterpart of its name and shape; returns the parameters among them."""
+    own = model.state_dict()
+    names = {name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
+    model.load_state_dict({**own, **{name: state[name] for name in names}})
+    return [parameter for name, parameter in model.named_parameters() if name in names]
 
 
 # -- order of the images -----------------------------------------------------------------------------------------

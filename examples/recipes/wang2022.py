@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from classification import MEAN, STD, Classification, load_codec
-from codec_training import CodecData, add_codec_options, save_codec
+from codec_training import CodecData, add_codec_options, add_init_option, init_codec, save_codec
 from data import Images, Masks, batches, generate_classes, generate_masks, list_classes, list_masks, thinned
 from evaluation import ConfusionMatrix, accuracy, count_correct
 from schedules import constant, cosine, step_decay
@@ -91,6 +91,7 @@ def codec(args: argparse.Namespace) -> dict[str, Any]:
     run = Run(args)
     net = cdzoo.get_codec("choi2019", latent_channels=args.latent_channels, N=args.N)
     view = v2.Compose([v2.RandomResizedCrop(args.crop, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()])
+    init_codec(run, net, args.init)
     images = CodecData(run, resize=None, view=view)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
     task = CodecTask(net, beta1=args.beta1, mse_scale=args.mse_scale)
@@ -282,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
         smoke={"N": 8, "latent_channels": 8, "crop": 64, **tiny},
     )
     add_codec_options(command, crop=256)
+    add_init_option(command)
     add = command.add_argument
     add("--beta1", type=float, default=100.0, help="weight of the reconstruction: 20, 50, 100, 200 in the paper")
     _add_codec_sizes(command)

@@ -1,0 +1,179 @@
+"""One training for all networks: what a codec leaves of the same images, the same views, epochs and search.
+
+    heads.py classifier --small --data imagenette --codec IMAGENETTE_N48_M64 --model fa_cresnet39 --enlarge 2
+    heads.py classifier --small --data imagenette --codec IMAGENETTE_N48_M64 --model resnet50 --out runs/decoded
+    heads.py classifier --small --data imagenette --model mobilenet_v2 --out runs/original
+
+The papers train each network by a recipe of its own (``../recipes``), on data of their own, which is why their tables
+cannot be laid side by side. Here a network that reads latents, one that reads decoded images and one that reads the
+originals see the same squares of ``--size`` pixels, each image whole and in ``--views`` random views, and of these
+random crops of ``--crop`` pixels, mirrored half the time; in validation the crop at the centre.
+
+AdamW, since a few epochs get further with it than with the papers' SGD. The search: every rate of ``--rates`` is tried
+for ``--search-epochs``, and the one with the least loss over the last of them, on training images, is taken. Rates are
+annealed by a cosine in both.
+
+``--enlarge`` brings latents to so many times their size by nearest neighbour, as 002 does to read latents of stride 16
+with a network for stride 8; ResNet-41 and MobileNetV2-45 do that themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+import torch
+from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_classifier
+from data import Images, batches, whole
+from schedules import cosine
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from training import Run, add_command, read_history, run_command, write_text
+
+import cdzoo
+from cdzoo.codecs import Codec, read_header
+
+LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cresnet39": ("cresnet39", {}),
+    "cresnet51": ("cresnet51", {}),
+    "cresnet72": ("cresnet72", {}),
+    "cresnet39+scales": ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
+    "fa_cresnet39": ("fa_cresnet39", {}),
+    "resnet41": ("resnet41", {}),
+    "mobilenet_v2_45": ("mobilenet_v2_45", {}),
+}
+"""Networks that read latents: builder, and what distinguishes the row of a table."""
+PIXELS = ("resnet50", "resnet71", "mobilenet_v2")
+
+
+def build(run: Run, args: argparse.Namespace, codec: Codec | None, classes: int) -> nn.Module:
+    """The network of ``--model`` with ``--width`` of its channels, from values that follow from the seed."""
+    run.seed("weights")
+    if args.model == "mobilenet_v2":
+        from torchvision.models import mobilenet_v2
+
+        return mobilenet_v2(num_classes=classes, width_mult=args.width)
+    if args.model in PIXELS:
+        return cdzoo.get_model(args.model, num_classes=classes, width=args.width)
+    assert codec is not None
+    builder, how = LATENTS[args.model]
+    sizes = {"in_channels": codec.latent_channels, "latent_stride": codec.stride, "width": args.width}
+    if args.channels:
+        how = {**how, "channels": best_channels(codec, args)}
+    return cdzoo.get_model(builder, num_classes=classes, **sizes, **how)
+
+
+def best_channels(codec: Codec, args: argparse.Namespace) -> tuple[int, ...]:
+    """The ``--channels`` whose maps have most variance, over a thousand training images (000, 3.4.4)."""
+    from data import list_classes, thinned
+
+    from cdzoo.ops import rank_channels
+
+    files = thinned(list_classes(args.data)[1]["train"], 1000)
+    latents = (codec.encode(x) for x, _ in batches(Images(files, whole(args.size)), 32))
+    return tuple(rank_channels(latents)[: args.channels].tolist())
+
+
+def real_rate(run: Run, codec: Codec, files: Sequence[Any]) -> float:
+    """Mean bits per pixel, in whole files, of validation images at ``--size`` pixels; measured once for each codec."""
+    known = Path(run.args.cache or run.out) / f"rate{run.args.size}-{codec.fingerprint}.json"
+    if not known.exists():
+        rates = []
+        for x, _ in batches(Images(files, whole(run.args.size)), 16):
+            rates += [read_header(stream).bpp for stream in codec.compress(x.to(run.device))]
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text(known, json.dumps({"bpp": sum(rates) / len(rates)}))
+    return float(json.loads(known.read_text())["bpp"])
+
+
+def search(run: Run, inputs: ClassifierInputs, codec: Codec | None) -> dict[float, float]:
+    """The loss that each rate of ``--rates`` comes to in the last of ``--search-epochs``."""
+    args, found = run.args, {}
+    for rate in args.rates if len(args.rates) > 1 else ():
+        model, stage = build(run, args, codec, len(inputs.classes)), f"search-{rate}"
+        optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=args.weight_decay)
+        share = args.search_epochs / args.epochs
+        train_classifier(run, model, inputs, optimizer, cosine(warmup=0.1), stage=stage, share=share)
+        rows = [r for r in read_history(run.out / stage) if r["epoch"] > args.search_epochs - 1]
+        found[rate] = sum(r["loss"] for r in rows) / len(rows)
+    return found
+
+
+def classifier(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a network on latents, on decoded or on original images: AdamW, the best of a few rates."""
+    run = Run(args)
+    latents = args.model in LATENTS
+    codec = load_codec(run, _smoke_codec) if latents or args.codec or args.smoke else None
+    kind: Any = "latents" if latents else "original" if codec is None else "decoded"
+    side = None
+    if latents and args.enlarge > 1:
+        assert codec is not None
+        side = args.crop // codec.stride * args.enlarge
+    inputs = ClassifierInputs(run, codec, kind, size=side)
+    if latents and args.centre:
+        inputs.subtract_means()
+    losses = search(run, inputs, codec)
+    rate = min(losses, key=lambda r: losses[r]) if losses else args.rates[0]
+    run.minutes, run.steps = 0.0, 0  # of the training itself
+    model = build(run, args, codec, len(inputs.classes))
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=args.weight_decay)
+    trained = train_classifier(run, model, inputs, optimizer, cosine(warmup=0.05), stage="training")
+    if getattr(trained, "builder", None):
+        metrics = save_classifier(run, trained, inputs)
+    else:  # torchvision's
+        metrics = {**inputs.evaluate(trained), "images": len(inputs.files["val"]), "classes": len(inputs.classes)}
+        torch.save(trained.state_dict(), run.out / "classifier.pt")
+    [*x, _] = inputs(next(iter(batches(inputs.val, 1))), train=False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trained.eval()(*x)
+    metrics |= {"reads": kind, "mmacs": round(counter.get_total_flops() / 2e6, 2)}
+    metrics |= {"parameters": sum(p.numel() for p in trained.parameters()), "lr": rate, "epochs": args.epochs}
+    metrics |= {"search": {str(rate): round(loss, 4) for rate, loss in losses.items()}, "seed": args.seed}
+    if codec is not None:
+        metrics |= {"bpp": round(real_rate(run, codec, inputs.files["val"]), 4), "codec": codec.name}
+        metrics |= {"fingerprint": codec.fingerprint}
+    return run.finish(metrics)
+
+
+def _smoke_codec() -> Codec:
+    torch.manual_seed(0)
+    return cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
+
+
+def main(argv: Sequence[str] | None = None) -> Any:
+    """The one command there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = add_command(
+        commands,
+        classifier,
+        paper={"epochs": 30.0, "batch": 64, "weight_decay": 0.05},
+        small={
+            "width": 0.125, "size": 128, "crop": 112, "views": 1, "batch": 32, "epochs": 8.0, "ema": 0.998,
+            "workers": 0, "evaluate_every": 4.0, "checkpoint_minutes": 1.0,
+        },
+        smoke={
+            "width": 0.05, "size": 64, "crop": 48, "views": 0, "batch": 4, "epochs": 1.0, "search_epochs": 1.0,
+            "cache": None, "log_every": 2,
+        },
+    )  # fmt: skip
+    add_input_options(command)
+    add = command.add_argument
+    add("--model", default="cresnet39", choices=(*LATENTS, *PIXELS))
+    add("--width", type=float, default=1.0)
+    add("--enlarge", type=int, default=1, help="latents are brought to so many times their size")
+    add("--centre", action="store_true", help="subtract each latent channel's mean, as 001 does")
+    add("--channels", type=int, help="read so many latent channels, those of most variance")
+    add("--rates", type=float, nargs="+", default=(1e-3, 4e-3), help="learning rates to choose from")
+    add("--search-epochs", type=float, default=1.0)
+    return run_command(parser, argv)
+
+
+if __name__ == "__main__":
+    main()

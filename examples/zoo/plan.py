@@ -1,0 +1,122 @@
+"""What is trained for the results of ``docs/results.md``, in the order in which it is worth doing.
+
+A run is a command of a recipe. Names in braces are filled in by ``run.py``: ``{data}`` Imagenette's training split,
+``{kodak}`` the Kodak photographs, ``{camvid}`` CamVid, ``{home}`` the folder of all runs, ``{cache}`` what frozen
+codecs made of the images.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Planned(NamedTuple):
+    """One run.
+
+    Attributes:
+        name: of its folder below ``{home}`` and of its result.
+        script: below ``examples``.
+        arguments: of the script, but for ``--out``.
+        needs: names of runs whose results it reads.
+    """
+
+    name: str
+    script: str
+    arguments: str
+    needs: tuple[str, ...] = ()
+
+
+HYPERPRIOR = "IMAGENETTE_N48_M64"
+"""Ships with the package; the other codecs with a prior start from it, since an hour of training is in it."""
+
+_CODEC = (
+    "codec --small --data {data} --test {kodak} --threads 1 --cpu-clock --half --checkpoint-minutes 2 "
+    "--evaluate-every 4"
+)
+_HEAD = "classifier --small --data {data} --cache {cache} --threads 1 --cpu-clock"
+
+
+def _hyperprior(name: str, arguments: str, minutes: int) -> Planned:
+    more = f"--init {HYPERPRIOR} --lr 5e-4 --minutes {minutes}"
+    return Planned(name, "recipes/hyperprior.py", f"{_CODEC} {more} {arguments}")
+
+
+CODECS = [
+    Planned("codec-torfason2018", "recipes/torfason2018.py", f"{_CODEC} --rate 0.330 --minutes 25"),
+    Planned(
+        "codec-choi2019", "recipes/wang2022.py",
+        f"{_CODEC} --N 48 --latent-channels 64 --init {HYPERPRIOR} --lr 5e-4 --beta1 100 --minutes 10",
+    ),
+    _hyperprior("codec-mbt2018-mean", "--model mbt2018_mean --lmbda 0.006", 8),
+    _hyperprior("codec-low", "--lmbda 0.0012", 7),
+    _hyperprior("codec-high", "--lmbda 0.02", 7),
+    _hyperprior("codec-ms-ssim", "--metric ms-ssim --lmbda 12 --crop 176 --batch 4", 8),
+]  # fmt: skip
+"""At one rate, about 0.3 bits per pixel, for each codec; then the lowest and the highest, and another metric."""
+
+_FOLDERS = {planned.name.removeprefix("codec-"): f"{{home}}/{planned.name}/codec" for planned in CODECS}
+_FOLDERS["hyperprior"] = HYPERPRIOR
+
+
+def head(codec: str | None, model: str, arguments: str = "", *, name: str = "", seed: int = 0) -> Planned:
+    """A network of ``zoo/heads.py`` on what a codec leaves, or on the original images."""
+    width = "--width 0.5 " if model.startswith("mobilenet") else ""
+    given = f"--codec {_FOLDERS[codec]} " if codec else ""
+    label = f"head-{codec or 'original'}-{name or model}" + (f"-seed{seed}" if seed else "")
+    more = f"{given}--model {model} {width}{arguments}".strip() + (f" --seed {seed}" if seed else "")
+    needs = () if codec in (None, "hyperprior") else (f"codec-{codec}",)
+    return Planned(label, "zoo/heads.py", f"{_HEAD} {more}", needs)
+
+
+ONE_RATE = [
+    head("hyperprior", "fa_cresnet39", "--enlarge 2"),
+    head("hyperprior", "resnet50"),
+    head("hyperprior", "cresnet39+scales", "--enlarge 2"),
+    head("hyperprior", "cresnet39", "--enlarge 2"),
+    head("hyperprior", "mobilenet_v2_45"),
+    head("hyperprior", "mobilenet_v2"),
+    head("hyperprior", "resnet41"),
+    head("torfason2018", "cresnet39", "--centre"),
+    head("torfason2018", "resnet50"),
+    head("choi2019", "resnet41"),
+    head("choi2019", "resnet50"),
+    head(None, "resnet50"),
+    head(None, "mobilenet_v2"),
+]
+"""Step 1: every head on latents at about 0.3 bits per pixel, and its rivals on pixels."""
+
+_ICAT = "--small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 4"
+ICAT = [
+    Planned("icat-first", "recipes/icat2022.py", f"first {_ICAT} --minutes 12"),
+    Planned(
+        "icat-second", "recipes/icat2022.py",
+        f"second {_ICAT} --minutes 10 --init {{home}}/icat-first/icat --test {{kodak}}", ("icat-first",),
+    ),
+]  # fmt: skip
+
+_SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 20"
+SEGMENTATION = [
+    Planned(
+        f"segmenter-{codec}-{kind}", "recipes/torfason2018.py",
+        f"{_SEGMENTER} --minutes 8 --codec {_FOLDERS[codec]} --model {model} "
+        f"--classifier {{home}}/head-{codec}-{start}/classifier",
+        (f"head-{codec}-{start}",),
+    )
+    for codec, kind, model, start in (
+        ("torfason2018", "latents", "cresnet39_d", "cresnet39"),
+        ("torfason2018", "decoded", "resnet50_d", "resnet50"),
+    )
+]  # fmt: skip
+
+RATES = [
+    head(codec, model, arguments)
+    for codec in ("low", "high")
+    for model, arguments in (("fa_cresnet39", "--enlarge 2"), ("resnet50", ""), ("cresnet39", "--enlarge 2"))
+]
+"""Step 2: the lowest and the highest rate."""
+
+CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
+"""An eighth and a sixteenth of all channels, as 32 and 16 of 256 in the paper."""
+
+PLAN = [*CODECS, *ONE_RATE, *ICAT, *SEGMENTATION, *RATES, *CHANNELS, head("ms-ssim", "fa_cresnet39", "--enlarge 2")]
+"""Everything, the most useful first."""

@@ -1,0 +1,118 @@
+"""Train what ``plan.py`` lists and is not there yet, one run after the other.
+
+    run.py --data imagenette --kodak kodak --camvid camvid --home runs/zoo             # all of it
+    run.py ... --only 'head-*' --until 20:00                                           # some of it, until some time
+    run.py ... --list
+
+Each run has a folder in ``--home``; a run that was killed goes on from its checkpoint. When it is over, what it found
+goes to ``results/NAME.json`` beside this file, from which ``report.py`` makes the tables. Several processes can work on
+one plan: each takes runs that nobody else has taken, and whose needs are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import fnmatch
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from plan import PLAN, Planned
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def is_done(planned: Planned, home: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (home / planned.name / "result.json").exists()
+
+
+def take(planned: Planned, home: Path) -> IO[str] | None:
+    """A file that is locked for as long as this process has it open; none where another process has it."""
+    lock = home / planned.name / "taken"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def publish(planned: Planned, home: Path) -> None:
+    """Write the result of a run, with its history of evaluations, among the results that are kept."""
+    folder = home / planned.name
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    rows = [json.loads(r) for p in sorted(folder.rglob("history.jsonl")) for r in p.read_text().splitlines()]
+    evaluated = ("top1", "val_psnr", "miou")
+    result["history"] = [row for row in rows if any(name in row for name in evaluated)]
+    result["run"] = f"{planned.script} {planned.arguments}"
+    del result["command"]  # the same, with this machine's folders
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{planned.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def train(planned: Planned, args: argparse.Namespace) -> bool:
+    """One run, to its end; whether it came there."""
+    folders = {"data": args.data, "kodak": args.kodak, "camvid": args.camvid, "home": args.home}
+    filled = planned.arguments.format(**folders, cache=args.home / "cache")
+    out = args.home / planned.name
+    command = [sys.executable, str(EXAMPLES / planned.script), *shlex.split(filled), "--out", str(out)]
+    with (out / "log.txt").open("a", encoding="utf-8") as log:
+        return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    for name in ("data", "kodak", "camvid"):
+        add(f"--{name}", type=Path)
+    add("--home", type=Path, default=Path("runs/zoo"))
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names")
+    add("--until", help="HH:MM: start no run after that")
+    add("--list", action="store_true", help="say what is there, and train nothing")
+    args = parser.parse_args()
+    for name in ("data", "kodak", "camvid", "home"):
+        path = getattr(args, name)
+        setattr(args, name, None if path is None else path.absolute())
+    planned = [p for p in PLAN if any(fnmatch.fnmatch(p.name, pattern) for pattern in args.only)]
+    failed: set[str] = set()
+    while not args.list:
+        missing = [p for p in planned if p.name not in failed and not is_done(p, args.home)]
+        if not missing or (args.until and time.strftime("%H:%M") >= args.until):
+            break
+        by_name = {p.name: p for p in PLAN}
+        ready = [p for p in missing if all(is_done(by_name[n], args.home) for n in p.needs)]
+        locks = {p.name: take(p, args.home) for p in missing}
+        mine = next((p for p in ready if locks[p.name]), None)
+        others = any(lock is None for lock in locks.values())
+        for name, lock in locks.items():
+            if lock is not None and (mine is None or name != mine.name):
+                lock.close()
+        if mine is None:
+            if not others:
+                break  # what is missing waits for runs that were not asked for, or that failed
+            time.sleep(5)
+            continue
+        print(f"{time.strftime('%H:%M:%S')} {mine.name}", flush=True)
+        if train(mine, args):
+            publish(mine, args.home)
+        else:
+            failed.add(mine.name)
+            print(f"  failed; see {args.home / mine.name / 'log.txt'}", flush=True)
+        locks[mine.name].close()
+    for p in planned:
+        print(f"{'done' if is_done(p, args.home) else 'open':5} {p.name}")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

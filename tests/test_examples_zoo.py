@@ -1,0 +1,236 @@
+"""The experiments over all papers: every planned run parses, runs are shared and resumed, figures are of what ships."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import cdzoo
+from cdzoo._weights import WeightsFolder
+from cdzoo.codecs import encode_jpeg, write_jpeg
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FOLDERS = [EXAMPLES / name for name in ("zoo", "recipes", "jpeg_resnet_paper")]
+SCRIPTS = [file.stem for folder in FOLDERS for file in folder.glob("*.py")]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts by name; nothing of them is left behind, for their names are anybody's."""
+    before = list(sys.path)
+    sys.path[:0] = [str(folder) for folder in FOLDERS]
+    try:
+        yield {name: importlib.import_module(name) for name in ("plan", "run", "heads", "evaluate", "publish", "data")}
+    finally:
+        sys.path[:] = before
+        for name in SCRIPTS:
+            sys.modules.pop(name, None)
+
+
+def heads(scripts: dict[str, ModuleType], out: Path, *more: str) -> dict[str, Any]:
+    return scripts["heads"].main(["classifier", "--smoke", "--out", str(out), *more])
+
+
+@pytest.fixture
+def three_classes(scripts: dict[str, ModuleType], tmp_path: Path) -> Path:
+    return scripts["data"].generate_classes(tmp_path / "three", classes=3, images=4)
+
+
+def test_every_planned_run_is_a_command_whose_needs_come_first(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    for planned in scripts["plan"].PLAN:
+        assert planned.name not in seen
+        assert set(planned.needs) <= seen, planned.name
+        seen.add(planned.name)
+        recipe = importlib.import_module(Path(planned.script).stem)
+        assert (EXAMPLES / planned.script).exists()
+        words = shlex.split(planned.arguments.format(data="D", kodak="K", camvid="V", home="H", cache="C"))
+
+        def give(args: argparse.Namespace) -> argparse.Namespace:
+            """Nothing but that."""
+            return args
+
+        give.__name__ = words[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(recipe, words[0], give)
+            args = recipe.main([*words, "--out", "O"])
+        read = {Path(w).parts[1] for w in words if w.startswith("H/")}
+        behind = {need for p in scripts["plan"].PLAN if p.name in planned.needs for need in p.needs}
+        assert set(planned.needs) <= read <= {*planned.needs, *behind}, planned.name
+        assert args.threads == 1
+
+
+@pytest.mark.parametrize("model", ["cresnet39+scales", "mobilenet_v2_45", "mobilenet_v2"])
+def test_networks_are_trained_alike(scripts: dict[str, ModuleType], tmp_path: Path, model: str) -> None:
+    more = ["--rates", "0.001", "0.5", "--enlarge", "2" if model.startswith("cres") else "1", "--centre"]
+    found = heads(scripts, tmp_path, "--model", model, *more)["metrics"]
+    best = min(found["search"], key=lambda rate: found["search"][rate])
+    assert found["lr"] == float(best)
+    assert found["reads"] == ("decoded" if model == "mobilenet_v2" else "latents")
+    assert found["bpp"] > 0
+    if found["reads"] == "decoded":
+        assert (tmp_path / "classifier.pt").exists()
+        return
+    network = cdzoo.from_pretrained(tmp_path / "classifier")
+    assert network.codec_fingerprint == found["fingerprint"]
+    assert network.transforms.size == ((6, 6) if model.startswith("cres") else None)  # 48 pixels, stride 16, doubled
+    assert len(network.transforms.mean) == 12
+
+
+def test_original_images_and_few_channels(scripts: dict[str, ModuleType], tmp_path: Path, three_classes: Path) -> None:
+    codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
+    cdzoo.save_pretrained(codec, tmp_path / "codec")
+    more = ["--codec", str(tmp_path / "codec"), "--data", str(three_classes), "--rates", "0.001"]
+    found = heads(scripts, tmp_path / "few", "--model", "resnet41", "--channels", "3", *more)["metrics"]
+    assert len(cdzoo.from_pretrained(tmp_path / "few" / "classifier").select.indices) == 3
+    assert found["search"] == {}
+    assert found["lr"] == 0.001
+
+
+# -- the runner --------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[-1])
+if "fail" in sys.argv:
+    sys.exit(3)
+out.mkdir(parents=True, exist_ok=True)
+(out / "history.jsonl").write_text(json.dumps({"step": 1, "top1": 5.0}) + "\\n" + json.dumps({"step": 2}) + "\\n")
+result = {"command": "/somewhere", "metrics": {"top1": 5.0}, "minutes": 1, "steps": 2, "machine": {}}
+(out / "result.json").write_text(json.dumps(result))
+"""
+
+
+def test_runs_are_done_once_in_order_and_a_failure_stops_what_needs_it_only(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, planned = scripts["run"], scripts["plan"].Planned
+    (tmp_path / "job.py").write_text(SCRIPT)
+    plan = [planned("a", "job.py", "fail"), planned("b", "job.py", "x {home}", ("a",)), planned("c", "job.py", "y")]
+    monkeypatch.setattr(run, "PLAN", plan)
+    monkeypatch.setattr(run, "EXAMPLES", tmp_path)
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    home = tmp_path / "home"
+
+    def go(*more: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["run.py", "--home", str(home), *more])
+        with pytest.raises(SystemExit) as stopped:
+            run.main()
+        return int(stopped.value.code or 0), capsys.readouterr().out
+
+    code, text = go()
+    assert code == 1
+    assert "a\n  failed" in text
+    assert text.split()[-6:] == ["open", "a", "open", "b", "done", "c"]
+    kept = json.loads((tmp_path / "results" / "c.json").read_text())
+    assert kept["run"] == "job.py y"
+    assert kept["history"] == [{"step": 1, "top1": 5.0}]
+    assert str(tmp_path) not in json.dumps(kept)
+
+    plan[0] = plan[0]._replace(arguments="fine")
+    assert go("--list")[1].split()[-6:] == ["open", "a", "open", "b", "done", "c"]
+    before = (home / "c" / "result.json").stat().st_mtime_ns
+    assert go("--only", "a", "b")[0] == 0
+    assert {p.stem for p in (tmp_path / "results").iterdir()} == {"a", "b", "c"}
+    assert (home / "c" / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_another_process_has_is_left_to_it(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    run, planned = scripts["run"], scripts["plan"].Planned("a", "job.py", "")
+    mine = run.take(planned, tmp_path)
+    assert mine is not None
+    assert run.take(planned, tmp_path) is None
+    mine.close()  # which the end of a process does, however it comes
+    again = run.take(planned, tmp_path)
+    assert again is not None
+    again.close()
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_published_reaches_its_card(
+    scripts: dict[str, ModuleType], tmp_path: Path, three_classes: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    publish, evaluate, plan = scripts["publish"], scripts["evaluate"], scripts["plan"]
+    home, to = tmp_path / "home", tmp_path / "to"
+    torch.manual_seed(0)
+    cdzoo.save_pretrained(
+        cdzoo.codecs.torfason2018(latent_channels=4, N=4), home / "codec-x" / "codec", dtype=torch.float16
+    )
+    codec = cdzoo.from_pretrained(home / "codec-x" / "codec")
+    model = cdzoo.models.cresnet39(in_channels=4, width=0.05, num_classes=3)
+    meta = {"classes": ["class0", "class1", "class2"], "input": {"reads": "latents", "size": 64, "crop": 48}}
+    cdzoo.save_pretrained(model, home / "head-x" / "classifier", codec=codec, meta=meta)
+    result = {"metrics": {}, "minutes": 3.2, "steps": 7, "machine": {"threads": 1}}
+    for name in ("codec-x", "head-x"):
+        (home / name / "result.json").write_text(json.dumps(result))
+    planned = [plan.Planned("codec-x", "zoo/heads.py", "--cpu-clock"), plan.Planned("head-x", "zoo/heads.py", "y")]
+    entries = [publish.Shipped(p.name, f"{p.name}-folder", "X", "Title", "Text.", ("Limit.",)) for p in planned]
+    monkeypatch.setattr(publish, "PLAN", planned)
+    monkeypatch.setattr(publish, "SHIPPED", entries)
+    arguments = ["publish.py", "--home", str(home), "--to", str(to), "--imagenette", str(three_classes)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    publish.main()
+    card = (to / "head-x-folder" / "README.md").read_text()
+    for text in ("# Title", "7 steps", "3 minutes", "Limit.", "research use", "bits per pixel", "top-1 (%)"):
+        assert text in card, text
+
+    written = WeightsFolder.from_path(to / "head-x-folder")
+    assert written.config["codec"]["fingerprint"] == codec.fingerprint
+    [(name, figures)] = written.meta["metrics"].items()
+    assert name == "Imagenette validation, 6 images at 64 pixels, 48 at the centre"
+    # the oracle: the same from latents, by hand
+    files = scripts["data"].list_classes(three_classes)[1]["val"]
+    network = cdzoo.from_pretrained(to / "head-x-folder").eval()
+    hits = 0
+    for x, label in scripts["data"].Images(files, scripts["data"].whole(64)):
+        y = codec.encode(x[None]).y_hat[..., 1:7, 1:7]
+        hits += int(network(y).argmax()) == label
+    assert figures["top-1 (%)"] == pytest.approx(100 * hits / 6, abs=0.01)
+
+    monkeypatch.setattr(evaluate, "_codec_of", lambda source: codec)  # where it is to be had is not the point here
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--imagenette", str(three_classes), str(to / "head-x-folder")])
+    config = json.loads((to / "head-x-folder" / "config.json").read_text())
+    for worse, code in ((0.0, 0), (0.6, 1)):
+        config["meta"]["metrics"][name]["top-1 (%)"] = figures["top-1 (%)"] + worse
+        (to / "head-x-folder" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.main()
+        assert int(stopped.value.code) == code
+        assert ("<-- differs" in capsys.readouterr().out) == bool(code)
+
+
+def test_networks_of_files_are_measured_on_files(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    names = [f"{n}.jpg" for n in range(60) if scripts["data"].held_out(f"{n}.jpg")]
+    for label in range(2):
+        (tmp_path / "files" / f"class{label}").mkdir(parents=True)
+    for number, name in enumerate(names):
+        x = torch.full((1, 3, 32, 32), 0.2 + 0.1 * number)
+        data = write_jpeg(encode_jpeg(x))[0]
+        (tmp_path / "files" / f"class{number % 2}" / name).write_bytes(data)
+    found = scripts["evaluate"].measure(
+        cdzoo.models.JPEGResNet18_Weights.DEFAULT.value.source, {"imagenette": tmp_path / "files"}
+    )
+    [(name, figures)] = found.items()
+    assert name == f"Imagenette validation, {len(names)} images"
+    model = cdzoo.models.jpeg_resnet18(weights="DEFAULT").eval()
+    right = [
+        int(model(model.transforms(cdzoo.codecs.read_jpeg(tmp_path / "files" / f"class{n % 2}" / name))).argmax())
+        == n % 2
+        for n, name in enumerate(names)
+    ]
+    assert figures["top-1 (%)"] == pytest.approx(100 * sum(right) / len(right), abs=0.01)
