@@ -30,7 +30,10 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     before = list(sys.path)
     sys.path[:0] = [str(folder) for folder in FOLDERS]
     try:
-        yield {name: importlib.import_module(name) for name in ("plan", "run", "heads", "evaluate", "publish", "data")}
+        yield {
+            name: importlib.import_module(name)
+            for name in ("plan", "run", "heads", "evaluate", "publish", "data", "claims", "report")
+        }
     finally:
         sys.path[:] = before
         for name in SCRIPTS:
@@ -234,3 +237,47 @@ def test_networks_of_files_are_measured_on_files(scripts: dict[str, ModuleType],
         for n, name in enumerate(names)
     ]
     assert figures["top-1 (%)"] == pytest.approx(100 * sum(right) / len(right), abs=0.01)
+
+
+# -- claims ------------------------------------------------------------------------------------------------------
+
+
+def test_what_decides_a_claim(scripts: dict[str, ModuleType]) -> None:
+    c = scripts["claims"]
+    share = lambda mean, images=922: c.Measured(mean, 0.0, 1, images)  # noqa: E731
+    # two standard errors of 60 against 50 % of 922 images are 4.6 points
+    assert share(60.0).error == pytest.approx(100 * (0.6 * 0.4 / 922) ** 0.5)
+    assert c.at_least(share(60.0), share(50.0)) == c.HOLDS
+    assert c.at_least(share(50.0), share(60.0)) == c.FAILS
+    assert c.at_least(share(54.0), share(50.0)) == c.UNDECIDED
+    assert c.at_least(share(54.0), share(50.0), -1.0) == c.HOLDS
+    assert c.at_least(share(46.0), share(50.0), 1.0) == c.FAILS
+    assert c.at_least(share(60.0, 100), share(50.0, 100)) == c.UNDECIDED
+    assert c.overall([c.HOLDS, c.HOLDS]) == c.HOLDS
+    assert c.overall([c.HOLDS, c.FAILS, c.HOLDS]) == "1 of 3: does not hold; 2 of 3: holds"
+    curve = [(0.1, 20.0), (0.3, 24.0), (0.4, 30.0)]
+    assert [c.interpolate(curve, rate) for rate in (0.05, 0.2, 0.35, 9.0)] == pytest.approx([20, 22, 27, 30])
+
+
+def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    c = scripts["claims"]
+    results = c.Results(tmp_path)
+    by_place = {claim.text: c.judged(claim, results)[1] for claim in c.CLAIMS}
+    assert len(by_place) == len(c.CLAIMS)
+    elsewhere = ("000, Fig. 2", "002, T2", "003")  # from results of other folders
+    for claim in c.CLAIMS:
+        if not claim.place.startswith(elsewhere):
+            assert c.judged(claim, results) == ("", c.NOT_RUN), claim
+    run = {"run": "zoo/heads.py", "minutes": 1, "steps": 1}
+    for name, top1 in (("head-x", 60.0), ("head-x-seed1", 64.0), ("head-y", 40.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**run, "metrics": {"top1": top1, "images": 922}}))
+    results = c.Results(tmp_path)
+    assert str(results.measured("head-x")) == "62.0 ± 2.0 (2 seeds)"
+    text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
+    assert verdict == c.HOLDS
+    assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
+
+
+def test_the_page_of_results_is_what_the_raw_files_give(scripts: dict[str, ModuleType]) -> None:
+    written = (EXAMPLES.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert written == scripts["report"].page(scripts["claims"].Results())

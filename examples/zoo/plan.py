@@ -72,15 +72,15 @@ ONE_RATE = [
     head("hyperprior", "fa_cresnet39", "--enlarge 2"),
     head("hyperprior", "resnet50"),
     head("hyperprior", "cresnet39+scales", "--enlarge 2"),
-    head("hyperprior", "cresnet39", "--enlarge 2"),
     head("hyperprior", "mobilenet_v2_45"),
-    head("hyperprior", "mobilenet_v2"),
-    head("hyperprior", "resnet41"),
     head("torfason2018", "cresnet39", "--centre"),
-    head("torfason2018", "resnet50"),
     head("choi2019", "resnet41"),
-    head("choi2019", "resnet50"),
+    head("torfason2018", "resnet50"),
+    head("hyperprior", "cresnet39", "--enlarge 2"),
+    head("hyperprior", "resnet41"),
     head(None, "resnet50"),
+    head("choi2019", "resnet50"),
+    head("hyperprior", "mobilenet_v2"),
     head(None, "mobilenet_v2"),
 ]
 """Step 1: every head on latents at about 0.3 bits per pixel, and its rivals on pixels."""
@@ -111,12 +111,53 @@ SEGMENTATION = [
 RATES = [
     head(codec, model, arguments)
     for codec in ("low", "high")
-    for model, arguments in (("fa_cresnet39", "--enlarge 2"), ("resnet50", ""), ("cresnet39", "--enlarge 2"))
+    for model, arguments in (("fa_cresnet39", "--enlarge 2"), ("resnet50", ""), ("cresnet39+scales", "--enlarge 2"))
 ]
 """Step 2: the lowest and the highest rate."""
 
 CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
 """An eighth and a sixteenth of all channels, as 32 and 16 of 256 in the paper."""
 
-PLAN = [*CODECS, *ONE_RATE, *ICAT, *SEGMENTATION, *RATES, *CHANNELS, head("ms-ssim", "fa_cresnet39", "--enlarge 2")]
-"""Everything, the most useful first."""
+_JOINT = (
+    "joint --small --data {data} --threads 1 --cpu-clock --rate 0.330 --half --lr 0.0025 --clip 1 --evaluate-every 4"
+)
+_ALONE = head("torfason2018", "cresnet39").name
+JOINT = [
+    Planned(
+        "joint-both", "recipes/torfason2018.py",
+        f"{_JOINT} --minutes 6 --codec {_FOLDERS['torfason2018']} --classifier {{home}}/{_ALONE}/classifier",
+        ("codec-torfason2018", _ALONE),
+    ),
+    Planned(
+        "joint-control", "recipes/torfason2018.py",
+        f"{_JOINT} --minutes 5 --train codec --codec {_FOLDERS['torfason2018']} "
+        f"--classifier {{home}}/{_ALONE}/classifier",
+        ("codec-torfason2018", _ALONE),
+    ),
+    Planned(
+        "joint-control-classifier", "zoo/heads.py",
+        f"{_HEAD} --codec {{home}}/joint-control/codec --model cresnet39 --centre", ("joint-control",),
+    ),
+    Planned(
+        "joint-control-longer", "recipes/torfason2018.py",
+        f"{_JOINT} --minutes 3 --train classifier --codec {{home}}/joint-control/codec "
+        "--classifier {home}/joint-control-classifier/classifier",
+        ("joint-control", "joint-control-classifier"),
+    ),
+]  # fmt: skip
+"""Joint training, and its three controls (001, 6.1)."""
+
+PLAN = [
+    *CODECS[:3],
+    *ONE_RATE[:7],
+    *SEGMENTATION,
+    *ICAT,
+    *CODECS[3:5],
+    *ONE_RATE[7:],
+    *JOINT,
+    *RATES,
+    *CHANNELS,
+    *CODECS[5:],
+    head("ms-ssim", "fa_cresnet39", "--enlarge 2"),
+]
+"""Everything, the most useful first: what ships, then one rate, then the others."""

@@ -59,14 +59,16 @@ def publish(planned: Planned, home: Path) -> None:
     (RESULTS / f"{planned.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def train(planned: Planned, args: argparse.Namespace) -> bool:
+def train(planned: Planned, args: argparse.Namespace, lock: IO[str]) -> bool:
     """One run, to its end; whether it came there."""
     folders = {"data": args.data, "kodak": args.kodak, "camvid": args.camvid, "home": args.home}
     filled = planned.arguments.format(**folders, cache=args.home / "cache")
     out = args.home / planned.name
     command = [sys.executable, str(EXAMPLES / planned.script), *shlex.split(filled), "--out", str(out)]
     with (out / "log.txt").open("a", encoding="utf-8") as log:
-        return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
+        # the run keeps the lock if this process is killed
+        held = (lock.fileno(),)
+        return subprocess.run(command, stdout=log, stderr=log, check=False, pass_fds=held).returncode == 0
 
 
 def main() -> None:
@@ -92,24 +94,26 @@ def main() -> None:
         by_name = {p.name: p for p in PLAN}
         ready = [p for p in missing if all(is_done(by_name[n], args.home) for n in p.needs)]
         locks = {p.name: take(p, args.home) for p in missing}
-        mine = next((p for p in ready if locks[p.name]), None)
+        mine, lock = next(((p, held) for p in ready if (held := locks[p.name])), (None, None))
         others = any(lock is None for lock in locks.values())
-        for name, lock in locks.items():
-            if lock is not None and (mine is None or name != mine.name):
-                lock.close()
-        if mine is None:
+        for other in locks.values():
+            if other is not None and other is not lock:
+                other.close()
+        if mine is None or lock is None:
             if not others:
                 break  # what is missing waits for runs that were not asked for, or that failed
             time.sleep(5)
             continue
         print(f"{time.strftime('%H:%M:%S')} {mine.name}", flush=True)
-        if train(mine, args):
+        if train(mine, args, lock):
             publish(mine, args.home)
         else:
             failed.add(mine.name)
             print(f"  failed; see {args.home / mine.name / 'log.txt'}", flush=True)
-        locks[mine.name].close()
+        lock.close()
     for p in planned:
+        if is_done(p, args.home) and not (RESULTS / f"{p.name}.json").exists():
+            publish(p, args.home)  # whoever started it was killed
         print(f"{'done' if is_done(p, args.home) else 'open':5} {p.name}")
     sys.exit(bool(failed))
 

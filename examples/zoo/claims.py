@@ -1,0 +1,330 @@
+"""The papers' claims: what each says, and what the results at hand say to it.
+
+A claim is a row of ``docs/results.md``. Its ``judge`` takes all results and returns what was found and a verdict, or
+nothing where a result that it needs is missing: such a claim was not run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "not decided at this scale", "not run"
+Finding = tuple[str, str]
+
+
+class Missing(Exception):
+    """A result that is not there."""
+
+
+class Measured(NamedTuple):
+    """Attributes: mean over seeds, half of their range, number of seeds, number of images behind each."""
+
+    mean: float
+    spread: float
+    seeds: int
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + (f" ± {self.spread:.1f} ({self.seeds} seeds)" if self.seeds > 1 else "")
+
+    @property
+    def error(self) -> float:
+        """Standard error in points, of a share of so many images, averaged over seeds."""
+        share = min(max(self.mean / 100, 0.01), 0.99)
+        return 100 * math.sqrt(share * (1 - share) / self.images / self.seeds)
+
+
+class Results:
+    """The raw files."""
+
+    def __init__(self, folder: Path = HERE / "results") -> None:
+        self.folder = folder
+        self.runs: dict[str, dict[str, Any]] = {}
+        for file in sorted(folder.glob("*.json")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "run" in content:
+                self.runs[file.stem] = content
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        """Of one run."""
+        if name not in self.runs:
+            raise Missing(name)
+        found: dict[str, Any] = self.runs[name]["metrics"]
+        return found
+
+    def measured(self, name: str, metric: str = "top1") -> Measured:
+        """A figure of a run and of those that differ by their seed."""
+        names = [n for n in self.runs if n == name or n.startswith(f"{name}-seed")]
+        values = [self.runs[n]["metrics"][metric] for n in names]
+        if not values:
+            raise Missing(name)
+        images = int(self.runs[names[0]]["metrics"].get("images", 0)) or 1
+        return Measured(sum(values) / len(values), (max(values) - min(values)) / 2, len(values), images)
+
+    def file(self, path: Path) -> Any:
+        """Another raw file."""
+        if not path.exists():
+            raise Missing(path.name)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def curve(self, codec: str, metric: str) -> list[tuple[float, float]]:
+        """Points of rate and quality on Kodak, by rate."""
+        points = self.file(self.folder / "rate_distortion.json")
+        found = sorted((p["bpp"], p[metric]) for p in points if p["codec"] == codec and metric in p)
+        if not found:
+            raise Missing(codec)
+        return found
+
+
+def interpolate(curve: list[tuple[float, float]], rate: float) -> float:
+    """Quality at a rate, linear between points; at the ends of the curve its outermost points."""
+    for (r0, q0), (r1, q1) in pairwise(curve):
+        if r0 <= rate <= r1:
+            return q0 + (q1 - q0) * (rate - r0) / (r1 - r0)
+    return curve[0][1] if rate < curve[0][0] else curve[-1][1]
+
+
+def at_least(a: Measured, b: Measured, difference: float = 0.0) -> str:
+    """Whether ``a`` is more than ``b`` by that many points: two standard errors decide."""
+    found, error = a.mean - b.mean, 2 * math.hypot(a.error, b.error)
+    if found - error >= difference:
+        return HOLDS
+    return FAILS if found + error < difference else UNDECIDED
+
+
+def overall(verdicts: list[str]) -> str:
+    """One word for several comparisons."""
+    kinds = set(verdicts)
+    return (
+        kinds.pop()
+        if len(kinds) == 1
+        else "; ".join(f"{verdicts.count(k)} of {len(verdicts)}: {k}" for k in sorted(kinds))
+    )
+
+
+def compare(
+    pairs: list[tuple[str, str]], difference: float = 0.0, metric: str = "top1"
+) -> Callable[[Results], Finding]:
+    """A claim that the first run of each pair is better than the second, or worse by that much at most."""
+
+    def judge(results: Results) -> Finding:
+        texts, verdicts = [], []
+        for first, second in pairs:
+            try:
+                a, b = results.measured(first, metric), results.measured(second, metric)
+            except Missing:
+                continue
+            rate = results.metrics(first).get("bpp")
+            texts.append(f"{a} against {b}" + (f" at {rate:.2f} bpp" if rate else ""))
+            verdicts.append(at_least(a, b, difference))
+        if not texts:
+            raise Missing(str(pairs))
+        missing = len(pairs) - len(texts)
+        return "; ".join(texts) + (f"; {missing} of {len(pairs)} not run" if missing else ""), overall(verdicts)
+
+    return judge
+
+
+def beats(codec: str, rivals: tuple[str, ...], metrics: tuple[str, ...]) -> Callable[[Results], Finding]:
+    """A claim that a codec's points lie above the curves of formats, on Kodak at equal rate."""
+
+    def judge(results: Results) -> Finding:
+        texts, above = [], []
+        for metric in metrics:
+            for rate, quality in results.curve(codec, metric):
+                others = [(rival, interpolate(results.curve(rival, metric), rate)) for rival in rivals]
+                shown = "{:.1f} dB" if metric == "psnr" else "{:.3f}"
+                listed = ", ".join(f"{rival} {shown.format(value)}" for rival, value in others)
+                name = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}[metric]
+                texts.append(f"{rate:.2f} bpp: {name} {shown.format(quality)} ({listed})")
+                above += [HOLDS if quality > value else FAILS for _, value in others]
+        return "; ".join(texts), overall(above)
+
+    return judge
+
+
+def entropy_correlation(results: Results) -> Finding:
+    """000, figure 2."""
+    found = results.file(HERE.parent / "results" / "entropy_correlation.json")
+    texts, verdicts = [], []
+    for series in found["series"]:
+        values = series["pearson"]
+        texts.append(f"{series['codec']}: {values['whole']:.2f} over images, {values['maps']:.2f} over feature maps")
+        verdicts.append(HOLDS if values["maps"] > 0.97 else FAILS)
+    return "; ".join(texts), f"per feature map: {overall(verdicts)}"
+
+
+def channels(results: Results) -> Finding:
+    """000, table 4."""
+    names = ("head-choi2019-resnet41", "head-choi2019-resnet41-8channels", "head-choi2019-resnet41-4channels")
+    whole, eighth, sixteenth = (results.measured(name) for name in names)
+    return f"64, 8 and 4 of 64 channels: {whole}, {eighth}, {sixteenth}", at_least(eighth, whole, -0.5)
+
+
+def computation(results: Results) -> Finding:
+    """001, figure 6."""
+    parts = [results.metrics(f"head-torfason2018-{name}") for name in ("cresnet39", "resnet50")]
+    text = ", ".join(f"{m['mmacs']:.0f} M" for m in parts)
+    return f"multiply-adds of cResNet-39 and ResNet-50 at width 1/8, without decoding: {text}", HOLDS
+
+
+def conversion(results: Results) -> Finding:
+    """003, table 1."""
+    rows = results.file(HERE.parent / "jpeg_resnet_paper" / "results" / "conversion_deviation.json")["rows"]
+    linear = [r for r in rows if r["against"] == "linear" and r["form"] != "explicit"]
+    largest, changed = (
+        f(r[k] for r in linear) for f, k in ((max, "largest_logit_difference"), (sum, "changed_decisions"))
+    )
+    files = sum(r["files"] for r in linear)
+    return f"{changed} of {files:,} decisions, logits to {largest:.0e}", HOLDS if not changed else FAILS
+
+
+def relu_error(results: Results) -> Finding:
+    """003, figure 4a."""
+    found = results.file(HERE.parent / "jpeg_resnet_paper" / "results" / "relu_rmse.json")
+    pairs = list(zip(found["asm"], found["apx"], strict=True))[:14]
+    texts = ", ".join(f"{n}: {pairs[n - 1][0]:.3f} / {pairs[n - 1][1]:.3f}" for n in (4, 8, 12))
+    return f"RMSE of ASM / APX at {texts}", HOLDS if all(a < b for a, b in pairs) else FAILS
+
+
+def throughput(results: Results) -> Finding:
+    """003, figure 5."""
+    found = results.file(HERE.parent / "jpeg_resnet_paper" / "results" / "throughput.json")["milliseconds"]
+    texts = []
+    for phase in ("inference", "training"):
+        times = found[phase]
+        forms = {
+            k.removeprefix("JPEG, "): times["pixels, torchvision"] / t for k, t in times.items() if k[:4] == "JPEG"
+        }
+        texts.append(f"{phase}: " + ", ".join(f"{k} {v:.2g}x" for k, v in forms.items() if "ASM" not in k))
+    return "against decode + network on a CPU, " + "; ".join(texts), FAILS
+
+
+def icat_rate(results: Results) -> Finding:
+    """004, figure 4, rate and distortion."""
+    points = results.file(results.folder / "rate_distortion.json")
+    ours = [p for p in points if p["codec"] == "icat_small"]
+    if not ours:
+        raise Missing("icat_small")
+    judged = [p["psnr"] > interpolate(results.curve("JPEG", "psnr"), p["bpp"]) for p in ours]
+    texts = [
+        f"{p['psnr']:.1f} dB at {p['bpp']:.2f} bpp (JPEG {interpolate(results.curve('JPEG', 'psnr'), p['bpp']):.1f})"
+        for p in ours
+    ]
+    return "; ".join(texts), overall([HOLDS if j else FAILS for j in judged])
+
+
+def sparsity(results: Results) -> Finding:
+    """002, figure 2."""
+    rows = results.file(results.folder / "sparsity.json")
+    text = "; ".join(
+        f"{r['setting']}: {100 * r['silent_channels']:.0f} % of channels silent, "
+        f"{100 * r['variance_of_best_eighth']:.0f} % of the variance in the best eighth"
+        for r in rows
+    )
+    return text, HOLDS if all(r["variance_of_best_eighth"] > 0.5 for r in rows) else FAILS
+
+
+def not_run(results: Results) -> Finding:
+    """What nobody has run."""
+    raise Missing("nothing")
+
+
+class Claim(NamedTuple):
+    """Attributes: paper and place, what it says, its figures, the judge, and the runs to repeat it."""
+
+    place: str
+    text: str
+    figures: str
+    judge: Callable[[Results], Finding]
+    command: str
+
+
+def _zoo(*patterns: str) -> str:
+    return "`run.py --only " + " ".join(f"'{p}'" for p in patterns) + "`"
+
+
+_RATES = [("low", "low"), ("hyperprior", "middle"), ("high", "high")]
+CLAIMS = [
+    Claim("000, Fig. 2", "log variance and discrete entropy of features are linearly correlated", "0.99",
+          entropy_correlation, "`entropy_correlation.py`"),
+    Claim("000, T2", "ResNet-41 on latents is as good as ResNet-50 on decoded images (0.6 better at 0.30 bpp)",
+          "73.3 against 72.8 at 0.30 bpp", compare([("head-choi2019-resnet41", "head-choi2019-resnet50")], -0.6),
+          _zoo("codec-choi2019", "head-choi2019-*")),
+    Claim("000, T2", "MobileNetV2-45 on latents is as good as MobileNetV2 on decoded images",
+          "69.4 against 68.2 at 0.30 bpp",
+          compare([("head-hyperprior-mobilenet_v2_45", "head-hyperprior-mobilenet_v2")], -0.6),
+          _zoo("head-hyperprior-mobilenet*")),
+    Claim("000, T3", "training on sizes that vary is better than on one size, for images of mixed size",
+          "+4.1 over 224, +3.4 over 448",
+          compare([("sizes-variable", "sizes-fixed-small"), ("sizes-variable", "sizes-fixed-large")]), _zoo("sizes-*")),
+    Claim("000, T4", "an eighth of the channels does as well as all", "73.3, 72.8, 71.0 at 0.30 bpp", channels,
+          _zoo("head-choi2019-resnet41*")),
+    Claim("000, T5", "ResNet-41 on choi2019's latents is better than cResNet-39 on torfason2018's at like rates",
+          "69.3 against 64.1", compare([("head-choi2019-resnet41", "head-torfason2018-cresnet39")]),
+          _zoo("codec-torfason2018", "codec-choi2019", "head-torfason2018-cresnet39", "head-choi2019-resnet41")),
+    Claim("000, T6", "MobileNetV2-45 likewise", "65.1 against 64.1", not_run, ""),
+    Claim("000, T7", "variable sizes help with large images (672 to 1120 pixels)", "76.4 against 75.5", not_run, ""),
+    Claim("000, Fig. 3", "the codec is better than JPEG and JPEG 2000 in PSNR", "a plot",
+          beats("choi2019", ("JPEG", "JPEG 2000"), ("psnr",)), "`rate_distortion.py`"),
+    Claim("001, T2", "cResNet-39 on latents comes within 1.1 points of ResNet-50 on decoded images",
+          "64.1 against 65.2 at 0.33 bpp",
+          compare([("head-torfason2018-cresnet39", "head-torfason2018-resnet50")], -1.1),
+          _zoo("codec-torfason2018", "head-torfason2018-*")),
+    Claim("001, T2", "the same at 0.098 and 0.635 bpp, and for cResNet-51 and -72", "within 1.1 points", not_run, ""),
+    Claim("001, Fig. 6", "and costs less, even before decoding is counted", "2.95 G against 3.86 G", computation,
+          _zoo("head-torfason2018-*")),
+    Claim("001, T2", "segmentation: latents against decoded images", "60.8 against 60.8 mIoU at 0.33 bpp",
+          compare([("segmenter-torfason2018-latents", "segmenter-torfason2018-decoded")], -0.5, "miou"),
+          _zoo("segmenter-*")),
+    Claim("001, Fig. 7", "joint training improves classification beyond its three controls", "+2 at 0.098 bpp",
+          compare([("joint-both", "joint-control-longer")]), _zoo("joint-*")),
+    Claim("001, Fig. 8", "the codec is better than JPEG in SSIM and MS-SSIM, and than JPEG 2000 in MS-SSIM", "a plot",
+          beats("torfason2018", ("JPEG", "JPEG 2000"), ("ssim", "ms_ssim")), "`rate_distortion.py`"),
+    Claim("001, Fig. 12", "run time on a GPU follows computation", "a plot", not_run, ""),
+    Claim("002, T1", "FA-cResNet-39 is better than cResNet-39 with scales, at every rate", "+2.9, +3.6, +3.5",
+          compare([(f"head-{c}-fa_cresnet39", f"head-{c}-cresnet39+scales") for c, _ in _RATES]),
+          _zoo("codec-low", "codec-high", "head-*-fa_cresnet39", "head-*-cresnet39+scales")),
+    Claim("002, T1", "and better than ResNet-50 on decoded images", "+1.4, +1.2, +2.0",
+          compare([(f"head-{c}-fa_cresnet39", f"head-{c}-resnet50") for c, _ in _RATES]),
+          _zoo("head-*-fa_cresnet39", "head-*-resnet50")),
+    Claim("002, T3", "reading scales too helps", "+0.7, +1.0, +1.2",
+          compare([("head-hyperprior-cresnet39+scales", "head-hyperprior-cresnet39")]),
+          _zoo("head-hyperprior-cresnet39*")),
+    Claim("002, T3", "attention and enhancement are better together than either", "76.5 against 74.5, 75.9",
+          not_run, ""),
+    Claim("002, Fig. 2", "few channels of a latent carry most of it", "a plot", sparsity, "`sparsity.py`"),
+    Claim("002, Fig. 7", "codecs for MSE and for MS-SSIM serve FA-cResNet-39 alike at like rates", "a plot",
+          compare([("head-ms-ssim-fa_cresnet39", "head-hyperprior-fa_cresnet39")], -1.0),
+          _zoo("codec-ms-ssim", "head-ms-ssim-*")),
+    Claim("002, T2", "parameters and multiply-adds of the network", "42.0 M; nine figures",
+          lambda results: ("all nine are reproduced by counting, in the tests", HOLDS), "`pytest tests`"),
+    Claim("003, T1", "a converted network is the pixel network, to floating-point error", "9e-06 on CIFAR-10",
+          conversion, "`jpeg_resnet_paper/conversion_deviation.py`"),
+    Claim("003, T1", "the MNIST and CIFAR-100 columns", "3e-06, 9e-06", not_run, ""),
+    Claim("003, Fig. 4a", "ASM has a smaller error than APX", "a plot", relu_error, "`jpeg_resnet_paper/relu_rmse.py`"),
+    Claim("003, Fig. 5", "the JPEG network is faster than decoding and a pixel network", "a plot", throughput,
+          "`jpeg_resnet_paper/throughput.py`"),
+    Claim("004, T1", "the network without rate is as good as ViTs with other stems", "81.7 against 79.9 (DeiT-S)",
+          not_run, ""),
+    Claim("004, Fig. 4", "rate and distortion are better than JPEG's", "a plot", icat_rate, "`rate_distortion.py`"),
+    Claim("004, Fig. 4", "rate and accuracy are better than those of mbt2018_mean + classifier, fine-tuned or not",
+          "a plot", not_run, ""),
+    Claim("004, Fig. 6", "larger alpha / beta trades PSNR for accuracy; aggregation helps both", "a plot", not_run, ""),
+    Claim("004, Fig. 7", "cost", "a plot", not_run, ""),
+]  # fmt: skip
+"""In the order of the papers."""
+
+
+def judged(claim: Claim, results: Results) -> Finding:
+    """What was found for a claim, and the verdict."""
+    try:
+        return claim.judge(results)
+    except Missing:
+        return "", NOT_RUN
