@@ -351,6 +351,18 @@ def test_commands(
         assert found.builder == "resnet41_seg"
 
 
+def test_validation_images_of_mixed_sizes(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    args = argparse.Namespace(
+        data=recipes["data"].generate_classes(tmp_path / "images", side=64), out=tmp_path, device="cpu", threads=None,
+        seed=0, limit=None, smoke=False, pixel_size=48, min_size=40, max_size=64, mixed_sizes=[33, 50], enlarge=1.0,
+    )  # fmt: skip
+    inputs = recipes["wang2022"].AnySizeInputs(recipes["training"].Run(args), None, latents=True)
+    sides = [image.shape[-2:] for image, _ in inputs.val]
+    assert len(set(sides)) > 1
+    assert all(33 <= height == width <= 50 for height, width in sides)
+    assert sides == [image.shape[-2:] for image, _ in inputs.val]
+
+
 def test_pretrained_layers_are_frozen_in_stage_one(recipes: dict[str, ModuleType], home: Path) -> None:
     smoke(recipes, "fa_cresnet2023", "anchor", home / "anchor")
     anchor = home / "anchor" / "classifier"

@@ -27,6 +27,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +124,11 @@ class AnySizeInputs:
         )
 
     def _enlarge(self, image: Tensor) -> Tensor:
-        factor = self.run.args.enlarge
+        args = self.run.args
+        if args.mixed_sizes:
+            (low, high), share = args.mixed_sizes, crc32(image.numpy().tobytes()) / 2**32
+            return TF.resize(image, [round(low * (high / low) ** share)], antialias=True)
+        factor = args.enlarge
         return image if factor == 1 else TF.resize(image, [round(factor * side) for side in image.shape[-2:]])
 
     def __call__(self, batch: Any, *, train: bool = True) -> tuple[Any, ...]:
@@ -308,6 +313,10 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--max-size", type=int, default=448, help="greatest pixels of a batch of latents")
     add("--pixel-size", type=int, default=224, help="what resnet50 reads")
     add("--enlarge", type=float, default=1.0, help="factor for validation images")
+    add(
+        "--mixed-sizes", type=int, nargs=2, metavar=("LOW", "HIGH"),
+        help="bring validation images to shorter sides between these, each to its own: for data of one size",
+    )  # fmt: skip
 
     command = add_command(
         commands,

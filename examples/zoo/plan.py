@@ -147,6 +147,18 @@ JOINT = [
 ]  # fmt: skip
 """Joint training, and its three controls (001, 6.1)."""
 
+_SIZES = "classifier --small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 10"
+SIZES = [
+    Planned(
+        f"sizes-{name}", "recipes/wang2022.py",
+        f"{_SIZES} --codec {_FOLDERS['choi2019']} --model resnet41 --epochs 4 --mixed-sizes 96 192 "
+        f"--min-size {low} --max-size {high}",
+        ("codec-choi2019",),
+    )
+    for name, low, high in (("variable", 96, 192), ("fixed-small", 96, 96), ("fixed-large", 192, 192))
+]  # fmt: skip
+"""Training on one size or on many, for validation images of many (000, table 3); the paper has 224 and 448."""
+
 PLAN = [
     *CODECS[:3],
     *ONE_RATE[:7],
@@ -155,6 +167,7 @@ PLAN = [
     *CODECS[3:5],
     *ONE_RATE[7:],
     *JOINT,
+    *SIZES,
     *RATES,
     *CHANNELS,
     *CODECS[5:],
