@@ -1,0 +1,45 @@
+"""Docstrings as the package writes them, as reStructuredText: diagrams are literal, and modules' first lines titles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def literal_diagrams(lines: list[str]) -> list[str]:
+    """An indented block behind an empty line, below text that is not, is a diagram or code: ``::`` says so."""
+    out: list[str] = []
+    inside = False
+    for number, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if line.strip() and not indented:
+            inside = False
+        starts = indented and not inside and number > 0 and not lines[number - 1].strip()
+        text = next((previous for previous in reversed(lines[:number]) if previous.strip()), "")
+        drawn = any(character in "".join(lines[number : number + 3]) for character in "┌─►▶")
+        if starts and text and not text.endswith("::") and (drawn or not text.startswith((" ", "- ", "* "))):
+            out += ["::", ""]
+        inside = inside or starts
+        out.append(line)
+    return out
+
+
+def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Rewrite a docstring in place, before napoleon reads its sections."""
+    if what == "module" and name != "cdzoo":
+        first = next((number for number, line in enumerate(lines) if not line.strip()), len(lines))
+        del lines[: first + 1]  # the title of the section, see reference.py
+    lines[:] = literal_diagrams(lines)
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Fields of named tuples are described by the class."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True}

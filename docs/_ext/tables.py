@@ -1,0 +1,194 @@
+"""Tables that the registry fills in: codecs, models, weights; and the command line's own help."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import cdzoo
+from cdzoo._registry import get_builder
+from cdzoo._weights import WeightsEnum
+from cdzoo.codecs import Codec
+from cdzoo.models import Segmenter
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def pipe_table(header: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
+    """A Markdown table; the columns in ``right`` are aligned there."""
+    rule = ["---:" if column in right else "---" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
+
+
+def built(name: str) -> torch.nn.Module:
+    """A module at its default size; without memory, where it does not mind that."""
+    try:
+        with torch.device("meta"):
+            return get_builder(name)()
+    except RuntimeError:  # CompressAI's layers compute with their first values
+        return get_builder(name)()
+
+
+def parameters(module: torch.nn.Module) -> str:
+    """Their number."""
+    return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def source(builder: Callable[..., Any]) -> str:
+    """Whose network it is: the authors whom the builder's docstring names first, or its file's."""
+    text = f"{builder.__doc__} {sys.modules[builder.__module__].__doc__}"
+    named = re.search(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+)", " ".join(text.split()))
+    return named[0] if named else ""
+
+
+def members(name: str) -> list[WeightsEnum]:
+    """The published weights of a builder, each once."""
+    try:
+        return list(cdzoo.get_model_weights(name))
+    except ValueError:
+        return []
+
+
+def codec_rows() -> Iterator[list[str]]:
+    """One for each codec."""
+    for name in cdzoo.list_codecs():
+        codec = built(name)
+        assert isinstance(codec, Codec)
+        scales = "y_hat, scales" if codec.has_scales else "y_hat"
+        weights = ", ".join(f"`{member.name}`" for member in members(name)) or "-"
+        yield [
+            f"{{py:func}}`~cdzoo.codecs.{name}`", source(get_builder(name)), str(codec.stride),
+            str(codec.latent_channels), scales, parameters(codec), weights,
+        ]  # fmt: skip
+
+
+def reads(module: torch.nn.Module) -> tuple[str, str]:
+    """What a network's input is, and how many pixels lie between two samples of it."""
+    stride = getattr(module, "latent_stride", None)
+    if hasattr(module, "entrance"):
+        return "JPEG coefficients", "8, 16"
+    if hasattr(module, "aggregation") or hasattr(module, "cls_token"):
+        return f"RGB, or latents ({module.in_channels})", str(stride)
+    if stride is None:
+        return "RGB", "1"
+    scales = " and scales" if getattr(module, "uses_scales", False) else ""
+    return f"latents{scales} ({module.in_channels})", str(stride)
+
+
+def model_rows() -> Iterator[list[str]]:
+    """One for each model."""
+    for name in cdzoo.list_models():
+        model = built(name)
+        what, stride = reads(model)
+        task = "segmentation" if isinstance(model, Segmenter) else "classification"
+        weights = ", ".join(f"`{member.name}`" for member in members(name)) or "-"
+        yield [
+            f"{{py:func}}`~cdzoo.models.{name}`", source(get_builder(name)), task, what, stride, parameters(model),
+            weights,
+        ]  # fmt: skip
+
+
+def weights_rows(*patterns: str) -> Iterator[list[str]]:
+    """One for each published set of weights, of builders that match one of the patterns."""
+    for name in [*cdzoo.list_codecs(pretrained=True), *cdzoo.list_models(pretrained=True)]:
+        for member in members(name) if any(fnmatch(name, pattern) for pattern in patterns or "*") else ():
+            meta, folder = member.meta, member.value.source
+            metrics = [
+                f"{metric} {value:g}: {on}"
+                for on, values in meta["metrics"].items()
+                for metric, value in values.items()
+            ]
+            size = os.path.getsize(folder.path / "model.safetensors") / 1e6
+            belongs = (meta.get("codec") or {}).get("weights")
+            data = ", ".join(meta.get("datasets") or [])
+            licence = f"{meta.get('license', '-')}; trained on {data}" if data else str(meta.get("license", "-"))
+            codec = f"`{belongs}`" if belongs else "itself" if folder.codec_entry is folder.config else "none"
+            yield [f"`{member}`", "<br>".join(metrics), f"{size:.1f} MB", licence, codec]
+
+
+FIGURES = {
+    "bpp_real": "{:.3f} bits per pixel in files", "psnr": "{:.2f} dB", "ms_ssim": "MS-SSIM {:.3f}",
+    "top1": "top-1 {:.1f} %", "top5": "top-5 {:.1f} %", "miou": "mean IoU {:.1f} %", "measured_on": "on {}",
+}  # fmt: skip
+LEFT_OUT = re.compile(r" --(?:out|cache|data|test|codec|checkpoint-minutes|evaluate-every) \S+")
+
+
+def recipe_rows(*patterns: str) -> Iterator[list[str]]:
+    """One for each result of a recipe whose file's name matches."""
+    for pattern in patterns:
+        for file in sorted((EXAMPLES / "recipes" / "results").glob(f"{pattern}.json")):
+            result = json.loads(file.read_text(encoding="utf-8"))
+            figures = [text.format(result["metrics"][m]) for m, text in FIGURES.items() if m in result["metrics"]]
+            yield [f"`{LEFT_OUT.sub('', result['command'])}`", f"{result['minutes']:g}", ", ".join(figures)]
+
+
+TABLES: dict[str, tuple[list[str], Callable[..., Iterator[list[str]]], tuple[int, ...]]] = {
+    "codec-table": (
+        ["codec", "from", "stride", "channels", "latents hold", "parameters", "weights"], codec_rows, (2, 3, 5),
+    ),
+    "model-table": (
+        ["model", "from", "task", "reads", "stride", "parameters", "weights"], model_rows, (4, 5),
+    ),
+    "weights-table": (["weights", "reaches", "size", "licence", "codec"], weights_rows, (2,)),
+    "recipe-results": (["run", "minutes", "result"], recipe_rows, (1,)),
+}  # fmt: skip
+
+
+class Table(SphinxDirective):
+    """``{codec-table}``, ``{model-table}``, ``{weights-table} PATTERNS``, ``{recipe-results} PATTERNS``."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        header, rows, right = TABLES[self.name]
+        patterns = self.arguments[0].replace(",", " ").split() if self.arguments else []
+        return self.parse_text_to_nodes(pipe_table(header, list(rows(*patterns)), right=right))
+
+
+class CommandHelp(SphinxDirective):
+    """``{command-help}``: what ``cdzoo COMMAND --help`` prints, for every command."""
+
+    def run(self) -> list[nodes.Node]:
+        """A section for each."""
+        from cdzoo.cli import _parser
+
+        os.environ["COLUMNS"] = "88"
+        text = "\n".join(_sections(_parser()))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+def _sections(parser: argparse.ArgumentParser) -> Iterator[str]:
+    commands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    yield f"\n## `{parser.prog}`\n\n```text\n{_plain(parser).format_help()}```\n"
+    for action in commands:
+        for command in action.choices.values():
+            yield from _sections(command)
+
+
+def _plain(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    if "color" in inspect.signature(argparse.ArgumentParser).parameters:
+        parser.color = False
+    return parser
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    for name in TABLES:
+        app.add_directive(name, Table)
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,104 @@
+"""Sphinx: what the site is made of. Build it with ``sphinx-build -W --keep-going -n docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS / "_ext"))
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing that the site shows needs a network
+warnings.filterwarnings("ignore", message=".*torch.jit.*")  # CompressAI's, when it is imported
+
+import cdzoo  # noqa: E402
+
+project = "cdzoo"
+author = "the authors of cdzoo"
+project_copyright = "the authors of cdzoo, Apache-2.0"
+version = release = cdzoo.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
+    "docstrings",
+    "pages",
+    "reference",
+    "tables",
+]
+exclude_patterns = ["_build", "_ext", "gallery", "auto_gallery/*.ipynb", "Thumbs.db"]
+nitpicky = True
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_heading_anchors = 3
+
+# -- API --------------------------------------------------------------------------------------------------------------
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+add_module_names = False
+add_function_parentheses = False
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+# What is not ours has its documentation elsewhere; there is no network at build time to look it up.
+nitpick_ignore_regex = [
+    ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
+    ("py:.*", r"(torch|timm)\..*"),
+    ("py:.*", r"cdzoo\..*\b(M|T|Decoder)"),  # type variables and protocols of private files
+]
+
+# -- doctests ---------------------------------------------------------------------------------------------------------
+
+doctest_global_setup = """
+import warnings
+warnings.filterwarnings("ignore", message=".*torch.jit.*")
+import torch
+import cdzoo
+from cdzoo.codecs import *
+from cdzoo.data import *
+from cdzoo.ops import *
+torch.manual_seed(0)
+"""
+
+# -- gallery ----------------------------------------------------------------------------------------------------------
+
+segmenters = [*cdzoo.list_models("c*_d", pretrained=True), *cdzoo.list_models("*_seg", pretrained=True)]
+
+sphinx_gallery_conf = {
+    "ignore_pattern": r"__init__\.py" if segmenters else r"segmentation",
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": "plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "write_computation_times": False,
+    "min_reported_time": 1000,
+    "plot_gallery": "doctest" not in sys.argv,
+    "nested_sections": False,
+    "image_srcset": [],
+}
+
+# -- HTML -------------------------------------------------------------------------------------------------------------
+
+html_theme = "furo"
+html_title = f"cdzoo {release}"
+html_static_path = ["_static"]
+html_css_files = ["cdzoo.css"]
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
