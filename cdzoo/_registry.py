@@ -151,7 +151,8 @@ def get_weight(name: str) -> WeightsEnum:
 
 # -- building ----------------------------------------------------------------------------------------------------
 
-_SMALLEST = {"N": 1, "M": 1, "latent_channels": 1, "in_channels": 1, "num_classes": 0}
+_POSITIVE = ("N", "M", "latent_channels", "in_channels", "latent_stride", "upscaled_channels")
+_SMALLEST = {**dict.fromkeys(_POSITIVE, 1), "num_classes": 0}
 
 
 def _check_sizes(arguments: Mapping[str, Any]) -> None:
@@ -181,7 +182,8 @@ def build(
 
     Raises:
         ValueError: the caller gave an argument that differs from what the weights were trained with, or a size
-            (``N``, ``M``, ``latent_channels``, ``in_channels``, ``num_classes``, ``width``) that nothing can have.
+            (``N``, ``M``, ``latent_channels``, ``in_channels``, ``latent_stride``, ``upscaled_channels``,
+            ``num_classes``, ``width``) that nothing can have.
         WeightsError: the weights cannot be had or loaded.
     """
     from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle

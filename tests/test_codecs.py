@@ -12,6 +12,7 @@ from conftest import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header
+from cdzoo.codecs._compressai import through_bottleneck
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import Latent
 
@@ -161,6 +162,20 @@ def test_a_checkpoint_of_another_size_is_refused_whole(make_codec: MakeCodec) ->
 def test_compressai_strings_take_compressais_sizes_only(make_codec: MakeCodec, make_images: MakeImages) -> None:
     with pytest.raises(ValueError, match="multiples of 64"):
         make_codec("mbt2018_mean").compressai_strings(make_images(1, 224, 224))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_bottleneck_is_compressais(training: bool, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec = make_codec("bmshj2018_factorized")
+    with torch.no_grad():
+        y, bottleneck = codec.g_a(make_images(2, 48, 80)), copy.deepcopy(codec.entropy_bottleneck).train(training)
+        torch.manual_seed(1)
+        expected = bottleneck(y)
+        torch.manual_seed(1)
+        found = through_bottleneck(bottleneck, y)
+    assert (found[0] - y).abs().max() <= 0.5 + 1e-4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", NAMES)

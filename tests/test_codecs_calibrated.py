@@ -160,7 +160,7 @@ def test_a_few_steps_of_training_find_a_better_codec(make_images: MakeImages) ->
     codec, x = cdzoo.codecs.torfason2018(latent_channels=8, N=16).train(), make_images(4, 48, 48)
     optimizer = torch.optim.Adam(codec.parameters(), lr=1e-2)
     loss, history = cdzoo.ops.TargetRateDistortionLoss(beta=600, target_entropy=1.0), []
-    for _ in range(25):
+    for _ in range(40):
         output, y = codec.forward_with_y(x)
         value = loss(output, x, codec.quantizer.entropy(y))
         optimizer.zero_grad()

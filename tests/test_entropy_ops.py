@@ -48,6 +48,8 @@ def test_entropy_has_no_gradient_and_needs_values() -> None:
     assert not discrete_entropy(gauss(3, 4).requires_grad_().round()).requires_grad
     with pytest.raises(ValueError, match="no values"):
         discrete_entropy(torch.zeros(0))
+    with pytest.raises(ValueError, match=r"\(B, C, \.\.\.\).*shape \(3,\)"):
+        discrete_entropy(torch.zeros(3), per_channel=True)
 
 
 def test_only_entropy_above_the_target_costs() -> None:
@@ -127,6 +129,14 @@ def test_gaussian_bits_are_compressais_likelihoods() -> None:
     bits = gaussian_bits(y_hat, scales)
     assert torch.allclose(bits, -model(y_hat, scales)[1].log2(), atol=1e-4)
     assert float(bits.max()) == pytest.approx(-math.log2(1e-9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_gaussian_bits_of_other_types(dtype: torch.dtype) -> None:
+    y_hat, scales = torch.tensor([0.0, 1.0, 3.0, 50.0]), torch.tensor([0.01, 0.5, 2.0, 1.0])
+    bits = gaussian_bits(y_hat.to(dtype), scales.to(dtype))  # half precision has no 1e-9
+    assert bits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(bits.float(), gaussian_bits(y_hat, scales), atol=1e-4)
 
 
 def test_gaussian_bits_broadcast_and_have_gradients() -> None:

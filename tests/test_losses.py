@@ -71,6 +71,11 @@ def test_equation_2_of_torfason() -> None:
     logits, labels = LOGITS[:, :, None, None].expand(2, 2, 4, 8), LABELS[:, None, None].expand(2, 4, 8)
     loss = dense(BARE, X, torch.tensor(0.5), logits, labels)
     assert float(loss.loss) == pytest.approx(0.5 * MSE + CROSS_ENTROPY, rel=1e-5)
+    # PASCAL VOC has 255 where nobody knows the class
+    void, labels = JointLoss(beta=600, target_entropy=0.8, gamma=0.5, ignore_index=255), labels.clone()
+    labels[1] = 255
+    loss = void(BARE, X, torch.tensor(0.5), logits, labels)
+    assert float(loss.cross_entropy) == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
 
 
 def test_equation_1_of_wang() -> None:

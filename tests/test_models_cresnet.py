@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cdzoo.models import cresnet39, cresnet51, cresnet72, resnet50, resnet71
 from cdzoo.models.cresnet import CResNet
 from cdzoo.models.rgb_resnet import RGBResNet
-from cdzoo.types import Latent
+from cdzoo.types import CodecOutput, Latent
 
 SMALL = {"width": 0.125, "in_channels": 6, "num_classes": 5}
 SCALES_002 = {"use_scales": True, "stride_in_1x1": False, "latent_stride": 16}
@@ -186,6 +186,9 @@ def test_wrong_inputs_are_refused(small, small_with_scales):
         small_with_scales(Latent(y_hat, None, (40, 32)))
     with pytest.raises(ValueError, match=r"scales have shape \(2, 6, 5, 5\)"):
         small_with_scales(y_hat, torch.rand(2, 6, 5, 5))
+    for wrong in ((y_hat, None, (80, 64)), CodecOutput(y_hat, Latent(y_hat, None, (80, 64)), {}), None):
+        with pytest.raises(TypeError, match=rf"or a Latent, not {type(wrong).__name__}; .*output\.latent"):
+            small(wrong)
     with pytest.raises(ValueError, match="given twice"):
         small_with_scales(Latent(y_hat, y_hat, (40, 32)), y_hat)
     with pytest.raises(ValueError, match=r"reads \(B, 3, H, W\)"):

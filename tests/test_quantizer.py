@@ -128,3 +128,5 @@ def test_wrong_arguments_are_told_what_is_right() -> None:
             SoftToHardQuantizer(6, sigma=sigma)
     with pytest.raises(ValueError, match="no values"):
         SoftToHardQuantizer(6).entropy(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match=r"\(B, C, \.\.\.\).*shape \(3,\)"):
+        SoftToHardQuantizer(6).entropy(torch.zeros(3), per_channel=True)

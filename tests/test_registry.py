@@ -259,6 +259,21 @@ def test_sizes_that_no_codec_has_are_refused(name, argument, value):
         cdzoo.get_codec(name, **{argument: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name in cdzoo.list_models()
+        for argument in inspect.signature(_registry.get_builder(name)).parameters
+        if argument in ("latent_stride", "upscaled_channels")
+    ],
+)
+@pytest.mark.parametrize("value", [-8, 0, True, 8.0])
+def test_strides_and_channels_that_no_model_has_are_refused(name, argument, value):
+    with pytest.raises(ValueError, match=rf"^{argument} must be a positive integer, not {value!r}"):
+        cdzoo.get_model(name, width=0.0625, **{argument: value})
+
+
 def test_sizes_may_come_from_numpy_and_classes_may_be_none():
     model = cdzoo.models.cresnet39(width=np.float64(0.0625), num_classes=np.int64(3), in_channels=np.int32(12))
     assert model.fc.out_features == 3

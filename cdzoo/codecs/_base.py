@@ -125,7 +125,7 @@ class Codec(nn.Module, ABC):
             those of :meth:`encode` by rounding.
         """
         self._check_images(x)
-        return self._rest_of_forward(self._analysis(self._pad(x)), (int(x.shape[-2]), int(x.shape[-1])))
+        return self._rest_of_forward(self._analysis(self._pad(x)), (x.shape[-2], x.shape[-1]))
 
     def _rest_of_forward(self, y: Tensor, image_size: tuple[int, int]) -> CodecOutput:
         y_hat, scales, likelihoods = self._train_forward(y)
@@ -417,7 +417,7 @@ class Codec(nn.Module, ABC):
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad ``(B, C, H, W)`` at the bottom and on the right by replication until ``H, W`` are multiples."""
-    bottom, right = (-int(x.shape[-2]) % multiple, -int(x.shape[-1]) % multiple)
+    bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 

@@ -285,7 +285,7 @@ class CalibratedCodec(Codec):
         """
         self._check_images(x)
         y = self._analysis(self._pad(x))
-        return self._rest_of_forward(y, (int(x.shape[-2]), int(x.shape[-1]))), y
+        return self._rest_of_forward(y, (x.shape[-2], x.shape[-1])), y
 
     def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         return self._quantize(y), None, {}

@@ -18,6 +18,7 @@ __all__ = [
     "scale_table",
     "tables_at",
     "tables_of",
+    "through_bottleneck",
     "without_tables",
 ]
 
@@ -48,6 +49,23 @@ def without_tables(entropy_model: nn.Module) -> nn.Module:
         if name in dict(entropy_model.named_buffers(recurse=False)):
             entropy_model.register_buffer(name, getattr(entropy_model, name), persistent=False)
     return entropy_model
+
+
+def through_bottleneck(bottleneck: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``bottleneck(z)`` of an ``EntropyBottleneck`` returns, noise included: ``z_hat`` and likelihoods.
+
+    CompressAI's own forward pass permutes dimensions by the values of a tensor, which neither ``torch.compile`` nor
+    ``torch.export`` can trace.
+    """
+    values = z.transpose(0, 1).contiguous()
+    outputs = bottleneck.quantize(
+        values.flatten(1).unsqueeze(1), "noise" if bottleneck.training else "dequantize", bottleneck._get_medians()
+    )
+    likelihood, _, _ = bottleneck._likelihood(outputs)
+    if bottleneck.use_likelihood_bound:
+        likelihood = bottleneck.likelihood_lower_bound(likelihood)
+    z_hat, likelihood = (t.reshape(values.shape).transpose(0, 1).contiguous() for t in (outputs, likelihood))
+    return z_hat, likelihood
 
 
 def scale_table() -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cdzoo.codecs._base import Codec, CodingState, pad_to_multiple
 from cdzoo.codecs._channel import Channel
+from cdzoo.codecs._compressai import through_bottleneck
 from cdzoo.codecs._integer_decoder import ACTIVATION_BITS
 from cdzoo.codecs._prior_state import UNIT, HyperpriorState
 
@@ -60,7 +61,7 @@ class GaussianPrior(Codec):
     def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         height, width = y.shape[-2:]
         z = self.h_a(pad_to_multiple(self._hyper_input(y), self._hyper_stride))
-        z_hat, z_likelihood = self.entropy_bottleneck(z)
+        z_hat, z_likelihood = through_bottleneck(self.entropy_bottleneck, z)
         scales, means = self._split(self.h_s(z_hat)[..., :height, :width])
         y_hat, y_likelihood = self.gaussian_conditional(y, scales, means=means)
         return y_hat, scales, {"y": y_likelihood, "z": z_likelihood}

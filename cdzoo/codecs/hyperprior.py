@@ -36,6 +36,7 @@ from cdzoo.codecs._compressai import (
     current_name,
     prefixes_with_tables,
     tables_at,
+    through_bottleneck,
     without_tables,
 )
 from cdzoo.codecs._gaussian_prior import GaussianPrior
@@ -110,7 +111,7 @@ class FactorizedPrior(Codec):
         return loss
 
     def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        y_hat, likelihood = self.entropy_bottleneck(y)
+        y_hat, likelihood = through_bottleneck(self.entropy_bottleneck, y)
         return y_hat, None, {"y": likelihood}
 
     def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:

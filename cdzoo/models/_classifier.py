@@ -106,6 +106,7 @@ class LatentClassifier(Classifier):
 
         Raises:
             ValueError: wrong number of channels, missing scales, or scales of another shape than ``y_hat``.
+            TypeError: neither a tensor nor a ``Latent``.
         """
         return self.forward_head(self.forward_features(y_hat, scales))
 
@@ -115,6 +116,11 @@ class LatentClassifier(Classifier):
             if scales is not None:
                 raise ValueError("scales were given twice: a Latent brings its own; pass the Latent alone")
             y_hat, scales, _ = y_hat
+        if not isinstance(y_hat, Tensor):
+            raise TypeError(
+                f"y_hat must be a tensor (B, {self.in_channels}, h, w) or a Latent, not {type(y_hat).__name__}; of "
+                "what codec(x) returns pass output.latent"
+            )
         if y_hat.dim() != 4 or y_hat.shape[1] != self.in_channels:
             raise ValueError(
                 f"y_hat has shape {tuple(y_hat.shape)}, this network reads (B, {self.in_channels}, h, w): take a codec "

@@ -177,7 +177,7 @@ class ICAT(LatentClassifier):
 
     def _unpack(self, y_hat: Tensor | Latent, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
         tensor = y_hat.y_hat if isinstance(y_hat, Latent) else y_hat
-        if tensor.dim() != 4 or tensor.shape[1] != self.in_channels:
+        if isinstance(tensor, Tensor) and (tensor.dim() != 4 or tensor.shape[1] != self.in_channels):
             raise ValueError(
                 f"x has shape {tuple(tensor.shape)}, this network reads images (B, 3, H, W) in [0, 1] and latents "
                 f"(B, {self.in_channels}, h, w): take a codec of {self.in_channels} latent channels, or build the "
@@ -191,7 +191,7 @@ class ICAT(LatentClassifier):
         """Images to the latent that arrives, and likelihoods."""
         Codec._check_images(x)
         y_hat, scales, likelihoods = self._quantise(self._analysis(pad_to_multiple(x, self.latent_stride)))
-        return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1]))), likelihoods
+        return Latent(y_hat, scales, (x.shape[-2], x.shape[-1])), likelihoods
 
     def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         return y, None, {}

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
@@ -162,7 +163,10 @@ class RGBResNetD(Segmenter):
         Raises:
             ValueError: wrong number of channels.
         """
-        return self._upsample(self.forward_head(self.forward_features(x)), (x.shape[-2], x.shape[-1]))
+        logits = self._upsample(self.forward_head(self.forward_features(x)), None)
+        # negative padding crops like a slice, but torch.export needs no proof that there is something to crop
+        bottom, right = (-side % self.output_stride for side in x.shape[-2:])
+        return F.pad(logits, (0, -right, 0, -bottom))
 
 
 # -- weights and builders ----------------------------------------------------------------------------------------

@@ -26,16 +26,18 @@ def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
 
     Args:
         y_hat: values of any shape; for one image's entropy, pass one image.
-        per_channel: of ``(B, C, ...)``, the mean of one entropy per channel.
+        per_channel: the mean of one entropy per channel of ``(B, C, ...)``, in place of one of all values.
 
     Returns:
         bits per symbol, float32, 0-dimensional, without a gradient.
 
     Raises:
-        ValueError: ``y_hat`` is empty.
+        ValueError: ``y_hat`` is empty, or has no channels to take ``per_channel``.
     """
     if y_hat.numel() == 0:
         raise ValueError(f"the entropy of no values is not defined: y_hat has shape {tuple(y_hat.shape)}.")
+    if per_channel and y_hat.dim() < 2:
+        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y_hat.shape)}.")
     y_hat = y_hat.detach()
     rows = y_hat.transpose(0, 1).flatten(1) if per_channel else y_hat.reshape(1, -1)
     values, symbols = torch.unique(rows, return_inverse=True)
@@ -113,8 +115,10 @@ def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
         scales: standard deviations, of a shape that broadcasts with ``y_hat``.
 
     Returns:
-        bits, in the shape of both together; their sum estimates the payload's ``y`` part.
+        bits, in the shape of both together, float32 (of float64, float64); their sum estimates the payload's ``y``
+        part.
     """
+    y_hat, scales = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (y_hat, scales))
     # The difference of two tails on the left, where erfc keeps its precision.
     inverse = 0.5**0.5 / scales.clamp_min(_SMALLEST_SCALE)
     distance = y_hat.abs()

@@ -144,6 +144,7 @@ def joint_loss(
     beta: float,
     target_entropy: float,
     gamma: float = 0.001,
+    ignore_index: int = -100,
 ) -> Joint:
     """``gamma (MSE + beta max(H - H_t, 0)) + cross-entropy`` (Torfason et al., ICLR 2018, equation 2).
 
@@ -153,9 +154,10 @@ def joint_loss(
         target: class indices, ``(B,)`` or ``(B, H, W)``.
         beta, target_entropy: as there.
         gamma: weight of the codec's loss; 0.001 in the paper (A.8).
+        ignore_index: class of targets that are left out, such as the 255 of PASCAL VOC's borders.
     """
     codec = target_rate_distortion_loss(output, x, entropy, beta=beta, target_entropy=target_entropy)
-    cross_entropy = F.cross_entropy(logits.float(), target)
+    cross_entropy = F.cross_entropy(logits.float(), target, ignore_index=ignore_index)
     return Joint(gamma * codec.loss + cross_entropy, codec.distortion, codec.excess, cross_entropy)
 
 
@@ -241,15 +243,23 @@ class TargetRateDistortionLoss(nn.Module):
 class JointLoss(nn.Module):
     """:func:`joint_loss` with fixed weights."""
 
-    def __init__(self, *, beta: float, target_entropy: float, gamma: float = 0.001) -> None:
+    def __init__(self, *, beta: float, target_entropy: float, gamma: float = 0.001, ignore_index: int = -100) -> None:
         super().__init__()
         _check_weights(beta=beta, target_entropy=target_entropy, gamma=gamma)
-        self.beta, self.target_entropy, self.gamma = beta, target_entropy, gamma
+        self.beta, self.target_entropy, self.gamma, self.ignore_index = beta, target_entropy, gamma, ignore_index
 
     def forward(self, output: CodecOutput, x: Tensor, entropy: Tensor, logits: Tensor, target: Tensor) -> Joint:
         """See :func:`joint_loss`."""
         return joint_loss(
-            output, x, entropy, logits, target, beta=self.beta, target_entropy=self.target_entropy, gamma=self.gamma
+            output,
+            x,
+            entropy,
+            logits,
+            target,
+            beta=self.beta,
+            target_entropy=self.target_entropy,
+            gamma=self.gamma,
+            ignore_index=self.ignore_index,
         )
 
 

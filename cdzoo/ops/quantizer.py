@@ -69,10 +69,12 @@ def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_
         bits per symbol, 0-dimensional, between 0 and ``log2(L)``. For a codec of stride 8, ``H C / 64`` bits per pixel.
 
     Raises:
-        ValueError: ``y`` is empty.
+        ValueError: ``y`` is empty, or has no channels to take ``per_channel``.
     """
     if y.numel() == 0:
         raise ValueError(f"the entropy of no values is not defined: y has shape {tuple(y.shape)}.")
+    if per_channel and y.dim() < 2:
+        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}.")
     levels, channels = len(centers), int(y.shape[1]) if per_channel else 1
     rows = y.transpose(0, 1).reshape(channels, -1) if per_channel else y.reshape(1, -1)
     places = nearest_center(rows, centers) + levels * torch.arange(channels, device=y.device).unsqueeze(1)
