@@ -1,14 +1,16 @@
-"""What all convolutional classifiers share: the linear head, its replacement, and the check of a latent input."""
+"""What all convolutional classifiers share: stages, the linear head, its replacement, the check of a latent input."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from cdzoo.types import Latent
 
-__all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier"]
+__all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier", "taken_indices"]
 
 _NAMES_OF_CLASSES = ("classes", "class_names", "wnids")
 
@@ -31,8 +33,22 @@ def init_resnet_weights(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def taken_indices(indices: int | Sequence[int] | None, of: int) -> list[int]:
+    """Which of ``of`` stages are meant, as timm has it: all for ``None``, the last ``n``, or those listed, -1 the last.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if indices is None:
+        return list(range(of))
+    listed = range(-indices, 0) if isinstance(indices, int) else indices
+    if not listed or not all(-of <= i < of for i in listed):
+        raise ValueError(f"indices={indices!r}: the network has {of} stages; give how many of the last, or a list")
+    return [i % of for i in listed]
+
+
 class Classifier(nn.Module, ABC):
-    """Global average pooling and one linear layer (``avgpool``, ``fc``) behind some ``forward_features``.
+    """Stages, global average pooling and one linear layer (``avgpool``, ``fc``).
 
     Attributes:
         in_channels: ``C`` of the input.
@@ -40,8 +56,11 @@ class Classifier(nn.Module, ABC):
         uses_scales: whether the network reads the hyperprior's standard deviations.
         num_features: channels in front of the linear layer.
         num_classes: logits; 0 after ``reset_classifier(0)``.
+        feature_info: a dictionary for each map that :meth:`forward_intermediates` gives, as in timm: ``num_chs``
+            (channels), ``reduction`` (pixels of the *image* per sample of the map, for latents too) and ``module``.
     """
 
+    feature_info: list[dict[str, Any]]
     in_channels: int
     latent_stride: int | None = None
     uses_scales: bool = False
@@ -49,6 +68,98 @@ class Classifier(nn.Module, ABC):
     num_classes: int
     avgpool: nn.Module
     fc: nn.Module
+
+    def _enter(self, x: Any, scales: Tensor | None = None) -> Tensor:
+        """What the first stage reads, from what the network reads."""
+        raise NotImplementedError(f"{type(self).__name__} has not said of which stages it consists")
+
+    def _add_stages(self, *stages: tuple[str, int, int], enlarged: int = 1) -> None:
+        """Say what follows what: name of the module, channels that it puts out, and its stride.
+
+        ``enlarged``: by how much the entrance enlarges a latent.
+        """
+        self.feature_info, reduction = [], max(1, (self.latent_stride or 1) // enlarged)
+        for module, channels, stride in stages:
+            reduction *= stride
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
+
+    def _stage_modules(self, stage: str) -> list[str]:
+        """Names of the modules that a stage consists of, in order."""
+        return [stage]
+
+    def _run_stages(self, x: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+        for info in self.feature_info[first:end]:
+            for name in self._stage_modules(info["module"]):
+                x = self.get_submodule(name)(x)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Any,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        *,
+        scales: Tensor | None = None,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps of several scales, for detectors and segmenters; the arguments are timm's.
+
+        Args:
+            x: what the network reads.
+            indices: which maps of ``feature_info``: all for ``None``, the last ``n``, or those listed.
+            norm: for Transformers; without effect here.
+            stop_early: don't run what lies behind the last of them; with ``intermediates_only`` it is never run.
+            output_fmt: ``"NCHW"``.
+            intermediates_only: return the maps alone.
+            scales: as in ``forward``, where ``x`` is a tensor of latents.
+
+        Returns:
+            the maps ``(B, num_chs, h', w')`` in the order of the network (of a JPEG network that is not ``"fused"``,
+            coefficient maps); in front of them, unless ``intermediates_only``, what ``forward_features`` returns, or
+            what the last stage that was run puts out.
+
+        Raises:
+            ValueError: no such map or format, or as ``forward``.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r}: the maps of this network are NCHW")
+        taken = taken_indices(indices, len(self.feature_info))
+        end = 1 + max(taken) if stop_early or intermediates_only else len(self.feature_info)
+        maps = []
+        x = self._enter(x, scales)
+        for index in range(end):
+            x = self._run_stages(x, index, index + 1)
+            if index in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages behind the last of the maps that are wanted, for good; the arguments are timm's.
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: for Transformers; without effect here.
+            prune_head: drop the classifier as well.
+
+        Returns:
+            the numbers of the maps.
+
+        Raises:
+            ValueError: no such map.
+        """
+        taken = taken_indices(indices, len(self.feature_info))
+        for info in self.feature_info[1 + max(taken) :]:
+            for name in self._stage_modules(info["module"]):
+                owner, _, child = name.rpartition(".")
+                delattr(self.get_submodule(owner), child)
+        self.feature_info = self.feature_info[: 1 + max(taken)]
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
 
     def _add_head(self, num_features: int, num_classes: int) -> None:
         self.num_features, self.num_classes = num_features, num_classes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cdzoo.codecs._base import Codec, pad_to_multiple
 from cdzoo.models._bottleneck import scaled_channels
-from cdzoo.models._classifier import LatentClassifier, linear_classifier
+from cdzoo.models._classifier import LatentClassifier, linear_classifier, taken_indices
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.types import Latent
 
@@ -102,7 +102,8 @@ class ICAT(LatentClassifier):
             Block(c, heads, mlp_ratio=4, qkv_bias=True, drop_path=rate, norm_layer=_layer_norm)
             for rate in (drop_path * index / (_DEPTH - 1) for index in range(_DEPTH))
         )
-        self.norm = _layer_norm(c)
+        self._add_stages(*((f"blocks.{index}", c, 1) for index in range(_DEPTH)))
+        self.norm: nn.Module = _layer_norm(c)
         self.fc = linear_classifier(c, num_classes)
         if aggregation:
             self.reduce = nn.ModuleList(nn.Linear(c, c // 4) for _ in range(1 + _AGGREGATED))
@@ -140,17 +141,82 @@ class ICAT(LatentClassifier):
         latent, likelihoods = self._transmit(x)
         z_0, tokens = self._embed(latent.y_hat)
         early = self._run(tokens, 0, _AGGREGATED)
-        logits = self.forward_head(self.norm(self._run(early[-1], _AGGREGATED, _DEPTH)[-1]))
+        logits = self.forward_head(self.norm(self._run(early[-1], _AGGREGATED, len(self.blocks))[-1]))
         height, width = latent.image_size
         x_hat = self._rebuild(z_0, early, latent.y_hat.shape)[..., :height, :width]
         return ICATOutput(x_hat, latent, likelihoods, logits)
 
     def forward_features(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """Images ``(B, 3, H, W)`` or latents ``(B, M, h, w)`` -> tokens ``(B, 1 + h w, num_features)``, class first."""
-        y_hat = self._transmit(x)[0].y_hat if _is_image(x) else self._unpack(x, scales)[0]
-        _, tokens = self._embed(y_hat)
-        features: Tensor = self.norm(self._run(tokens, 0, _DEPTH)[-1])
+        features: Tensor = self.norm(self._run_stages(self._enter(x, scales)))
         return features
+
+    def _enter(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        return self._embed(self._latent(x, scales))[1]
+
+    def _latent(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        return self._transmit(x)[0].y_hat if _is_image(x) else self._unpack(x, scales)[0]
+
+    def forward_intermediates(
+        self,
+        x: Tensor | Latent,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        *,
+        scales: Tensor | None = None,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """What the blocks put out, without the class token, at 1/16 of the image; the arguments are timm's.
+
+        Args:
+            x: images ``(B, 3, H, W)``, or latents ``(B, M, h, w)``.
+            indices: which blocks: all twelve for ``None``, the last ``n``, or those listed.
+            norm: put the maps through the final norm.
+            stop_early: leave out the blocks behind the last of them; with ``intermediates_only`` they always are.
+            output_fmt: ``"NCHW"``, ``(B, num_features, h, w)``, or ``"NLC"``, ``(B, h w, num_features)``.
+            intermediates_only: return the maps alone.
+            scales: of latents, not used.
+
+        Returns:
+            the maps in the order of the network; in front of them, unless ``intermediates_only``, the normalised tokens
+            of the last block that was run, which is what ``forward_features`` returns for the last of all.
+
+        Raises:
+            ValueError, TypeError: no such block or format, or as ``forward``.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r}: choose NCHW or NLC")
+        taken = taken_indices(indices, len(self.feature_info))
+        y_hat = self._latent(x, scales)
+        end = 1 + max(taken) if stop_early or intermediates_only else len(self.feature_info)
+        outputs = self._run(self._embed(y_hat)[1], 0, end)
+        maps = [(self.norm(tokens) if norm else tokens)[:, 1:] for i, tokens in enumerate(outputs) if i in taken]
+        if output_fmt == "NCHW":
+            maps = [tokens.transpose(1, 2).unflatten(2, y_hat.shape[2:]) for tokens in maps]
+        return maps if intermediates_only else (self.norm(outputs[-1]), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks behind the last one that is wanted; the arguments are timm's.
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: drop the final norm as well.
+            prune_head: drop the classifier as well.
+
+        Returns:
+            the numbers of the blocks.
+
+        Raises:
+            ValueError: no such block.
+        """
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if prune_norm:
+            self.norm = nn.Identity()
+        return taken
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> logits ``(B, num_classes)``; with ``pre_logits`` the class token ``(B, num_features)``."""

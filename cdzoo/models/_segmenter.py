@@ -98,6 +98,8 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         strides_to_dilations(dilated)
+        for info in backbone.feature_info:
+            info["reduction"] = min(info["reduction"], output_stride)
         self.backbone, self.output_stride = backbone, output_stride
         self.in_channels, self.uses_scales = backbone.in_channels, backbone.uses_scales
         self.num_features, self.num_classes = backbone.num_features, num_classes

@@ -91,6 +91,7 @@ class CResNet(LatentClassifier):
             self.layer2 = bottleneck_stage(in_channels, c3, n3)
         self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
+        self._add_stages(("layer2", 4 * c3, 1), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2))
         self._add_head(4 * c5, num_classes)
         init_resnet_weights(self)
 
@@ -99,13 +100,13 @@ class CResNet(LatentClassifier):
 
         ``h' = ceil(h / 4)`` and likewise ``w'``.
         """
+        return self._run_stages(self._enter(y_hat, scales))
+
+    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         x, sigma = self._unpack(y_hat, scales)
         if self.uses_scales:
             x = self.fusion(torch.cat([self.block_y_hat(x), self.block_scales(sigma)], dim=1))
-        x = self.layer2(x)
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+        return x
 
 
 def _cresnet(builder: Callable[..., CResNet], weights: WeightsLike, **given: Any) -> CResNet:

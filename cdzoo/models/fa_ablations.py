@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
@@ -114,17 +113,11 @@ class AblatedFAcResNet(FAcResNet):
             del self.fa_scales, self.fusion
         init_resnet_weights(self)
 
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)``, scales of that shape where used, or a ``Latent`` -> ``(B, num_features, h', w')``."""
-        x, sigma = self._unpack(y_hat, scales)
+    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         if self.uses_scales:
-            x = self.fusion(torch.cat([self.fa_y_hat(x), self.fa_scales(sigma)], dim=1))
-        else:
-            x = self.fa_y_hat(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+            return super()._enter(y_hat, scales)
+        adapted: Tensor = self.fa_y_hat(self._unpack(y_hat, scales)[0])
+        return adapted
 
 
 class FAResNet(RGBResNet):

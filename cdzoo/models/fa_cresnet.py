@@ -90,17 +90,18 @@ class FAcResNet(LatentClassifier):
         self.layer2 = bottleneck_stage(4 * c2, c2, 3, first=1)
         self.layer3 = _adapted_stage(4 * c2, c3, 6, num_convs=n3)
         self.layer4 = _adapted_stage(4 * c3, c4, 3, num_convs=n4)
+        self._add_stages(("layer2", 4 * c2, 1), ("layer3", 4 * c3, 2), ("layer4", 4 * c4, 2))
         self._add_head(4 * c4, num_classes)
         init_resnet_weights(self)
 
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, ceil(h / 4), ceil(w / 4))``."""
-        y_hat, sigma = self._unpack(y_hat, scales)
-        x = torch.cat([self.fa_y_hat(y_hat), self.fa_scales(sigma)], dim=1)
-        x = self.layer2(self.fusion(x))
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+        return self._run_stages(self._enter(y_hat, scales))
+
+    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        x, sigma = self._unpack(y_hat, scales)
+        fused: Tensor = self.fusion(torch.cat([self.fa_y_hat(x), self.fa_scales(sigma)], dim=1))
+        return fused
 
     # -- Section 4.2: start from a network of the pixel domain ------------------------------------------------------
 

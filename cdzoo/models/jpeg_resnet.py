@@ -148,6 +148,7 @@ class JPEGResNetSmall(JPEGClassifier):
             memory_budget=memory_budget,
         )
         c1, c2, c3 = (scaled_channels(channels, width) for channels in (16, 32, 64))
+        self._add_stages(("block1", c1, 1), ("block2", c2, 2), ("block3", c3, 2))
         self.block1 = BasicBlock(in_channels, c1)
         self.block2 = BasicBlock(c1, c2, stride=2)
         self.block3 = BasicBlock(c2, c3, stride=2)
@@ -155,12 +156,12 @@ class JPEGResNetSmall(JPEGClassifier):
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 4), ceil(W / 4))``; a coefficient map of that shape unless fused."""
+        return self._run_stages(self._enter(coefficients))
+
+    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         self.entrance.check_memory(self, coefficients)
-        x = self.entrance(coefficients, dtype=self.block1.conv1.weight.dtype)
-        x = self.block1(x)
-        x = self.block2(x)
-        features: Tensor = self.block3(x)
-        return features
+        x: Tensor = self.entrance(coefficients, dtype=self.block1.conv1.weight.dtype)
+        return x
 
 
 class JPEGResNet(JPEGClassifier):
@@ -225,18 +226,23 @@ class JPEGResNet(JPEGClassifier):
         self.layer2 = stage(expansion * widths[0], widths[1], layers[1], stride=2)
         self.layer3 = stage(expansion * widths[1], widths[2], layers[2], stride=2)
         self.layer4 = stage(expansion * widths[2], widths[3], layers[3], stride=2)
-        self._finish(expansion * widths[3], num_classes)
+        c1, c2, c3, c4 = (expansion * channels for channels in widths)
+        self._add_stages(
+            ("relu", widths[0], 2), ("layer1", c1, 2), ("layer2", c2, 2), ("layer3", c3, 2), ("layer4", c4, 2)
+        )
+        self._finish(c4, num_classes)
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``; a coefficient map of that shape unless fused."""
+        return self._run_stages(self._enter(coefficients))
+
+    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         self.entrance.check_memory(self, coefficients)
-        x = self.entrance(coefficients, self.conv1)
-        x = self.maxpool(self.relu(self.bn1(x)))
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+        stem: Tensor = self.bn1(self.entrance(coefficients, self.conv1))
+        return stem
+
+    def _stage_modules(self, stage: str) -> list[str]:
+        return ["maxpool", "layer1"] if stage == "layer1" else [stage]
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
         """Loads the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.

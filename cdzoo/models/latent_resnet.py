@@ -112,6 +112,9 @@ class LatentResNet(LatentClassifier):
         self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=stride, stride_in_1x1=stride_in_1x1)
         self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
+        stages = [("layer2", 4 * c3, stride), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2)]
+        stages = stages if self.layer1 is None else [("layer1", 4 * c2, 1), *stages]
+        self._add_stages(*stages, enlarged=1 if isinstance(self.upscale, nn.Identity) else 2)
         self._add_head(4 * c5, num_classes)
         init_resnet_weights(self)
 
@@ -121,15 +124,14 @@ class LatentResNet(LatentClassifier):
         ``h' = ceil(2 h / 4)`` in ResNet-41 with, ``ceil(h / 4)`` without upscaling, ``ceil(h / 8)`` in ResNet-49; and
         likewise ``w'``.
         """
+        return self._run_stages(self._enter(y_hat, scales))
+
+    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         x, _ = self._unpack(y_hat, scales)
         x = x if self.select is None else self.select(x)
         x = self.upscale(x)
-        x = x if self.match is None else self.match(x)
-        x = x if self.layer1 is None else self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+        matched: Tensor = x if self.match is None else self.match(x)
+        return matched
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
         """Copies what ResNet-50 has in common with this network, which is everything behind its entrance.

@@ -45,6 +45,7 @@ _ROWS = ((32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 _FIRST_BLOCK = 4  # MobileNetV2 calls its stem 0 and the blocks that are left out 1 to 3
 _LAST_CHANNELS = 1280
 _EXPANSION = 6
+_STAGES = {"features.6": (4, 6), "features.13": (7, 13), "features.17": (14, 17), "features.18": (18, 18)}
 
 
 def _conv_bn_relu6(
@@ -129,6 +130,14 @@ class MobileNetV245(LatentClassifier):
         num_features = scaled_channels(_LAST_CHANNELS, width)
         blocks.append(_conv_bn_relu6(c, num_features, 1))
         self.features = nn.Sequential(OrderedDict((str(n), block) for n, block in enumerate(blocks, _FIRST_BLOCK)))
+        c6, c13, c17 = (scaled_channels(planes, width) for planes in (32, 96, 320))
+        self._add_stages(
+            ("features.6", c6, 1),
+            ("features.13", c13, 2),
+            ("features.17", c17, 2),
+            ("features.18", num_features, 1),
+            enlarged=1 if isinstance(self.upscale, nn.Identity) else 2,
+        )
         self._add_head(num_features, num_classes)
         self.dropout = nn.Dropout(dropout)
         init_resnet_weights(self)
@@ -141,11 +150,18 @@ class MobileNetV245(LatentClassifier):
 
         ``h' = ceil(2 h / 4)`` with upscaling, ``ceil(h / 4)`` without; and likewise ``w'``.
         """
+        return self._run_stages(self._enter(y_hat, scales))
+
+    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         x, _ = self._unpack(y_hat, scales)
         x = x if self.select is None else self.select(x)
-        x = self.match(self.upscale(x))
-        features: Tensor = self.features(x)
-        return features
+        matched: Tensor = self.match(self.upscale(x))
+        return matched
+
+    def _stage_modules(self, stage: str) -> list[str]:
+        """The blocks up to the one that the stage is called after, the last of its size."""
+        first, last = _STAGES[stage]
+        return [f"features.{block}" for block in range(first, last + 1)]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """``(B, num_features, h', w')`` -> logits ``(B, num_classes)``; with ``pre_logits`` the pooled features."""

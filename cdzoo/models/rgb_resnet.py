@@ -68,6 +68,9 @@ class RGBResNet(Classifier):
         self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
+        self._add_stages(
+            ("relu", c2, 2), ("layer1", 4 * c2, 2), ("layer2", 4 * c3, 2), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2)
+        )
         self._add_head(4 * c5, num_classes)
         init_resnet_weights(self)
 
@@ -77,17 +80,19 @@ class RGBResNet(Classifier):
         Raises:
             ValueError: wrong number of channels.
         """
+        return self._run_stages(self._enter(x))
+
+    def _enter(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, this network reads (B, {self.in_channels}, H, W): convert the images, "
                 "or build the network with another in_channels"
             )
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        features: Tensor = self.layer4(x)
-        return features
+        stem: Tensor = self.bn1(self.conv1(x))
+        return stem
+
+    def _stage_modules(self, stage: str) -> list[str]:
+        return ["maxpool", "layer1"] if stage == "layer1" else [stage]
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> logits ``(B, num_classes)``."""
