@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "png_bytes", "read_image", "to_pillow"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "png_bytes", "read_image", "to_pillow"]
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -47,11 +47,24 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMA
         OSError: the file cannot be opened: it does not exist, is a folder, or may not be read.
         ValueError: it is no image, is truncated or damaged, or has too many pixels.
     """
+    with open(path, "rb") as file:
+        return _decoded(file, repr(os.fspath(path)), max_pixels)
+
+
+def decode_image(data: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
+    """:func:`read_image` of a file's content.
+
+    Raises:
+        ValueError: as :func:`read_image`.
+    """
+    return _decoded(io.BytesIO(data), f"an image of {len(data)} bytes", max_pixels)
+
+
+def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
-    name = os.fspath(path)
     # Pillow warns of oddities (broken Exif data, half its limit) that do no harm, or raise by themselves
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(file) as image:
@@ -61,15 +74,18 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMA
                 image.load()
                 array = _rgb(_upright(image))
         except UnidentifiedImageError:
-            size = os.fstat(file.fileno()).st_size
-            what = "is empty" if size == 0 else "is not an image in a format that Pillow reads, or is damaged"
-            raise ValueError(f"{name!r} {what}; was it written in full?") from None
+            what = (
+                "is empty"
+                if file.seek(0, os.SEEK_END) == 0
+                else "is not an image in a format that Pillow reads, or is damaged"
+            )
+            raise ValueError(f"{name} {what}; was it written in full?") from None
         except Image.DecompressionBombError as error:
-            raise ValueError(f"{name!r} is too large: {error}; if you trust it, read it with a larger limit.") from None
+            raise ValueError(f"{name} is too large: {error}; if you trust it, read it with a larger limit.") from None
         except MemoryError:
             raise
         except Exception as error:  # each of Pillow's decoders has its own way to fail on damaged data
-            raise ValueError(f"{name!r} cannot be decoded ({error}); the file is truncated or damaged.") from error
+            raise ValueError(f"{name} cannot be decoded ({error}); the file is truncated or damaged.") from error
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 

@@ -1,0 +1,8 @@
+"""cdzoo inside other libraries, one module each, named after the library and imported by that name.
+
+    cdzoo.interop.timm          classifiers in timm's registry
+    cdzoo.interop.torchvision   coefficients and latents in torchvision's transforms v2
+    cdzoo.interop.datasets      image columns of Hugging Face datasets to coefficients, latents and streams
+
+Nothing here is imported by ``import cdzoo``.
+"""
