@@ -87,6 +87,8 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_memory": False,
+    "capture_repr": (),
+    "run_stale_examples": True,  # they show what the package does, which changes without them
     "write_computation_times": False,
     "min_reported_time": 1000,
     "plot_gallery": "doctest" not in sys.argv,

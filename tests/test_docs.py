@@ -19,6 +19,7 @@ pytest.importorskip("compressai", reason="pages show codecs that stand on Compre
 pytest.importorskip("sphinx_gallery")
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.timeout(1500)  # a minute on an idle core
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 PACKAGES = ("cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types")
 
@@ -37,10 +38,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(sources: Path, builder: str) -> Path:
     out = sources.parent / builder
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", builder, str(sources), str(out)]
+    options = ["-W", "--keep-going", "-n", "-q", "-d", str(sources.parent / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, "-b", builder, str(sources), str(out)]
     # the package under test is the one that the tests import, wherever that lies
     environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parent.parent), "MPLBACKEND": "agg"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580, env=environment, cwd=sources.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400, env=environment, cwd=sources.parent)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     return out
 

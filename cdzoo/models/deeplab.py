@@ -363,7 +363,7 @@ def resnet41_seg(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> LatentResNetSegmenter:
-    """Segmentation from latents of stride 16 with the layers of ResNet-41.
+    """Segmentation from latents of stride 16 with the layers of ResNet-41 (Wang et al.).
 
     Arguments that are not given take the weights' value, else the default of :class:`LatentResNetSegmenter`: 21
     classes, 256 latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from enum import Enum
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -27,10 +29,10 @@ def literal_diagrams(lines: list[str]) -> list[str]:
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite a docstring in place, before napoleon reads its sections."""
+    lines[:] = literal_diagrams(lines)
     if what == "module" and name != "cdzoo":
         first = next((number for number, line in enumerate(lines) if not line.strip()), len(lines))
         del lines[: first + 1]  # the title of the section, see reference.py
-    lines[:] = literal_diagrams(lines)
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
@@ -38,8 +40,14 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: An
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def sign(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
+    """Nobody calls an enumeration."""
+    return ("", None) if inspect.isclass(obj) and issubclass(obj, Enum) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}

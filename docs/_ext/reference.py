@@ -83,6 +83,7 @@ class PublicAPI(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """All sections."""
+        self.env.note_reread()  # the list of names changes without the page
         package = self.arguments[0]
         grouped, without = exports(package), self.options.get("without", "").split()
         text = f".. automodule:: {package}\n   :no-members:\n\n"

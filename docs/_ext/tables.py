@@ -51,7 +51,7 @@ def source(builder: Callable[..., Any]) -> str:
     """Whose network it is: the authors whom the builder's docstring names first, or its file's."""
     text = f"{builder.__doc__} {sys.modules[builder.__module__].__doc__}"
     named = re.search(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+)", " ".join(text.split()))
-    return named[0] if named else ""
+    return named[0].replace(" ", "\u00a0") if named else ""
 
 
 def members(name: str) -> list[WeightsEnum]:
@@ -60,6 +60,12 @@ def members(name: str) -> list[WeightsEnum]:
         return list(cdzoo.get_model_weights(name))
     except ValueError:
         return []
+
+
+def broken(name: str) -> str:
+    """``Enum.MEMBER`` on two lines."""
+    enum, _, member = name.partition(".")
+    return f"`{enum}.`<br>`{member}`"
 
 
 def codec_rows() -> Iterator[list[str]]:
@@ -107,16 +113,15 @@ def weights_rows(*patterns: str) -> Iterator[list[str]]:
         for member in members(name) if any(fnmatch(name, pattern) for pattern in patterns or "*") else ():
             meta, folder = member.meta, member.value.source
             metrics = [
-                f"{metric} {value:g}: {on}"
+                f"{on}: {', '.join(f'{metric} {value:g}' for metric, value in values.items())}"
                 for on, values in meta["metrics"].items()
-                for metric, value in values.items()
             ]
             size = os.path.getsize(folder.path / "model.safetensors") / 1e6
             belongs = (meta.get("codec") or {}).get("weights")
             data = ", ".join(meta.get("datasets") or [])
             licence = f"{meta.get('license', '-')}; trained on {data}" if data else str(meta.get("license", "-"))
-            codec = f"`{belongs}`" if belongs else "itself" if folder.codec_entry is folder.config else "none"
-            yield [f"`{member}`", "<br>".join(metrics), f"{size:.1f} MB", licence, codec]
+            codec = broken(belongs) if belongs else "itself" if folder.codec_entry is folder.config else "none"
+            yield [broken(str(member)), "<br>".join(metrics), f"{size:.1f} MB", licence, codec]
 
 
 FIGURES = {
@@ -155,6 +160,7 @@ class Table(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table."""
+        self.env.note_reread()  # what the registry holds changes without the page
         header, rows, right = TABLES[self.name]
         patterns = self.arguments[0].replace(",", " ").split() if self.arguments else []
         return self.parse_text_to_nodes(pipe_table(header, list(rows(*patterns)), right=right))
@@ -167,6 +173,7 @@ class CommandHelp(SphinxDirective):
         """A section for each."""
         from cdzoo.cli import _parser
 
+        self.env.note_reread()
         os.environ["COLUMNS"] = "88"
         text = "\n".join(_sections(_parser()))
         return self.parse_text_to_nodes(text, allow_section_headings=True)

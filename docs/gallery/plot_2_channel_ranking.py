@@ -23,7 +23,7 @@ variances = torch.stack([latent.y_hat[0].flatten(1).var(1, correction=0) for lat
 print(ranking[:8].tolist(), "...")
 
 # %%
-# A few channels have nearly all the variance.
+# Variance is very unequal: one channel alone has most of it.
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.bar(range(len(ranking)), variances[ranking], width=0.8)
 left.set(xlabel="rank", ylabel="variance", title="variance of each channel")

@@ -73,7 +73,6 @@ for kind, marker in MARKERS.items():
 if not any(run.get("mmacs") for run in runs):
     axes.text(0.5, 0.5, "no costs in examples/zoo/results yet", ha="center", transform=axes.transAxes)
 else:
-    axes.set_xscale("log")
     axes.legend(fontsize=8, title="the network reads", title_fontsize=8)
 axes.set(xlabel="million multiply-adds of the network", ylabel="top-1 (%)", title="accuracy over cost")
 axes.grid(alpha=0.3)
