@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cdzoo.ops.attention import AttentionPool2d
 from cdzoo.types import Latent
 
 __all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier", "taken_indices"]
@@ -27,10 +28,16 @@ def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
 
 
 def init_resnet_weights(model: nn.Module) -> None:
-    """torchvision's initialisation of ResNets: convolutions normal with He's fan-out variance, the rest as PyTorch."""
+    """torchvision's initialisation of ResNets: convolutions normal with He's fan-out variance, the rest as PyTorch.
+
+    Attention pooling, whose convolutions have one output and a softmax behind it, keeps its own.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for module in model.modules():
+        if isinstance(module, AttentionPool2d):
+            module.reset_parameters()
 
 
 def taken_indices(indices: int | Sequence[int] | None, of: int) -> list[int]:

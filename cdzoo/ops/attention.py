@@ -40,6 +40,9 @@ def _conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.S
 class AttentionPool2d(nn.Module):
     """Pools a map into one vector with learned weights over positions (equation 5).
 
+    It starts close to the average. Larger random weights would not do: over the values of a raw latent the softmax
+    would pick one position, and hardly let a gradient through.
+
     Args:
         channels: ``C``.
     """
@@ -47,6 +50,11 @@ class AttentionPool2d(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, kernel_size=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw small random weights; the bias stays, for the softmax cancels it."""
+        nn.init.normal_(self.conv.weight, std=0.01)
 
     def forward(self, f: Tensor) -> Tensor:
         """``(B, C, h, w)`` -> ``(B, C)``: the mean over positions under ``softmax(conv(f))``."""
