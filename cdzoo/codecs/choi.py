@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import WeightsEnum, WeightsLike
+from cdzoo._weights import Weights, WeightsEnum, WeightsLike
 from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, gaussian_weights
 from cdzoo.codecs.hyperprior import _transforms
 
@@ -95,7 +95,10 @@ class ChoiCodec(CalibratedCodec):
 
 
 class Choi2019_Weights(WeightsEnum):
-    """Weights of :func:`choi2019`: none published yet."""
+    """Weights of :func:`choi2019`."""
+
+    IMAGENETTE_N48_M64 = Weights("choi2019-n48-m64-imagenette")
+    DEFAULT = IMAGENETTE_N48_M64
 
 
 @register_codec(weights=Choi2019_Weights)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import WeightsEnum, WeightsLike
+from cdzoo._weights import Weights, WeightsEnum, WeightsLike
 from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, gaussian_weights
 from cdzoo.errors import BitstreamError
 from cdzoo.ops.quantizer import SoftToHardQuantizer, nearest_center
@@ -154,7 +154,10 @@ class TorfasonCodec(CalibratedCodec):
 
 
 class Torfason2018_Weights(WeightsEnum):
-    """Weights of :func:`torfason2018`: none published yet."""
+    """Weights of :func:`torfason2018`."""
+
+    IMAGENETTE_C16_N32 = Weights("torfason2018-c16-n32-imagenette")
+    DEFAULT = IMAGENETTE_C16_N32
 
 
 @register_codec(weights=Torfason2018_Weights)

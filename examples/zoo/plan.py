@@ -69,12 +69,12 @@ def head(codec: str | None, model: str, arguments: str = "", *, name: str = "", 
 
 
 ONE_RATE = [
-    head("hyperprior", "fa_cresnet39", "--enlarge 2"),
     head("hyperprior", "resnet50"),
     head("hyperprior", "cresnet39+scales", "--enlarge 2"),
     head("hyperprior", "mobilenet_v2_45"),
     head("torfason2018", "cresnet39", "--centre"),
     head("choi2019", "resnet41"),
+    head("hyperprior", "fa_cresnet39", "--enlarge 2"),
     head("torfason2018", "resnet50"),
     head("hyperprior", "cresnet39", "--enlarge 2"),
     head("hyperprior", "resnet41"),
@@ -87,10 +87,10 @@ ONE_RATE = [
 
 _ICAT = "--small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 4"
 ICAT = [
-    Planned("icat-first", "recipes/icat2022.py", f"first {_ICAT} --minutes 12"),
+    Planned("icat-first", "recipes/icat2022.py", f"first {_ICAT} --minutes 9"),
     Planned(
         "icat-second", "recipes/icat2022.py",
-        f"second {_ICAT} --minutes 10 --init {{home}}/icat-first/icat --test {{kodak}}", ("icat-first",),
+        f"second {_ICAT} --minutes 7 --init {{home}}/icat-first/icat --test {{kodak}}", ("icat-first",),
     ),
 ]  # fmt: skip
 
@@ -98,7 +98,7 @@ _SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkp
 SEGMENTATION = [
     Planned(
         f"segmenter-{codec}-{kind}", "recipes/torfason2018.py",
-        f"{_SEGMENTER} --minutes 8 --codec {_FOLDERS[codec]} --model {model} "
+        f"{_SEGMENTER} --minutes 7 --codec {_FOLDERS[codec]} --model {model} "
         f"--classifier {{home}}/head-{codec}-{start}/classifier",
         (f"head-{codec}-{start}",),
     )
@@ -161,11 +161,12 @@ SIZES = [
 
 PLAN = [
     *CODECS[:3],
-    *ONE_RATE[:7],
-    *SEGMENTATION,
+    *ONE_RATE[:6],
+    *SEGMENTATION[:1],
     *ICAT,
+    *ONE_RATE[6:],
+    *SEGMENTATION[1:],
     *CODECS[3:5],
-    *ONE_RATE[7:],
     *JOINT,
     *SIZES,
     *RATES,

@@ -177,7 +177,9 @@ def card(entry: Shipped, planned: Planned, result: dict[str, Any], inherited: di
         size = 112 if planned.script.endswith("icat2022.py") else 128
         meta["input"] = inherited.get("input") or {"reads": "latents", "size": size, "crop": 112}
     meta["data"] = CAMVID_TERMS if scenes else IMAGENETTE_TERMS
-    meta["recipe"] = f"`examples/{planned.script} {planned.arguments}`, {result['steps']} steps"
+    folders = {"home": "runs/zoo", "cache": "runs/zoo/cache"} | {n: n for n in ("kodak", "camvid")}
+    command = planned.arguments.format(data="imagenette", **folders)
+    meta["recipe"] = f"`examples/{planned.script} {command}`: {result['steps']} steps."
     machine = result["machine"]
     clock = " of one core's time" if "--cpu-clock" in planned.arguments and machine["threads"] == 1 else ""
     meta["time"] = f"{result['minutes']:.0f} minutes{clock} on an x86-64 processor, no accelerator; seed 0."
@@ -204,7 +206,7 @@ def publish(entry: Shipped, args: argparse.Namespace) -> dict[str, Any] | None:
     meta["metrics"] = measure(written, data, codec)
     if written.config["kind"] == "codec":
         files = [file for file, _ in thinned(list_classes(args.imagenette)[1]["val"], 200)]
-        name = f"Imagenette validation, every fifth or so, {len(files)} images"
+        name = f"Imagenette validation, {len(files)} of its images"
         meta["metrics"][name] = codec_metrics(Here(), cdzoo.from_pretrained(folder), files)
     cdzoo.save_pretrained(cdzoo.from_pretrained(folder), folder, meta=meta, **more)
     return dict(meta["metrics"])
