@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overload
 
 from torch import nn
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from cdzoo.codecs import Codec
 
 __all__ = [
+    "LatentInterface",
     "build",
     "get_builder",
     "get_codec",
     "get_model",
     "get_model_weights",
     "get_weight",
+    "latent_interface",
     "list_codecs",
     "list_models",
     "register_codec",
@@ -90,9 +93,30 @@ def list_codecs(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     return _list("codec", pattern, pretrained)
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Sorted names of the models that match an ``fnmatch`` pattern; with ``pretrained``, those that have weights."""
-    return _list("model", pattern, pretrained)
+def list_models(pattern: str = "*", *, pretrained: bool = False, codec: str | Codec | None = None) -> list[str]:
+    """Sorted names of the models that match an ``fnmatch`` pattern.
+
+    Args:
+        pattern: such as ``"*resnet*"``.
+        pretrained: only those that have weights.
+        codec: only those that read the latents of this codec, given by name or as such: the ones that
+            :func:`cdzoo.compose` puts together with it if they are built with ``in_channels=codec.latent_channels``
+            and, where the builder has it, ``latent_stride=codec.stride``. Weights are another matter: they belong to
+            one codec, which is ``weights.meta["codec"]``.
+
+    Raises:
+        ValueError: ``codec`` is the name of none.
+    """
+    names = _list("model", pattern, pretrained)
+    if codec is None:
+        return names
+    if isinstance(codec, str):
+        get_builder(codec, "codec")
+        gives = latent_interface(codec)
+        assert gives is not None
+    else:
+        gives = LatentInterface(codec.stride, codec.has_scales)
+    return [name for name in names if (reads := latent_interface(name)) is not None and reads.fits(gives)]
 
 
 def get_builder(name: str, kind: Kind | None = None) -> Callable[..., nn.Module]:
@@ -106,6 +130,44 @@ def get_builder(name: str, kind: Kind | None = None) -> Callable[..., nn.Module]
         if name in _BUILDERS[k]:
             return _BUILDERS[k][name]
     raise unknown_name(kind or "codec or model", name, sorted(n for k in kinds for n in _BUILDERS[k]))
+
+
+class LatentInterface(NamedTuple):
+    """What passes between a codec and a network, at the default arguments of their builders.
+
+    Attributes:
+        stride: pixels per latent sample, in each direction.
+        scales: whether a codec's latents come with a hyperprior's scales; whether a network needs them.
+        any_stride: whether a network's builder takes another ``latent_stride``.
+    """
+
+    stride: int
+    scales: bool
+    any_stride: bool = False
+
+    def fits(self, codec: LatentInterface) -> bool:
+        """Whether a network can read what a codec gives, if it is built for its channels and stride."""
+        return (self.any_stride or self.stride == codec.stride) and (codec.scales or not self.scales)
+
+
+def latent_interface(name: str) -> LatentInterface | None:
+    """What the codec or network of that name gives or reads; ``None`` for networks that read no latents.
+
+    Nothing is built, and nothing that only building needs is imported: all is told from the class that the builder
+    says it returns.
+    """
+    builder = get_builder(name)
+    cls = builder.__globals__.get(str(inspect.get_annotations(builder).get("return")))
+    if not isinstance(cls, type):
+        return None
+    if name in _BUILDERS["codec"]:
+        return LatentInterface(getattr(cls, "stride", 0), getattr(cls, "has_scales", False))
+    defaults = {parameter.name: parameter.default for parameter in inspect.signature(cls).parameters.values()}
+    stride = defaults.get("latent_stride", getattr(cls, "latent_stride", None))
+    if stride is None:
+        return None
+    scales = defaults.get("use_scales", getattr(cls, "uses_scales", False))
+    return LatentInterface(stride, scales, any_stride="latent_stride" in defaults)
 
 
 def get_codec(name: str, **kwargs: Any) -> Codec:

@@ -384,6 +384,25 @@ def test_list(run: Run) -> None:
     assert [line.split()[0] for line in text[1:]] == [*cdzoo.list_codecs(), *cdzoo.list_models()]
 
 
+def test_list_says_which_networks_read_a_codecs_latents(run: Run) -> None:
+    result = run("list", "--codec", "bmshj2018_factorized", "--json").json
+    assert [entry["name"] for entry in result["codecs"]] == ["bmshj2018_factorized"]
+    names = [entry["name"] for entry in result["models"]]
+    assert names == cdzoo.list_models(codec="bmshj2018_factorized")
+    assert "fa_cresnet39" not in names
+    facts = {entry["name"]: (entry["stride"], entry["scales"]) for entry in result["codecs"] + result["models"]}
+    assert facts["bmshj2018_factorized"] == (16, False)
+    assert facts["cresnet39_d"] == (8, False)
+    lines = {line.split()[0]: line.split()[1:4] for line in run("list").out.splitlines()}
+    assert lines["torfason2018"] == ["codec", "8", "-"]
+    assert lines["mbt2018_mean"] == ["codec", "16", "gives"]
+    assert lines["fa_cresnet39"] == ["model", "16", "needs"]
+    assert lines["resnet50"] == ["model", "-", "-"]
+    result = run("list", "--codec", "torfason")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown codec 'torfason'; did you mean 'torfason2018'" in result.err
+
+
 def test_info(streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
     text = run("info", "fa_cresnet39").out
     parameters = sum(p.numel() for p in cdzoo.get_model("fa_cresnet39").parameters())

@@ -573,21 +573,3 @@ def test_the_command_line_compresses_classifies_and_decompresses(codec, tmp_path
     assert entry["top"][0]["class"] == int(codec.from_streams([stream]).argmax())
     assert main(["decompress", str(tmp_path / "photo.cdz"), "-o", str(tmp_path / "out.png"), *weights]) == 0
     assert (tmp_path / "out.png").is_file()
-
-
-# -- compilers ---------------------------------------------------------------------------------------------------
-
-
-def test_export_with_dynamic_sizes(model):
-    shape = {0: torch.export.Dim("batch", min=2), 2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
-    program = torch.export.export(model, (torch.randn(2, 12, 8, 9),), dynamic_shapes={"x": shape}).module()
-    for size in ((13, 5), (14, 14)):
-        y_hat = torch.randn(3, 12, *size)
-        with torch.no_grad():
-            torch.testing.assert_close(program(y_hat), model(y_hat))
-
-
-def test_compiles_without_graph_breaks(model):
-    latent = Latent(torch.randn(2, 12, 5, 4), None, (80, 64))
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(latent), model(latent))

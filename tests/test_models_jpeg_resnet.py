@@ -139,13 +139,6 @@ def test_classifier_contract(builder) -> None:  # type: ignore[no-untyped-def]
     assert isinstance(model.get_classifier(), nn.Identity)
 
 
-def test_fused_exports() -> None:
-    model = jpeg_resnet18(width=0.125, num_classes=5).eval()
-    c = files(32, 40)
-    program = torch.export.export(model, (c,))
-    torch.testing.assert_close(program.module()(c), model(c))
-
-
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="relu='asm'"):
         jpeg_resnet18(relu="asm")

@@ -258,24 +258,6 @@ def test_any_latent_size(small, size):
     assert (small.in_channels, small.latent_stride, small.uses_scales) == (6, 16, False)
 
 
-def test_every_parameter_gets_a_gradient(small):
-    small.train()(torch.randn(4, 6, 8, 8)).square().sum().backward()
-    assert [n for n, p in small.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("layers", [(1, 1, 1), (1, 1, 1, 1)])
-def test_export_and_compile(layers):
-    torch.manual_seed(0)
-    model = LatentResNet(layers, **SMALL, channels=(4, 1)).eval()
-    shape = {0: torch.export.Dim("batch", min=2), 2: torch.export.Dim("h", min=17), 3: torch.export.Dim("w", min=17)}
-    program = torch.export.export(model, (torch.randn(2, 6, 20, 18),), dynamic_shapes={"y_hat": shape}).module()
-    y_hat = torch.randn(3, 6, 17, 33)
-    with torch.no_grad():
-        torch.testing.assert_close(program(y_hat), model(y_hat), rtol=1e-4, atol=1e-5)
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(Latent(y_hat, None, (272, 528))), model(y_hat))
-
-
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_upscaling_survives_saving_and_fights_weights(builder, tmp_path):
     """None means a network without upscaling, whatever the default is, and is told apart from not given."""

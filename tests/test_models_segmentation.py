@@ -300,18 +300,6 @@ def test_wrong_arguments_are_refused(small):
         strides_to_dilations([nn.Sequential(nn.Conv2d(1, 1, 1))])
 
 
-def test_export_and_compile():
-    torch.manual_seed(0)
-    model = CResNetD((1, 1, 1), in_channels=6, num_classes=3, width=0.0625).eval()
-    shape = {0: torch.export.Dim("batch", min=2), 2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
-    program = torch.export.export(model, (torch.randn(2, 6, 8, 9),), dynamic_shapes={"y_hat": shape}).module()
-    y_hat = torch.randn(3, 6, 13, 5)
-    with torch.no_grad():
-        torch.testing.assert_close(program(y_hat), model(y_hat))
-        latent = Latent(y_hat, None, (100, 40))
-        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(latent), model(latent))
-
-
 # -- with a codec ------------------------------------------------------------------------------------------------------
 
 

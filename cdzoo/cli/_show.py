@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models, unknown_name
+from cdzoo._registry import (
+    get_builder,
+    get_model_weights,
+    get_weight,
+    latent_interface,
+    list_codecs,
+    list_models,
+    unknown_name,
+)
 from cdzoo._weights import WeightsEnum, WeightsFolder
 from cdzoo.cli._load import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
@@ -21,10 +29,20 @@ __all__ = ["add_commands"]
 
 def add_commands(commands: Any) -> None:
     """Add the two parsers."""
-    parser = commands.add_parser("list", help="codecs and models by name", description="List codecs and models.")
+    parser = commands.add_parser(
+        "list",
+        help="codecs and models by name",
+        description="List codecs and models; stride: pixels per latent sample; scales: those of a hyperprior, which "
+        "codecs give and networks need.",
+    )
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*resnet*'")
     parser.add_argument("--pretrained", action="store_true", help="only those with pretrained weights")
     parser.add_argument("--kind", choices=("codecs", "models"), help="only codecs, or only models")
+    parser.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="only this codec, and models that read its latents when built for its channels and stride",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=list_names, render=_render_list)
     parser = commands.add_parser(
@@ -42,21 +60,40 @@ def add_commands(commands: Any) -> None:
 
 def list_names(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo list``."""
-    for kind, names in (("codecs", list_codecs), ("models", list_models)):
+    if args.codec not in (None, *list_codecs()):
+        raise UsageError(str(unknown_name("codec", args.codec, list_codecs())))
+    codecs = [n for n in list_codecs(args.pattern, pretrained=args.pretrained) if args.codec in (None, n)]
+    models = list_models(args.pattern, pretrained=args.pretrained, codec=args.codec)
+    for kind, names in (("codecs", codecs), ("models", models)):
         if args.kind in (None, kind):
-            report.facts[kind] = [
-                {"name": name, "weights": list(_members(name)), "summary": _summary(get_builder(name))}
-                for name in names(args.pattern, pretrained=args.pretrained)
-            ]
+            report.facts[kind] = [_entry(name) for name in names]
+
+
+def _entry(name: str) -> dict[str, Any]:
+    latents = latent_interface(name)
+    return {
+        "name": name,
+        "stride": None if latents is None else latents.stride,
+        "scales": None if latents is None else latents.scales,
+        "weights": list(_members(name)),
+        "summary": _summary(get_builder(name)),
+    }
 
 
 def _render_list(report: Report) -> str:
     rows = [
-        (entry["name"], kind.removesuffix("s"), ", ".join(entry["weights"]) or "-", entry["summary"])
+        (
+            entry["name"],
+            kind.removesuffix("s"),
+            str(entry["stride"] or "-"),
+            ("gives" if kind == "codecs" else "needs") if entry["scales"] else "-",
+            ", ".join(entry["weights"]) or "-",
+            entry["summary"],
+        )
         for kind, entries in report.facts.items()
         for entry in entries
     ]
-    return table(("name", "kind", "weights", "what it is"), rows)
+    return table(("name", "kind", ">stride", "scales", "weights", "what it is"), rows)
 
 
 # -- info --------------------------------------------------------------------------------------------------------
