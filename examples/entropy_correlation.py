@@ -1,7 +1,7 @@
 """How well the logarithm of a latent's variance tells its entropy: figure 2 of Wang et al. (WACV 2022), on Kodak.
 
     python examples/entropy_correlation.py --data kodak --codec BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64 \
-        --codec runs/choi2019/codec --out examples/results/entropy_correlation.json
+        --codec Choi2019_Weights.IMAGENETTE_N48_M64 --out examples/results/entropy_correlation.json
 
 Each image gives one point per codec and reading of the paper, ``log(variance)`` against entropy in bits per element:
 
