@@ -303,6 +303,9 @@ class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
 class MBT2018_Mean_Weights(WeightsEnum):
     """Weights of :func:`mbt2018_mean`."""
 
+    IMAGENETTE_N48_M64 = Weights("mbt2018-mean-n48-m64-imagenette")
+    DEFAULT = IMAGENETTE_N48_M64
+
 
 def _defaults(large_from: int, quality: int | None, metric: str | None) -> dict[str, Any]:
     """Sizes by quality: ``N=128, M=192`` at the low rates, ``N=192, M=320`` from ``large_from`` on (CompressAI's)."""
