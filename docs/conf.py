@@ -57,7 +57,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
     ("py:.*", r"(torch|timm)\..*"),
-    ("py:.*", r"cdzoo\..*\b(M|T|Decoder)"),  # type variables and protocols of private files
+    ("py:.*", r"cdzoo\..*\.(M|T|Decoder|_\w+)"),  # type variables and protocols of private files, private bases
 ]
 
 # -- doctests ---------------------------------------------------------------------------------------------------------

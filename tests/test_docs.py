@@ -21,7 +21,10 @@ pytest.importorskip("sphinx_gallery")
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.timeout(1500)  # a minute on an idle core
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
-PACKAGES = ("cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types")
+PACKAGES = (
+    "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",
+    "cdzoo.interop.datasets", "cdzoo.interop.timm", "cdzoo.interop.torchvision",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
@@ -26,9 +27,9 @@ def exports(package: str) -> dict[str, list[str]]:
     tree = ast.parse(inspect.getsource(importlib.import_module(package)))
     found: dict[str, list[str]] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module != package:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
             names = [alias.asname for alias in node.names if alias.asname and not alias.asname.startswith("_")]
-            found.setdefault(node.module, []).extend(names)
+            found.setdefault(str(node.module), []).extend(names)
     return {module: names for module, names in found.items() if names}
 
 
@@ -52,7 +53,13 @@ def entry(path: str, obj: Any) -> str:
     if inspect.isclass(obj):
         options = "   :undoc-members:\n" if issubclass(obj, Enum) else ""
         return f".. autoclass:: {path}\n{options}"
-    return f".. {'autofunction' if callable(obj) else 'autodata'}:: {path}\n"
+    if callable(obj):
+        return f".. autofunction:: {path}\n"
+    package, _, name = path.rpartition(".")
+    files = [file for file, names in exports(package).items() if name in names] or [package]
+    said = ModuleAnalyzer.for_module(files[0]).find_attr_docs().get(("", name), [])
+    body = "\n".join(f"   {line}" for line in said)
+    return f".. py:data:: {name}\n   :module: {package}\n   :value: {obj!r}\n\n{body}\n"
 
 
 def section(module: str, package: str, names: list[str]) -> str:
