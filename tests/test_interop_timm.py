@@ -103,16 +103,16 @@ def test_features_of_pretrained_networks() -> None:
 
 
 def test_in_chans_and_unknown_arguments() -> None:
-    assert timm.create_model("cdzoo_cresnet39", in_chans=7, width=0.0625).in_channels == 7
+    assert timm.create_model("cdzoo_cresnet72", in_chans=7, width=0.0625).in_channels == 7
     with pytest.raises(TypeError, match="drop_rate"):
-        timm.create_model("cdzoo_cresnet39", drop_rate=0.1)
+        timm.create_model("cdzoo_cresnet72", drop_rate=0.1)
     with pytest.raises(TypeError, match="out_indices"):
-        timm.create_model("cdzoo_cresnet39", out_indices=(1,))
+        timm.create_model("cdzoo_cresnet72", out_indices=(1,))
 
 
 def test_weights_that_do_not_exist_are_not_replaced_by_random_ones() -> None:
-    with pytest.raises(ValueError, match="no weights of cresnet39 are published"):
-        timm.create_model("cdzoo_cresnet39", pretrained=True)
+    with pytest.raises(ValueError, match="no weights of cresnet72 are published"):
+        timm.create_model("cdzoo_cresnet72", pretrained=True)
     with pytest.raises(RuntimeError, match="no_such_tag"):
         timm.create_model("cdzoo_jpeg_resnet18.no_such_tag", pretrained=True)
     with pytest.raises(ValueError, match="load_state_dict"):

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import (
     SCALES_CHANNELS,
     Bottleneck,
@@ -114,7 +114,10 @@ def _cresnet(builder: Callable[..., CResNet], weights: WeightsLike, **given: Any
 
 
 class cResNet39_Weights(WeightsEnum):
-    """Weights of :func:`cresnet39`: none published yet."""
+    """Weights of :func:`cresnet39`."""
+
+    IMAGENETTE_W0125 = Weights("cresnet39-w0125-torfason2018-imagenette")
+    DEFAULT = IMAGENETTE_W0125
 
 
 @register_model(weights=cResNet39_Weights)
