@@ -46,8 +46,15 @@ def test_every_folder_has_a_member_and_every_member_a_folder() -> None:
     assert len(MEMBERS) >= 2
 
 
-def test_they_take_less_than_12_megabytes() -> None:
-    assert sum(f.stat().st_size for f in PACKAGED.rglob("*") if f.is_file()) < 12e6
+def test_they_take_less_than_40_megabytes() -> None:
+    assert sum(f.stat().st_size for f in PACKAGED.rglob("*") if f.is_file()) < 40e6
+
+
+def test_there_are_four_codecs_and_five_families_of_networks_in_both_domains() -> None:
+    families = {name.rstrip("0123456789_d") for name in cdzoo.list_models(pretrained=True)}
+    assert len(cdzoo.list_codecs(pretrained=True)) >= 4
+    assert len(families) >= 5
+    assert {name.startswith("jpeg_") for name in families} == {True, False}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
@@ -186,7 +186,10 @@ def upscale_and_channels(upscale: str | None, channels: Sequence[int] | None) ->
 
 
 class ResNet41_Weights(WeightsEnum):
-    """Weights of :func:`resnet41`: none published yet."""
+    """Weights of :func:`resnet41`."""
+
+    IMAGENETTE_W0125 = Weights("resnet41-w0125-choi2019-imagenette")
+    DEFAULT = IMAGENETTE_W0125
 
 
 @register_model(weights=ResNet41_Weights)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
@@ -203,7 +203,10 @@ class MobileNetV245(LatentClassifier):
 
 
 class MobileNetV2_45_Weights(WeightsEnum):
-    """Weights of :func:`mobilenet_v2_45`: none published yet."""
+    """Weights of :func:`mobilenet_v2_45`."""
+
+    IMAGENETTE_W05 = Weights("mobilenet-v2-45-w05-imagenette")
+    DEFAULT = IMAGENETTE_W05
 
 
 @register_model(weights=MobileNetV2_45_Weights)
