@@ -82,7 +82,7 @@ def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
     else:
         model = cdzoo.get_model(builder, weights=member)
         assert model.codec_fingerprint == codec.fingerprint
-        assert model.get_classifier().out_features == len(member.meta["classes"])
+        assert model.num_classes == len(member.meta["classes"])
         cdzoo.compose(codec, model)
 
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
+from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
 from cdzoo.models.cresnet import CResNet
 from cdzoo.models.latent_resnet import LatentResNet, Upscale, upscale_and_channels
@@ -181,7 +181,10 @@ def _resnet_d(builder: Callable[..., RGBResNetD], weights: WeightsLike, **given:
 
 
 class cResNet39_D_Weights(WeightsEnum):
-    """Weights of :func:`cresnet39_d`: none published yet."""
+    """Weights of :func:`cresnet39_d`."""
+
+    CAMVID_W0125 = Weights("cresnet39-d-w0125-torfason2018-camvid")
+    DEFAULT = CAMVID_W0125
 
 
 @register_model(weights=cResNet39_D_Weights)

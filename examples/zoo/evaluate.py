@@ -64,7 +64,8 @@ def measure(source: WeightsFolder, folders: Folders, codec: Codec | None = None)
         found[name] = codec_metrics(run, module, files)
     for data, measured in DATA.items():
         root = folders.get(data)
-        if config["kind"] == "model" and root is not None and data in source.meta.get("datasets", ()):
+        # others are what it started from
+        if config["kind"] == "model" and root is not None and data in source.meta.get("datasets", ())[:1]:
             belongs = module if isinstance(module, Codec) else codec or _codec_of(source)
             found |= measured(run, module, belongs, source.meta, root)
     return found
