@@ -19,9 +19,8 @@ RESULTS = Path("../../examples/zoo/results")  # from this script's folder in a c
 runs = []
 for path in sorted(RESULTS.glob("*.json")):
     found = json.loads(path.read_text(encoding="utf-8"))
-    metrics = found.get("metrics", {})
-    if isinstance(metrics, dict) and "top1" in metrics:
-        runs.append({**metrics, "run": found.get("run", path.stem), "name": path.stem})
+    if "metrics" in found and "top1" in found["metrics"]:  # others are no trainings, or have no classes
+        runs.append({**found["metrics"], "run": found.get("run", path.stem), "name": path.stem})
 print(f"{len(runs)} results with a top-1 accuracy")
 
 
