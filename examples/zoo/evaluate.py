@@ -35,8 +35,7 @@ from training import Run
 
 import cdzoo
 from cdzoo._weights import WeightsFolder, resolve_weights
-from cdzoo.codecs import Codec, read_header, read_jpeg
-from cdzoo.data import collate_coefficients
+from cdzoo.codecs import Codec, read_header, read_jpeg, read_jpeg_header
 from cdzoo.transforms import CoefficientTransform, LatentTransform
 
 Metrics = dict[str, dict[str, float]]
@@ -117,10 +116,14 @@ def from_pixels(run: Run, model: nn.Module, images: Images, crop: int) -> dict[s
 
 
 def from_files(run: Run, model: nn.Module, files: list[tuple[Path, int]]) -> dict[str, float]:
-    """JPEG files, from their coefficients."""
-    counts, rows = [], [files[start : start + 64] for start in range(0, len(files), 64)]
+    """JPEG files, from their coefficients; a batch has files of one geometry, for grey ones are among the others."""
+    counts, groups = [], dict[Any, list[tuple[Path, int]]]()
+    for file, label in files:
+        header = read_jpeg_header(file)
+        groups.setdefault((header.image_size, header.sampling), []).append((file, label))
+    rows = [group[start : start + 64] for group in groups.values() for start in range(0, len(group), 64)]
     for pairs in tqdm(rows, leave=False):
-        batch = collate_coefficients([read_jpeg(file) for file, _ in pairs])
+        batch = read_jpeg([file for file, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
         counts.append(count_correct(model(model.transforms(batch)), labels))
     return _named(accuracy(run, counts))
