@@ -17,7 +17,6 @@ from cdzoo.demo import PHOTO
 from cdzoo.interop.timm import register
 from cdzoo.transforms import CoefficientTransform
 
-
 UNPUBLISHED = next(name for name in reversed(CLASSIFIERS) if len(cdzoo.get_model_weights(name)) == 0)
 
 
