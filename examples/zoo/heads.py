@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 import torch
 from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_classifier
-from data import Images, batches, whole
+from data import Images, batches, list_classes, thinned, whole
 from schedules import cosine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,6 +38,7 @@ from training import Run, add_command, read_history, run_command, write_text
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header
+from cdzoo.ops import rank_channels
 
 LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cresnet39": ("cresnet39", {}),
@@ -71,10 +72,6 @@ def build(run: Run, args: argparse.Namespace, codec: Codec | None, classes: int)
 
 def best_channels(codec: Codec, args: argparse.Namespace) -> tuple[int, ...]:
     """The ``--channels`` whose maps have most variance, over a thousand training images (000, 3.4.4)."""
-    from data import list_classes, thinned
-
-    from cdzoo.ops import rank_channels
-
     files = thinned(list_classes(args.data)[1]["train"], 1000)
     latents = (codec.encode(x) for x, _ in batches(Images(files, whole(args.size)), 32))
     return tuple(rank_channels(latents)[: args.channels].tolist())
