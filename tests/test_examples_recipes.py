@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -392,6 +394,18 @@ def test_icat2022(recipes: dict[str, ModuleType], home: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, from Python 3.12 on
+def test_the_strongest_augmentation_is_one_that_pillow_takes(
+    recipes: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = recipes["icat2022"]._deit_view(32)
+    monkeypatch.setattr("random.gauss", lambda mean, deviation: 99.0)
+    for seed in range(40):
+        random.seed(seed)
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - timm's own source of randomness
+        assert view(torch.full((3, 48, 48), 0.5)).shape == (3, 32, 32)
+
+
 @pytest.mark.parametrize(("name", "command"), [("torfason2018", "classifier"), ("icat2022", "first")])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     recipes: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str

@@ -121,6 +121,9 @@ def _deit_view(size: int) -> Any:
         size, is_training=True, color_jitter=0.3, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic",
         re_prob=0.25, re_mode="pixel", mean=MEAN, std=STD,
     )  # fmt: skip
+    for transform in augment.transforms:
+        for operation in getattr(transform, "ops", ()):
+            operation.magnitude_max = 9.9  # at 10 posterising leaves 0 bits, which Pillow refuses
     mean, std = (torch.tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
     return lambda image: (augment(TF.to_pil_image(image)) * std + mean).clamp(0, 1)
 
