@@ -119,6 +119,10 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
     assert (args.lr, args.crop, args.N, args.latent_channels) == (1e-4, 256, 256, 256)
     args = parsed("wang2022", "classifier")
     assert (args.min_size, args.max_size) == (224, 448)
+    args = parsed("icat2022", "first", "--small")
+    assert (args.width, args.crop, args.batch) == (0.34, 112, 32)
+    args = parsed("icat2022", "second", "--smoke")
+    assert (args.width, args.crop) == (0.17, 64)
 
 
 @pytest.mark.parametrize(

@@ -264,9 +264,8 @@ def main(argv: Sequence[str] | None = None) -> Any:
     command.add_argument("--init", help="folder of the first step")
     command.add_argument("--width", type=float, default=1.0, help="in a smoke run; otherwise that of the first step")
 
-    small.pop("width")
-    smoke = {**smoke, "rival": "deit_tiny_patch16_224"}
-    smoke.pop("width")
+    small, smoke = ({name: value for name, value in preset.items() if name != "width"} for preset in (small, smoke))
+    smoke |= {"rival": "deit_tiny_patch16_224"}
     command = add_command(commands, rival, paper={"batch": None}, small={**small, "lr": 2e-4}, smoke=smoke)
     _add_options(command, alpha=0.3)
     add = command.add_argument
