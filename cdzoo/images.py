@@ -16,7 +16,7 @@ from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "png_bytes", "read_image", "to_pillow"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "image_size", "png_bytes", "read_image", "to_pillow"]
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 """What counts as an image where a folder is searched; a file that is named outright may have any suffix."""
+_ORIENTATION = 0x0112  # of Exif
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
@@ -58,6 +59,25 @@ def decode_image(data: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> T
         ValueError: as :func:`read_image`.
     """
     return _decoded(io.BytesIO(data), f"an image of {len(data)} bytes", max_pixels)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """``(H, W)`` of an image file as :func:`decode_image` would give it, from its header.
+
+    Raises:
+        ValueError: it is no image, or so large that Pillow refuses it.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        except Exception as error:
+            raise ValueError(f"an image of {len(data)} bytes has no header that can be read ({error}).") from error
+    return (width, height) if turned else (height, width)
 
 
 def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable
 
@@ -18,6 +19,11 @@ with warnings.catch_warnings():
     with contextlib.suppress(ImportError):
         import compressai.models  # noqa: F401
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # one core each, for child processes, too; tests that are about threads ask for them
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 CALIBRATED = ["torfason2018", "choi2019"]
 """Codecs whose tables are measured, not learned."""

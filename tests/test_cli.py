@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,8 @@ from PIL import Image
 import cdzoo
 from cdzoo import _registry, _weights
 from cdzoo._weights import Weights, WeightsEnum
+from cdzoo._words import class_labels
 from cdzoo.cli import _compress, main
-from cdzoo.cli._load import class_labels
 from cdzoo.cli._report import Report
 from cdzoo.codecs import Codec, read_header
 from cdzoo.codecs.hyperprior import FactorizedPrior
@@ -265,6 +266,57 @@ def test_interrupted(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.cdz", "tiny.cdz"]
 
 
+def test_what_is_no_regular_file_is_not_waited_for(
+    weights: types.SimpleNamespace, streams: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    Image.new("RGB", (8, 8)).save(source / "a.png")
+    Image.new("RGB", (8, 8)).save(source / "b.png")
+    shutil.copy(streams.folder / "tiny.cdz", source)
+    for place in (source / "pipe.png", source / "pipe.cdz", out / "b.cdz"):
+        os.mkfifo(place)
+    codec = ("--weights", weights.codec, "--json")
+    result = run("compress", source, "-o", out, *codec)
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert result.status == 1
+    assert errors["a.png"] is None
+    assert errors["pipe.png"] == "not a regular file"
+    assert "exists and is no .cdz stream" in errors["b.png"]
+    result = run("decompress", source, "-o", out, *codec)
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert errors == {"tiny.cdz": None, "pipe.cdz": "not a regular file"}
+    assert run("info", source / "pipe.cdz", "--json").json["error"] == "not a regular file"
+
+
+def test_names_that_are_too_long_stop_no_others(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    names = [f"{251 * 'n'}.png", f"{251 * 'n'}.jpg", "a.png"]  # the first two would be written to ...n.png.cdz
+    for name in names:
+        Image.new("RGB", (8, 8)).save(source / name)
+    missing = tmp_path / f"{300 * 'm'}.png"
+    result = run("compress", source, missing, "-o", tmp_path / "out", "--weights", weights.codec, "--json")
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert (result.status, set(errors)) == (1, {*names, missing.name})
+    assert errors.pop("a.png") is None
+    assert all("File name too long" in error for error in errors.values())
+
+
+def test_what_a_killed_run_left_is_removed(
+    album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    args = ("compress", album / "tiny.png", "-o", tmp_path, "--weights", weights.codec)
+    assert run(*args).status == 0
+    old, young = (tmp_path / f".tiny.cdz.{number:016x}.tmp" for number in range(2))
+    for path, age in ((old, 90_000), (young, 0)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert run(*args).out.endswith("0 written, 1 skipped, 0 failed\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "tiny.cdz"]
+
+
 # -- decompress --------------------------------------------------------------------------------------------------
 
 
@@ -471,6 +523,15 @@ def test_as_a_process(streams: types.SimpleNamespace, tmp_path: Path) -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_a_result_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        result = run("list")
+    assert result.status == 1
+    assert "the result cannot be written: No space left on device" in result.err
 
 
 # -- weights that come with the package --------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
 import pytest
 
 from cdzoo.codecs import read_header
-from cdzoo.codecs.container import CODEC_NUMBERS, MAX_IMAGE_PIXELS, pack, unpack, write_atomically
+from cdzoo.codecs.container import CODEC_NUMBERS, MAX_IMAGE_PIXELS, pack, remove_leftovers, unpack, write_atomically
 from cdzoo.errors import BitstreamError
 
 PARTS = [b"abcd" * 3, b"wxyz" * 5]
@@ -136,6 +137,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.cdz"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    for name in ("n" * 251, "😀" * 62, os.fsdecode(b"\xff" * 251)):
+        write_atomically(tmp_path / f"{name}.cdz", b"new")
+        assert (tmp_path / f"{name}.cdz").read_bytes() == b"new"
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(source: Path, target: Path) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "unlink", lambda *args, **options: None)
+    for name in ("a.cdz", "new\nline.cdz", "b" * 200, "young"):
+        with pytest.raises(SystemExit):
+            write_atomically(tmp_path / name, b"half")
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 4
+    for name in (".a.cdz.tmp", "a.0123456789abcdef.tmp", ".notes.0123456789abcdef.txt"):  # somebody else's
+        (tmp_path / name).touch()
+    old = [path for path in tmp_path.iterdir() if "young" not in path.name]
+    for path in old:
+        os.utime(path, (time.time() - 90_000,) * 2)
+    remove_leftovers(tmp_path)
+    assert {path for path in left if path.exists()} == {path for path in left if "young" in path.name}
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_files_have_the_mode_that_open_would_give(tmp_path: Path) -> None:

@@ -385,6 +385,18 @@ def test_large_and_odd_files_are_refused_before_they_are_read(codec: Codec, fold
         dataset.image_sizes()
 
 
+def test_a_link_that_leads_back_is_not_followed(codec: Codec, folder: Path) -> None:
+    names = StreamDataset(folder, codec, labels=None).names
+    (folder / "ant" / "up").symlink_to("..", target_is_directory=True)
+    (folder / "cat" / "across").symlink_to(folder / "bee", target_is_directory=True)
+    (folder / "bee" / "across").symlink_to(folder / "cat", target_is_directory=True)
+    found = StreamDataset(folder, codec, labels=None).names
+    # other folders are, once
+    expected = [name.replace("bee/", "cat/across/") for name in names if name.startswith("bee/")]
+    expected += [name.replace("cat/", "bee/across/") for name in names if name.startswith("cat/")]
+    assert found == sorted([*names, *expected])
+
+
 # -- the sampler -------------------------------------------------------------------------------------------------
 
 MIXED = [random.Random(1).choice(SIZES) for _ in range(103)]
@@ -504,6 +516,11 @@ def test_shards_that_cannot_be_written_leave_no_trace(written: tuple[Path, LATEN
     with pytest.raises(FileNotFoundError):
         write_shards([tmp_path / "gone.cdz"], tmp_path / "b")
     assert list((tmp_path / "b").iterdir()) == []
+    # what a killed writer with the same process number left is neither in the way nor touched
+    left = tmp_path / "b" / f".shard-000000.tar.{os.getpid()}.tmp"
+    left.touch()
+    write_shards(files[:2], tmp_path / "b")
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [left.name, "shard-000000.tar"]
     for pattern in ("shard.tar", "a/{}.tar", "{:06d}.zip", "{}{}.tar", "{name}.tar"):
         with pytest.raises(ValueError, match="pattern must be a file name"):
             write_shards(files, tmp_path / "c", pattern=pattern)

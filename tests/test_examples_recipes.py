@@ -120,7 +120,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
     args = parsed("wang2022", "classifier")
     assert (args.min_size, args.max_size) == (224, 448)
     args = parsed("icat2022", "first", "--small")
-    assert (args.width, args.crop, args.batch) == (0.34, 112, 32)
+    assert (args.width, args.crop, args.batch, args.augment) == (0.34, 112, 32, "crop")
     args = parsed("icat2022", "second", "--smoke")
     assert (args.width, args.crop) == (0.17, 64)
 

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from cdzoo._version import __version__
+from cdzoo._words import explain
 from cdzoo.cli import _bench, _classify, _compress, _demo, _show
-from cdzoo.cli._report import EXPECTED, Report, UsageError, explain
+from cdzoo.cli._report import EXPECTED, Report, UsageError
 
 __all__ = ["main"]
 
@@ -47,8 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report.print(args.render)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; keep the interpreter from complaining when it closes the stream
+    except OSError as error:
+        # the reader (head, less) has seen enough, or the disk is full; keep the interpreter from complaining when it
+        # closes the stream
+        if not isinstance(error, BrokenPipeError):
+            report.note(f"error: the result cannot be written: {explain(error)}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return report.status

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from cdzoo._weights import WeightsFolder
+from cdzoo._words import class_labels
 from cdzoo.cli._files import Job, add_inputs, find_jobs
-from cdzoo.cli._load import class_labels, find_weights, get_device, load, load_codec, shown_source
+from cdzoo.cli._load import find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
-from cdzoo.codecs import Codec, JPEGWarning, read_header, read_jpeg, read_jpeg_header
+from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, JPEGWarning, read_header, read_jpeg_header
 from cdzoo.compose import CompressedDomainModel, compose
-from cdzoo.data.coefficient_transforms import alignment, upright
+from cdzoo.data._coefficient_decoder import read_upright
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.transforms import CoefficientTransform
 
@@ -137,16 +138,13 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
 
     def logits(data: bytes) -> tuple[Tensor, dict[str, Any]]:
         _check_format(data)
-        header = read_jpeg_header(data)
         facts: dict[str, Any] = {}
         with warnings.catch_warnings(record=True) as damage:
             warnings.simplefilter("always", JPEGWarning)
-            coefficients = read_jpeg(data, strict=not args.lenient)
+            coefficients = read_upright(data, max_pixels=MAX_IMAGE_PIXELS, strict=not args.lenient)
         if missing := sum(w.message.num_missing for w in damage if isinstance(w.message, JPEGWarning)):
             facts["missing_blocks"] = missing
-        height, width = header.image_size
-        if min(height, width) >= max(alignment(coefficients)):  # smaller ones have no whole block to turn
-            coefficients = upright(coefficients, header.orientation)
+        height, width = read_jpeg_header(data).image_size
         reduced = transforms(coefficients)
         with torch.no_grad():
             scores = network(reduced.to(device))

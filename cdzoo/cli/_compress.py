@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cdzoo.cli._files import Job, Output, add_inputs, find_jobs, make_folder, plan_outputs
+from cdzoo.cli._files import Job, Output, add_inputs, check_regular, find_jobs, make_folder, plan_outputs
 from cdzoo.cli._load import get_device, load_codec, load_writer
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, StreamHeader, read_header
-from cdzoo.codecs.container import MAGIC, write_atomically
+from cdzoo.codecs.container import MAGIC, remove_leftovers, write_atomically
 from cdzoo.errors import BitstreamError
 from cdzoo.images import IMAGE_SUFFIXES, png_bytes, read_image
 
@@ -58,8 +59,10 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     report.facts |= {"codec": codec.name, "fingerprint": codec.fingerprint, "output": args.output}
     folder = make_folder(args.output)
     outputs = plan_outputs(find_jobs(args.inputs, IMAGE_SUFFIXES, report), folder, ".cdz", report)
+    _tidy(outputs)
 
     def work(output: Output) -> dict[str, Any]:
+        check_regular(output.source)
         modified = os.stat(output.source).st_mtime_ns
         kept = None if args.overwrite else _up_to_date(output.target, modified, codec)
         if kept is not None:
@@ -86,8 +89,10 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
 
     jobs = find_jobs(args.inputs, frozenset({".cdz"}), report)
     outputs = _png_outputs(jobs, args, report)
+    _tidy(outputs)
 
     def work(output: Output) -> dict[str, Any]:
+        check_regular(output.source)
         stream = output.source.read_bytes()
         header = read_header(stream)
         codec = packaged(header.codec, header.fingerprint) if given is None else given
@@ -97,6 +102,12 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
         return {"output": os.fspath(output.target), **_sizes(header)}
 
     report.each(outputs, lambda output: output.source, work)
+
+
+def _tidy(outputs: Sequence[Output]) -> None:
+    """Remove what runs that were killed left behind in the folders of these outputs."""
+    for folder in {output.target.parent for output in outputs}:
+        remove_leftovers(folder)
 
 
 def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> list[Output]:
@@ -120,7 +131,8 @@ def _up_to_date(target: Path, modified: int, codec: Codec) -> StreamHeader | Non
         ValueError: the target is something else than a stream.
     """
     try:
-        data, status = target.read_bytes(), target.stat()
+        is_pipe = target.is_fifo()  # which would be waited for
+        data, status = b"a pipe" if is_pipe else target.read_bytes(), target.stat()
     except FileNotFoundError:
         return None
     if data[:3] != MAGIC[:3] and data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from cdzoo.cli._report import Report, name_list
 
-__all__ = ["Job", "Output", "add_inputs", "find_jobs", "make_folder", "plan_outputs"]
+__all__ = ["Job", "Output", "add_inputs", "check_regular", "find_jobs", "make_folder", "plan_outputs"]
 
 
 class Job(NamedTuple):
@@ -46,7 +47,7 @@ def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) 
     jobs: dict[tuple[str, Path], Job] = {}  # a file that is named twice is read once
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(path):  # False, too, for what may not be looked at, and is reported when it is read
             prefix = Path(os.path.basename(os.path.abspath(path))) if len(inputs) > 1 else Path()
             failed = len(report.files)
             found = [Job(file, prefix / file.relative_to(path)) for file in _walk(path, suffixes, report)]
@@ -57,6 +58,17 @@ def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) 
         for job in found:
             jobs.setdefault((os.path.abspath(job.source), job.relative), job)
     return list(jobs.values())
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse pipes and devices, which may never begin or never end.
+
+    Raises:
+        OSError: the file does not exist, or may not be looked at.
+        ValueError: it is no regular file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -100,11 +112,18 @@ def plan_outputs(jobs: Sequence[Job], folder: Path, suffix: str, report: Report)
             for job in group:
                 others = name_list(other.source for other in group if other is not job)
                 report.fail(job.source, ValueError(f"would be written to {os.fspath(place)!r}, and so would {others}"))
-        elif place.exists() and os.path.exists(group[0].source) and place.samefile(group[0].source):
+        elif _is_same(place, group[0].source):
             report.fail(group[0].source, ValueError("would be overwritten by its own result; choose another folder"))
         else:
             outputs.append(Output(group[0].source, place))
     return outputs
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:  # one of them is not there, or may not be looked at
+        return False
 
 
 def _replaced(job: Job, suffix: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError
 from cdzoo.hub import download
 
-__all__ = ["class_labels", "find_weights", "get_device", "load", "load_codec", "load_writer", "shown_source"]
+__all__ = ["find_weights", "get_device", "load", "load_codec", "load_writer", "shown_source"]
 
 
 def find_weights(builder: str | None, weights: str, *, default: str) -> WeightsFolder:
@@ -89,26 +88,6 @@ def get_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device
-
-
-def class_labels(meta: Mapping[str, Any], num_classes: int) -> list[dict[str, str]]:
-    """For each class its ``"label"`` for people and, where ``meta`` has one beside it, its ``"id"``.
-
-    ``meta["classes"]`` lists names or identifiers; ``meta["class_names"]`` lists names in the same order, or maps
-    identifiers to names. Where neither fits the network, a class is called by its number.
-    """
-    classes, names = meta.get("classes"), meta.get("class_names")
-    if not isinstance(classes, list | tuple) or len(classes) != num_classes:
-        classes = None
-    if isinstance(names, Mapping):
-        names = None if classes is None else [names.get(c, c) for c in classes]
-    if not isinstance(names, list | tuple) or len(names) != num_classes:
-        names = classes
-    if names is None:
-        return [{"label": f"class {i}"} for i in range(num_classes)]
-    if classes is None or classes is names:
-        return [{"label": str(name)} for name in names]
-    return [{"label": str(n), "id": str(c)} for n, c in zip(names, classes, strict=True)]
 
 
 def shown_source(source: WeightsFolder) -> dict[str, Any]:

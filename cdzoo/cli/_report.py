@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from cdzoo._words import explain
 from cdzoo.errors import CdzooError
 
-__all__ = ["EXPECTED", "Report", "UsageError", "explain", "name_list", "table", "width_x_height"]
+__all__ = ["EXPECTED", "Report", "UsageError", "name_list", "table", "width_x_height"]
 
 Job = TypeVar("Job")
 EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
@@ -85,13 +86,6 @@ class Report:
             text = "" if cut_short else render(self)
         if text:
             print(_printable(text, sys.stdout))
-
-
-def explain(error: BaseException) -> str:
-    """An exception as one line for people."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {os.fspath(error.filename)!r}" if error.filename is not None else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -20,6 +20,7 @@ from cdzoo._registry import (
     unknown_name,
 )
 from cdzoo._weights import WeightsEnum, WeightsFolder
+from cdzoo.cli._files import check_regular
 from cdzoo.cli._load import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, read_header
@@ -161,6 +162,7 @@ def _weights_facts(source: WeightsFolder) -> dict[str, Any]:
 
 
 def _stream_facts(path: Path) -> dict[str, Any]:
+    check_regular(path)
     header = read_header(path.read_bytes(), max_pixels=None)
     written_by = [
         str(member)

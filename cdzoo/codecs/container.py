@@ -17,17 +17,29 @@ All integers are little-endian. Two parts (a hyperprior codec) make a header of 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import struct
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from cdzoo.errors import BitstreamError
 
-__all__ = ["MAX_IMAGE_PIXELS", "StreamHeader", "pack", "read_header", "unpack", "write_atomically"]
+__all__ = [
+    "MAX_IMAGE_PIXELS",
+    "StreamHeader",
+    "atomic_file",
+    "pack",
+    "read_header",
+    "remove_leftovers",
+    "unpack",
+    "write_atomically",
+]
 
 MAGIC = b"CDZ\x01"
 MAX_IMAGE_PIXELS = 178_956_970
@@ -177,8 +189,13 @@ def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple
     return header, tuple(parts)
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that it is either there in full or not at all, whatever interrupts the writing.
+_TEMPORARY = re.compile(r"\..{1,32}\.[0-9a-f]{16}\.tmp", re.DOTALL)
+_LEFT_AFTER_S = 24 * 3600
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write that is either there in full or not at all, whatever interrupts the writing.
 
     The bytes go to a temporary file in the same folder, reach the disk, and then take the name in one step; a file
     that was there before stays whole until that moment.
@@ -187,15 +204,36 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         OSError: the folder does not exist, is not writable, or the disk is full; no temporary file stays behind.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
+    # 32 characters are 128 bytes at most, of the 255 that a name may have
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
     # created exclusively, with the mode that open() would give
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file in full or not at all; see :func:`atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of :func:`atomic_file` that killed processes left in a folder more than a day ago.
+
+    Younger ones may belong to somebody who is writing. What cannot be removed stays; a folder that is not there has
+    none.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFT_AFTER_S:
+                        os.unlink(entry.path)

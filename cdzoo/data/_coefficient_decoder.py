@@ -10,12 +10,12 @@ import torch
 from cdzoo.codecs import read_jpeg, read_jpeg_header
 from cdzoo.codecs._jpeg_reader import Geometry
 from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, in_threads
-from cdzoo.data.coefficient_transforms import gray_to_ycbcr
+from cdzoo.data.coefficient_transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["JPEG_SUFFIXES", "CoefficientDecoder", "Gray", "Sampling", "jpeg_error"]
+__all__ = ["JPEG_SUFFIXES", "CoefficientDecoder", "Gray", "Sampling", "jpeg_error", "read_upright"]
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 Gray = Literal["keep", "ycbcr"]
@@ -94,6 +94,19 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
     def _read(self, files: bytes | Sequence[bytes], num_threads: int) -> JPEGCoefficients:
         found = read_jpeg(files, num_threads=num_threads, max_pixels=self._max_pixels)
         return found if self._gray_sampling is None else gray_to_ycbcr(found, self._gray_sampling)
+
+
+def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) -> JPEGCoefficients:
+    """The coefficients of a file as its Exif orientation wants it seen, but for those too small to be turned.
+
+    Raises:
+        JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
+    """
+    header = read_jpeg_header(data)
+    coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
+    if min(header.image_size) < max(alignment(coefficients)):  # no whole block
+        return coefficients
+    return upright(coefficients, header.orientation)
 
 
 def jpeg_error(error: CdzooError, name: str) -> JPEGError:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from cdzoo.codecs._threads import for_each
 from cdzoo.errors import CdzooError
 
-__all__ = ["MAX_STREAM_BYTES", "Decoder", "ErrorPolicy", "OnError", "in_threads"]
+__all__ = ["MAX_STREAM_BYTES", "Decoder", "ErrorPolicy", "OnError", "bucketed", "in_threads"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -123,6 +123,43 @@ class Decoder(ABC, Generic[T]):
 def in_threads(work: Callable[[In], Out], items: Sequence[In], num_threads: int) -> list[Out]:
     """``[work(item) for item in items]``, several at a time."""
     return for_each(lambda i: work(items[i]), len(items), num_threads)
+
+
+def bucketed(
+    items: Iterable[In],
+    key: Callable[[In], Hashable],
+    *,
+    size: int | Callable[[In], int],
+    max_pending: int,
+    drop_last: bool = False,
+) -> Iterator[list[In]]:
+    """Lists of items of one key each: full ones, or, beyond ``max_pending`` items that wait, the longest.
+
+    Args:
+        items: come in any order of keys, and keep theirs within a key.
+        key: what the items of a list have in common.
+        size: of a full list; or a function of an item, equal for all of its key.
+        max_pending: items that wait, at most.
+        drop_last: whether to leave out lists that are not full.
+    """
+    buckets: dict[Hashable, list[In]] = {}
+    pending = 0
+    for item in items:
+        bucket = buckets.setdefault(own := key(item), [])
+        bucket.append(item)
+        pending += 1
+        full = size(item) if callable(size) else size
+        if len(bucket) < full:
+            if pending <= max_pending:
+                continue
+            own = max(buckets, key=lambda key: len(buckets[key]))
+            full = size(buckets[own][0]) if callable(size) else size
+        taken = buckets.pop(own)
+        pending -= len(taken)
+        if len(taken) == full or not drop_last:
+            yield taken
+    if not drop_last:
+        yield from buckets.values()
 
 
 def _caused(error: CdzooError, cause: CdzooError) -> CdzooError:

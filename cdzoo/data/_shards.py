@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cdzoo.data._decode import Decoder, ErrorPolicy, OnError
+from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, bucketed
 from cdzoo.data._tar import Member, read_member
 from cdzoo.data._webdataset import Paths, find_shards, read_samples
 from cdzoo.data.sampler import replica
@@ -154,23 +154,13 @@ class SampleShards(IterableDataset[Any], Generic[T]):
         if self.batch_size is None:
             yield from ([raw] for raw in files)
             return
-        buckets: dict[Hashable, list[_Raw]] = {}
-        pending = 0
-        for raw in files:
-            key = self._bucket_key(raw.data)
-            bucket = buckets.setdefault(key, [])
-            bucket.append(raw)
-            pending += 1
-            if len(bucket) < self.batch_size:
-                if pending <= self.max_pending:
-                    continue
-                key = max(buckets, key=lambda key: len(buckets[key]))
-            full = buckets.pop(key)
-            pending -= len(full)
-            if len(full) == self.batch_size or not self.drop_last:
-                yield full
-        if not self.drop_last:
-            yield from buckets.values()
+        yield from bucketed(
+            files,
+            lambda raw: self._bucket_key(raw.data),
+            size=self.batch_size,
+            max_pending=self.max_pending,
+            drop_last=self.drop_last,
+        )
 
     def _bucket_key(self, data: bytes) -> Hashable:
         try:

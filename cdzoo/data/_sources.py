@@ -12,7 +12,7 @@ from cdzoo.data._decode import Decoder, in_threads
 from cdzoo.data._tar import Member, read_member
 from cdzoo.data._webdataset import Paths, find_shards, read_samples
 
-__all__ = ["FolderSource", "ShardSource", "Source", "open_source"]
+__all__ = ["FolderSource", "ShardSource", "Source", "class_folders", "find_files", "open_source", "read_file"]
 
 _PIECE = 64
 _THREADS = 16  # reading headers waits for the disk or the network, not for the processor
@@ -27,11 +27,7 @@ class FolderSource:
 
     def __init__(self, root: Path, decoder: Decoder[Any]) -> None:
         self.root, self._decoder = root, decoder
-        self.names: list[str] = []
-        for folder, _, files in os.walk(root, onerror=_raise, followlinks=True):
-            relative = PurePath(folder).relative_to(root)
-            self.names += [(relative / name).as_posix() for name in files if name.lower().endswith(decoder.suffixes)]
-        self.names.sort()
+        self.names = find_files(root, decoder.suffixes)
 
     def path(self, index: int) -> PurePath:
         """What a function for labels gets to see."""
@@ -48,15 +44,7 @@ class FolderSource:
             CdzooError: the decoder's: no regular file, or larger than ``limit``.
             OSError: it has gone, or may not be read.
         """
-        path = self.describe(index)
-        size = self._size(path)
-        if size > limit:
-            raise self._decoder.error(
-                f"{path}: {size} bytes, more than the limit of {limit}; "
-                "if you trust the source, pass a larger max_stream_bytes."
-            )
-        with open(path, "rb") as file:
-            return file.read(size)  # a larger count would have Python allocate as much
+        return read_file(self.describe(index), limit, self._decoder.error)
 
     def bucket_keys(self) -> list[Hashable]:
         """Every file's bucket key, or, in its place, why there is none."""
@@ -66,42 +54,18 @@ class FolderSource:
         return [known.setdefault(key, key) for keys in found for key in keys]
 
     def class_labels(self) -> tuple[list[str], list[int]]:
-        """Class names (the folders right below the root, sorted), and each file's class.
-
-        Raises:
-            ValueError: no such folders, a file outside of them, or a folder without any file.
-        """
-        classes = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
-        firsts = [name.partition("/")[0] for name in self.names]
-        known, used = set(classes), set(firsts)
-        advice = "pass labels=None to do without labels, or a mapping or function that knows them."
-        outside = [name for name, first in zip(self.names, firsts, strict=True) if first not in known]
-        if outside:
-            raise ValueError(
-                f"{self.root}: {len(outside)} files lie in no class folder, first {outside[0]!r}; {advice}"
-            )
-        if used != known:  # to leave them out would number the classes otherwise than in another split of the data
-            raise ValueError(
-                f"{self.root}: class folders without files: {sorted(known - used)}; remove them, or {advice}"
-            )
-        number = {name: position for position, name in enumerate(classes)}
-        return classes, [number[first] for first in firsts]
+        """See :func:`class_folders`."""
+        return class_folders(self.root, self.names)
 
     def _bucket_key(self, index: int) -> Hashable:
         path = self.describe(index)
 
         def head(count: int) -> bytes:
-            count = min(count, self._size(path))
+            count = min(count, _size(path, self._decoder.error))
             with open(path, "rb", buffering=0) as file:
                 return file.read(count)
 
         return self._decoder.peek(path, head)
-
-    def _size(self, path: str) -> int:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
-            raise self._decoder.error(f"{path}: not a regular file.")
-        return status.st_size
 
 
 class ShardSource:
@@ -203,6 +167,73 @@ def open_source(
     if not source.names:
         raise FileNotFoundError(f"no sample with a {wanted} member in {len(shards)} shards, first {shards[0]}.")
     return source
+
+
+def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files in a folder and its subfolders, links to folders included: paths below it with forward slashes, sorted.
+
+    A link that leads back to a folder above itself is not followed.
+    """
+    names: list[str] = []
+    lines = {os.fspath(root): frozenset({_identity(root)})}  # a folder to come -> it and all above it
+    for folder, subfolders, files in os.walk(root, onerror=_raise, followlinks=True):
+        relative = PurePath(folder).relative_to(root)
+        names += [(relative / name).as_posix() for name in files if name.lower().endswith(suffixes)]
+        line = lines.pop(folder)
+        for path in [os.path.join(folder, name) for name in subfolders]:
+            if (identity := _identity(path)) in line:
+                subfolders.remove(os.path.basename(path))
+            else:
+                lines[path] = line | {identity}
+    return sorted(names)
+
+
+def class_folders(root: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Class names (the folders right below the root, sorted), and each file's class.
+
+    Raises:
+        ValueError: no such folders, a file outside of them, or a folder without any file.
+    """
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    firsts = [name.partition("/")[0] for name in names]
+    known, used = set(classes), set(firsts)
+    advice = "pass labels=None to do without labels, or a mapping or function that knows them."
+    outside = [name for name, first in zip(names, firsts, strict=True) if first not in known]
+    if outside:
+        raise ValueError(f"{root}: {len(outside)} files lie in no class folder, first {outside[0]!r}; {advice}")
+    if used != known:  # to leave them out would number the classes otherwise than in another split of the data
+        raise ValueError(f"{root}: class folders without files: {sorted(known - used)}; remove them, or {advice}")
+    number = {name: position for position, name in enumerate(classes)}
+    return classes, [number[first] for first in firsts]
+
+
+def read_file(path: str, limit: int, refused: type[Exception]) -> bytes:
+    """A whole file.
+
+    Raises:
+        refused: no regular file, or larger than ``limit``.
+        OSError: it has gone, or may not be read.
+    """
+    size = _size(path, refused)
+    if size > limit:
+        raise refused(
+            f"{path}: {size} bytes, more than the limit of {limit}; "
+            "if you trust the source, pass a larger max_stream_bytes."
+        )
+    with open(path, "rb") as file:
+        return file.read(size)  # a larger count would have Python allocate as much
+
+
+def _size(path: str, refused: type[Exception]) -> int:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+        raise refused(f"{path}: not a regular file.")
+    return status.st_size
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _raise(error: OSError) -> None:

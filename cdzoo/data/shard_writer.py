@@ -11,13 +11,14 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cdzoo.codecs import read_header, read_jpeg
+from cdzoo.codecs.container import atomic_file, remove_leftovers
 from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, jpeg_error
 from cdzoo.errors import BitstreamError, JPEGError
 
-__all__ = ["write_shards"]
+__all__ = ["open_shard", "sample_members", "write_shards"]
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -66,12 +67,13 @@ def write_shards(
         raise FileExistsError(
             f"{existing[0]} is there already, and old and new shards would mix; use another directory."
         )
+    remove_leftovers(directory)
     written: list[Path] = []
     samples = _samples(streams)
     sample = next(samples, None)
     while sample is not None:
         path = directory / pattern.format(len(written))
-        with _atomic(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        with open_shard(path) as tar:
             count = 0
             while sample is not None and count < max_count:
                 size = tar.offset + sum(len(_header(info)) + len(data) + -len(data) % _BLOCK for info, data in sample)
@@ -111,10 +113,22 @@ def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, byt
             raise jpeg_error(error, os.fspath(source)) from error
         # WebDataset's key ends at the first dot
         key = f"{number:08d}-{Path(source).stem.replace('.', '_')}"
-        members = [_member(f"{key}{kind}", stream)]
-        if label is not None:
-            members.append(_member(f"{key}.cls", str(operator.index(label)).encode()))
-        yield members
+        yield sample_members(key, kind, stream, label)
+
+
+def sample_members(key: str, suffix: str, data: bytes, label: int | None) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """The members of one sample: its file and, with a label, ``.cls``."""
+    members = [_member(f"{key}{suffix}", data)]
+    if label is not None:
+        members.append(_member(f"{key}.cls", str(operator.index(label)).encode()))
+    return members
+
+
+@contextlib.contextmanager
+def open_shard(path: Path) -> Iterator[tarfile.TarFile]:
+    """A shard to add members to, which takes its name when it is complete."""
+    with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        yield tar
 
 
 def _member(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
@@ -125,18 +139,3 @@ def _member(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
 
 def _header(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name only when everything is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

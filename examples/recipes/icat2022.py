@@ -6,7 +6,8 @@ One step of training from random values does not converge; the paper has two, an
     icat2022.py second --data imagenet --init runs/first/icat --alpha 0.3 --test kodak --out runs/second
     icat2022.py rival  --data imagenet --codec MBT --rival deit_small_patch16_224 --alpha 0.3 --out runs/rival
 
-The first step is without quantisation and rate, and has DeiT's augmentations. The second has ``--alpha`` of 0.1, 0.3
+The first step is without quantisation and rate, and has DeiT's augmentations (in ``--small`` runs, which are too short
+for them, the second step's). The second has ``--alpha`` of 0.1, 0.3
 and 0.6, and ``--ratio`` (alpha / beta) of 100, in the ablation 50 and 200; it takes mirrored random resized crops only,
 since the hyperprior takes other augmentations badly. ``--schedule inat19`` is the paper's for that data set; its first
 step starts from one of ImageNet (``--init``). A rival is ``mbt2018_mean`` with a network of timm behind its decoded
@@ -169,7 +170,7 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
     """Train without quantisation and rate: AdamW, 300 epochs, DeiT's augmentations, alpha 1, beta 0.001."""
     warmup = _apply_schedule(args, "first")
     run = Run(args)
-    inputs = AnalysisInputs(run, deit=True)
+    inputs = AnalysisInputs(run, deit=args.augment == "deit")
     run.seed("weights")
     if args.init:
         model = cdzoo.from_pretrained(args.init).train()
@@ -252,11 +253,19 @@ def main(argv: Sequence[str] | None = None) -> Any:
         "minutes": None,
     }
 
-    command = add_command(commands, first, paper={"batch": None, "weight_decay": 0.05}, small=small, smoke=smoke)
+    command = add_command(
+        commands,
+        first,
+        paper={"batch": None, "weight_decay": 0.05},
+        small={**small, "augment": "crop"},
+        smoke={**smoke, "augment": "deit"},
+    )
     _add_options(command, alpha=1.0)
-    command.add_argument("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
-    command.add_argument("--init", help="folder of a first step on other data to start from")
-    command.add_argument("--width", type=float, default=1.0)
+    add = command.add_argument
+    add("--augment", choices=("deit", "crop"), default="deit", help="crop: the second step's, for a few epochs")
+    add("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
+    add("--init", help="folder of a first step on other data to start from")
+    add("--width", type=float, default=1.0)
 
     command = add_command(commands, second, paper={"batch": None}, small={**small, "lr": 2e-4}, smoke=smoke)
     _add_options(command, alpha=0.3)

@@ -1,0 +1,207 @@
+"""Whole archives on a cluster, by Ray Data: images to shards of streams, streams and JPEG files to classes.
+
+    ray.init()
+    compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and what became of each file
+    classify(compose(codec, model), "photos-cdz", "labels")   # Parquet tables
+    ray.data.read_parquet("labels").filter(expr="error is None")
+
+Each worker is an actor that holds the codec, and takes a part at a time: a shard, or ``part_size`` files of a folder.
+A part's result appears under its name at once and in full, so that a worker that dies loses nothing and writes nothing
+twice: its part is begun anew. A run that was stopped goes on when it is started again. What cannot be read is a row
+with an ``error``, and the rest goes on.
+
+All workers must see source and output under the same paths: a shared file system, or one machine.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from torch import nn
+
+from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
+from cdzoo.codecs.container import remove_leftovers
+from cdzoo.data._bulk import BulkSummary, Classify, Compress, Part, Task, make_plan, summarise, unfinished
+from cdzoo.data._decode import MAX_STREAM_BYTES
+from cdzoo.data._webdataset import Paths
+
+__all__ = ["BulkSummary", "classify", "compress"]
+
+_TRIES = 3
+
+
+def compress(
+    codec: Codec,
+    source: Paths,
+    output: str | os.PathLike[str],
+    *,
+    labels: bool = False,
+    part_size: int = 1000,
+    batch_size: int = 16,
+    max_pixels: int | None = MAX_IMAGE_PIXELS,
+    max_stream_bytes: int = MAX_STREAM_BYTES,
+    concurrency: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+) -> BulkSummary:
+    """Compress images to shards that :class:`~cdzoo.data.StreamShards` and :class:`~cdzoo.data.StreamDataset` read.
+
+    Writes ``part-000000.tar`` and, when it is complete, ``part-000000.parquet``: a row for each image with ``file``,
+    ``sample`` (its name in the shard), ``bytes``, ``height``, ``width``, ``error``.
+
+    Args:
+        codec: sent to the workers as it is.
+        source: a folder of images, with its subfolders; or WebDataset shards with image members, as a path, a glob, a
+            brace list, or a sequence of these.
+        output: a folder that workers see, too.
+        labels: write class numbers beside the streams: of a folder, its class subfolders in alphabetical order; of
+            shards, their ``.cls`` members.
+        part_size: images of a folder in a part, and so in a shard. Shards stay what they are.
+        batch_size: images of one size to encode together, at most.
+        max_pixels, max_stream_bytes: refuse images of more pixels, and files of more bytes.
+        concurrency: number of workers; by default, as many as the cluster's processors (or GPUs) suffice for.
+        num_cpus, num_gpus: what a worker takes; with a GPU, it works there.
+
+    Returns:
+        counts of all that lies in ``output``.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: options that cannot be, or results of something else in ``output``.
+        OSError: results cannot be written.
+        RuntimeError: parts whose workers died again and again; names them. What was done stays.
+    """
+    task = Compress(
+        codec, batch_size=batch_size, max_pixels=max_pixels, max_stream_bytes=max_stream_bytes, with_labels=labels
+    )
+    return _run(task, source, Path(output), part_size, concurrency, num_cpus, num_gpus)
+
+
+def classify(
+    model: nn.Module,
+    source: Paths,
+    output: str | os.PathLike[str],
+    *,
+    top: int = 5,
+    transforms: Callable[[Any], Any] | None = None,
+    part_size: int = 1000,
+    batch_size: int = 16,
+    max_pixels: int | None = MAX_IMAGE_PIXELS,
+    max_stream_bytes: int = MAX_STREAM_BYTES,
+    concurrency: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+) -> BulkSummary:
+    """Classify ``.cdz`` streams or JPEG files; no pixel is rebuilt.
+
+    Writes ``part-000000.parquet`` and so on: a row for each file with ``file`` (its path below the folder, or its name
+    in the shard), ``classes``, ``labels`` and ``probabilities`` (lists, the most probable first), ``error``.
+
+    Args:
+        model: what :func:`cdzoo.compose` returns, for streams; or a network over JPEG coefficients
+            (``cdzoo.models.jpeg_resnet18``, :func:`cdzoo.ops.to_jpeg_domain`), for JPEG files, which are turned as
+            their Exif data say.
+        source: a folder of such files, with its subfolders; or shards, as for :func:`compress`.
+        output: a folder that workers see, too.
+        top: classes in a row.
+        transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
+        part_size, batch_size, max_pixels, max_stream_bytes, concurrency, num_cpus, num_gpus: as for :func:`compress`.
+
+    Returns:
+        counts of all that lies in ``output``.
+
+    Raises:
+        TypeError: a network that reads neither.
+        FileNotFoundError, ValueError, OSError, RuntimeError: as for :func:`compress`.
+    """
+    task = Classify(
+        model,
+        top=top,
+        transforms=transforms,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        max_stream_bytes=max_stream_bytes,
+        with_labels=False,
+    )
+    return _run(task, source, Path(output), part_size, concurrency, num_cpus, num_gpus)
+
+
+class _Worker:
+    """Holds a task and does parts of it; an actor."""
+
+    def __init__(self, task: Any, output: str, num_cpus: float, on_gpu: bool) -> None:
+        torch.set_num_threads(max(1, int(num_cpus)))
+        self.task: Task = ray.get(task)
+        self.output = Path(output)
+        if on_gpu:
+            self.task.to("cuda")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"error": np.array([self._do(pickle.loads(part)) for part in batch["part"]], dtype=object)}
+
+    def _do(self, part: Part) -> bytes:
+        try:
+            self.task.write(part, self.output)
+        except Exception as error:  # raised as it is by whoever waits; Ray would hand on its text only
+            error.add_note(f"in {part.table}")
+            return pickle.dumps(error)
+        return b""
+
+
+def _run(
+    task: Task,
+    source: Paths,
+    output: Path,
+    part_size: int,
+    concurrency: int | None,
+    num_cpus: float,
+    num_gpus: float,
+) -> BulkSummary:
+    if concurrency is not None and concurrency < 1:
+        raise ValueError(f"concurrency must be at least 1, not {concurrency}.")
+    if num_cpus <= 0 or num_gpus < 0:
+        raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}.")
+    output = Path(os.path.abspath(output))
+    parts = make_plan(task, source, output, part_size=part_size)
+    todo = unfinished(parts, output)
+    remove_leftovers(output)
+    if todo:
+        if concurrency is None:
+            have: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"CPU": os.cpu_count() or 1}
+            concurrency = int(have.get("GPU", 0) / num_gpus if num_gpus else have.get("CPU", 1) / num_cpus)
+        workers = max(1, min(concurrency, len(todo)))
+        # held here until all is done: a worker that takes another's place asks for it again
+        shared = ray.put(task)
+        rows: ray.data.Dataset = ray.data.from_items(
+            [{"part": pickle.dumps(part)} for part in todo], override_num_blocks=len(todo)
+        )
+        rows = rows.map_batches(
+            _Worker,
+            fn_constructor_args=(shared, os.fspath(output), num_cpus, num_gpus > 0),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus or None,
+            max_restarts=_TRIES * workers,
+            max_task_retries=_TRIES,
+        )
+        try:
+            for row in rows.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+        except ray.exceptions.RayError as error:
+            missing = unfinished(parts, output)
+            names = ", ".join(f"{part.table} ({part.shard or part.files[0]})" for part in missing[:3])
+            raise RuntimeError(
+                f"{len(missing)} of {len(parts)} parts are not done, first {names}: workers died of them or were lost "
+                f"({error}). What is done stays: start the same run again to go on."
+            ) from error
+    return summarise(parts, output, skipped=len(parts) - len(todo))
