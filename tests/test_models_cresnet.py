@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
+import cdzoo
 from cdzoo.models import cresnet39, cresnet51, cresnet72, resnet50, resnet71
 from cdzoo.models.cresnet import CResNet
 from cdzoo.models.rgb_resnet import RGBResNet
@@ -233,6 +234,13 @@ def test_pixel_baselines_on_odd_sizes():
         with torch.no_grad():
             features = model.forward_features(torch.randn(1, 3, height, width))
         assert features.shape == (1, 256, math.ceil(height / 32), math.ceil(width / 32))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet71_d"])
+def test_pixel_baselines_read_pixels(name):
+    latent = cdzoo.Latent(torch.zeros(1, 3, 8, 8), None, (64, 64))
+    with pytest.raises(TypeError, match=r"reads pixels .*not Latent: decode it first"):
+        cdzoo.get_model(name, width=0.125, num_classes=3)(latent)
 
 
 def test_layers_must_fit_the_stages():

@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cdzoo.errors import WeightsError
 from cdzoo.models import fa_cresnet39
 from cdzoo.models.fa_cresnet import FAcResNet
 from cdzoo.ops import ChannelAttention, FeatureAdaptation, FeatureEnhancement
@@ -201,14 +202,14 @@ def test_initialised_stages_compute_what_the_resnet_computes(torchvision_state):
 def test_init_from_resnet50_is_all_or_nothing(torchvision_state):
     model = fa_cresnet39(in_channels=8, num_classes=10)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"fc\.weight has shape \(23, 2048\).*needs \(10, 2048\).*classifier=False"):
+    with pytest.raises(WeightsError, match=r"fc\.weight has shape \(23, 2048\).*needs \(10, 2048\).*classifier=False"):
         model.init_from_resnet50(torchvision_state)
     incomplete = {name: tensor for name, tensor in torchvision_state.items() if not name.startswith("layer4.2.bn3")}
-    with pytest.raises(ValueError, match=r"5 tensors.*'layer4\.2\.bn3\.weight'"):
+    with pytest.raises(WeightsError, match=r"5 of 228 tensors.*'layer4\.2\.bn3\.weight'"):
         model.init_from_resnet50(incomplete, classifier=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert len(model.init_from_resnet50(torchvision_state, classifier=False)) == 228
-    with pytest.raises(ValueError, match=r"layer2\.1\.conv1\.weight.*use width=1\.0"):
+    with pytest.raises(WeightsError, match=r"layer2\.1\.conv1\.weight.*the other's width"):
         fa_cresnet39(**SMALL).init_from_resnet50(torchvision_state, classifier=False)
 
 

@@ -34,6 +34,7 @@ from cdzoo._registry import build, register_model
 from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._state_dict import load_named
 from cdzoo.ops.attention import FeatureAdaptation
 
 if TYPE_CHECKING:
@@ -127,26 +128,14 @@ class FAcResNet(LatentClassifier):
             the names of the parameters and buffers that were filled, in this network and in ``state_dict`` alike.
 
         Raises:
-            ValueError: a tensor is missing or has another shape. Nothing has been copied then.
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
         """
-        own = self.state_dict()
         prefixes = tuple(f"{name}." for name, _ in self._pretrained_modules(classifier))
-        names = [name for name in own if name.startswith(prefixes)]
-        missing = [name for name in names if name not in state_dict]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} tensors are not in the state dict, the first is {missing[0]!r}: layers 2-4 and fc "
-                "must be there in full, under the names of torchvision's resnet50"
-            )
-        for name in names:
-            theirs, ours = tuple(state_dict[name].shape), tuple(own[name].shape)
-            if theirs != ours:
-                way_out = "pass classifier=False to keep the present fc" if name.startswith("fc.") else "use width=1.0"
-                raise ValueError(f"{name} has shape {theirs}, this network needs {ours}: {way_out}")
-        with torch.no_grad():
-            for name in names:
-                own[name].copy_(state_dict[name])
-        return names
+        names = [(name, name) for name in self.state_dict() if name.startswith(prefixes)]
+        return load_named(
+            self, state_dict, names, source="a ResNet-50 of this network's width (layers 2-4 and fc)",
+            way_out="pass classifier=False to keep the present fc, and build the network with the other's width",
+        ).taken  # fmt: skip
 
     def parameter_groups(self, stage: int, *, classifier: bool = True) -> list[dict[str, Any]]:
         """Parameters for an optimizer, to which the rates of the recipe can be added.

@@ -78,11 +78,17 @@ class RGBResNet(Classifier):
         """``(B, 3, H, W)`` -> ``(B, num_features, ceil(H / 32), ceil(W / 32))``.
 
         Raises:
+            TypeError: no tensor, but a ``Latent``, say.
             ValueError: wrong number of channels.
         """
         return self._run_stages(self._enter(x))
 
     def _enter(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"this network reads pixels (B, {self.in_channels}, H, W), not {type(x).__name__}: decode it first, "
+                "with codec.decode or cdzoo.codecs.decode_jpeg"
+            )
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, this network reads (B, {self.in_channels}, H, W): convert the images, "

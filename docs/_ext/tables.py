@@ -25,6 +25,7 @@ from cdzoo.codecs import Codec
 from cdzoo.models import Segmenter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results.json"
 
 
 def pipe_table(header: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
@@ -140,6 +141,28 @@ def recipe_rows(*patterns: str) -> Iterator[list[str]]:
             yield [f"`{LEFT_OUT.sub('', result['command'])}`", f"{result['minutes']:g}", ", ".join(figures)]
 
 
+def billion_rows() -> Iterator[list[str]]:
+    """What a billion images cost, from the rows of bytes to labels on one thread, in the largest batch measured."""
+    measured = json.loads(BENCHMARKS.read_text(encoding="utf-8"))["rows"]
+    peers = {"jpeg-to-labels": ("JPEG", "torchvision"), "cdz-to-labels": (".cdz", "CompressAI")}
+    largest: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in measured:
+        case = row["case"]
+        if row["group"] in peers and case["threads"] == 1:
+            key = row["group"], case["network"], case["size"]
+            if key not in largest or case["batch"] > largest[key]["case"]["batch"]:
+                largest[key] = row
+    for (group, network, size), row in largest.items():
+        kind, peer = peers[group]
+        case, theirs = row["case"], row["peers"][peer]["value"]
+        hours = [1e9 * ms / case["batch"] / 3.6e6 for ms in (row["ours"], theirs)]
+        terabytes = 1e9 * size * size * case["bits per pixel"] / 8 / 1e12
+        yield [
+            f"{kind} to {network}" if kind == ".cdz" else f"{kind} to jpeg_resnet18, {network}", f"{size}x{size}",
+            f"{terabytes:,.1f}", f"{hours[0]:,.0f}", f"{hours[1]:,.0f}", f"{hours[1] - hours[0]:+,.0f}",
+        ]  # fmt: skip
+
+
 TABLES: dict[str, tuple[list[str], Callable[..., Iterator[list[str]]], tuple[int, ...]]] = {
     "codec-table": (
         ["codec", "from", "stride", "channels", "latents hold", "parameters", "weights"], codec_rows, (2, 3, 5),
@@ -148,12 +171,15 @@ TABLES: dict[str, tuple[list[str], Callable[..., Iterator[list[str]]], tuple[int
         ["model", "from", "task", "reads", "stride", "parameters", "weights"], model_rows, (4, 5),
     ),
     "weights-table": (["weights", "reaches", "size", "licence", "codec"], weights_rows, (2,)),
+    "billion-table": (
+        ["from", "pixels", "TB to read", "core hours", "core hours, decoded first", "saved"], billion_rows, (2, 3, 4, 5)
+    ),
     "recipe-results": (["run", "minutes", "result"], recipe_rows, (1,)),
 }  # fmt: skip
 
 
 class Table(SphinxDirective):
-    """``{codec-table}``, ``{model-table}``, ``{weights-table} PATTERNS``, ``{recipe-results} PATTERNS``."""
+    """``{codec-table}``, ``{model-table}``, ``{weights-table} PATTERNS``, ``{billion-table}`` and so on."""
 
     optional_arguments = 1
     final_argument_whitespace = True
