@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -121,6 +122,42 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_comes_out_the_same(
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     assert {name: value[0] for name, value in before.items()} == {name: value[0] for name, value in after.items()}
     assert {name for name in before if before[name] != after[name]} == {"part-000001.tar", "part-000001.parquet"}
+
+
+def test_a_part_whose_files_have_all_gone_leaves_no_shard_of_an_earlier_attempt(codec: Codec, tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo(0).save(source / "0.png")
+    task = Compress(codec, **LIMITS)
+    [part] = make_plan(task, source, output, part_size=10)
+    task.write(part, output)
+    (output / part.table).unlink()
+    (source / "0.png").unlink()
+    task.write(part, output)
+    assert [path.name for path in sorted(output.iterdir())] == ["part-000000.parquet", "plan.json"]
+
+
+def test_relative_paths_and_modules_stay_what_they_are(
+    codec: Codec, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers stand elsewhere, and what the caller trains is not to be touched."""
+    monkeypatch.chdir(photos)
+    module = copy.deepcopy(codec).train()
+    parts = make_plan(Compress(module, **LIMITS), "cat", tmp_path / "out", part_size=3)
+    assert module.training
+    assert all(part.folder == str(photos / "cat") for part in parts)
+    (tmp_path / "a.cdz").write_bytes(codec.compress(torch.rand(1, 3, 32, 32))[0])
+    write_shards([tmp_path / "a.cdz"], tmp_path / "shards")
+    monkeypatch.chdir(tmp_path)
+    model = cdzoo.models.jpeg_resnet_small(num_classes=3).train()
+    Classify(model, top=1, transforms=None, **LIMITS)
+    assert model.training
+    network = cdzoo.models.cresnet39(
+        in_channels=codec.latent_channels, width=0.05, num_classes=3, latent_stride=codec.stride
+    )
+    task = Classify(cdzoo.compose(codec, network.eval()), top=1, transforms=None, **LIMITS)
+    [part] = make_plan(task, "shards", tmp_path / "labels", part_size=3)
+    assert part.shard == str(tmp_path / "shards" / "shard-000000.tar")
 
 
 def test_another_run_does_not_go_on_here(

@@ -8,6 +8,7 @@ what is there is done.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -202,7 +203,7 @@ class Compress(Task):
         super().__init__(**options)
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec.")
-        self.codec = codec.eval()
+        self.codec = copy.deepcopy(codec).cpu().eval()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -246,6 +247,8 @@ class Compress(Task):
                     height, width = read_header(stream, max_pixels=None).image_size
                     row = {"file": printable(file.name), "sample": printable(file.sample), "bytes": len(stream)}
                     rows[file.number] = {**row, "height": height, "width": width}
+        if tar is None:
+            shard.unlink(missing_ok=True)  # of an earlier attempt, which still found some
         self._write_table(part, output, rows)
 
     @torch.no_grad()
@@ -264,7 +267,7 @@ class Classify(Task):
         super().__init__(**options)
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}.")
-        self.model, self.top = model.eval(), top
+        self.model, self.top = copy.deepcopy(model).cpu().eval(), top
         self._decoder: StreamDecoder | None = None
         if isinstance(model, CompressedDomainModel):
             if transforms is not None:
@@ -429,7 +432,7 @@ def make_plan(task: Task, source: Paths, output: Path, *, part_size: int) -> lis
 
 def _parts(task: Task, source: Paths, part_size: int) -> list[Part]:
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        folder = Path(source)
+        folder = Path(os.path.abspath(source))  # workers may stand elsewhere
         names = find_files(folder, task.suffixes)
         if names:
             labels = class_folders(folder, names)[1] if task.with_labels else None
@@ -443,7 +446,7 @@ def _parts(task: Task, source: Paths, part_size: int) -> list[Part]:
     except FileNotFoundError as error:
         wanted = ", ".join(task.suffixes)
         raise FileNotFoundError(f"no file that ends in one of {wanted}, and {error}") from None
-    return [Part(number, 0, shard, "", (), None) for number, shard in enumerate(shards)]
+    return [Part(number, 0, os.path.abspath(shard), "", (), None) for number, shard in enumerate(shards)]
 
 
 def unfinished(parts: Sequence[Part], output: Path) -> list[Part]:
