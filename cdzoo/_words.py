@@ -13,7 +13,8 @@ def explain(error: BaseException) -> str:
     """An exception as one line for people."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {os.fspath(error.filename)!r}" if error.filename is not None else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode("utf-8", "backslashreplace").decode()  # it may hold a file's name, and that any bytes
 
 
 def printable(name: str) -> str:

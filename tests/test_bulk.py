@@ -160,6 +160,58 @@ def test_relative_paths_and_modules_stay_what_they_are(
     assert part.shard == str(tmp_path / "shards" / "shard-000000.tar")
 
 
+def test_a_network_that_runs_out_of_memory_is_tried_with_one_file_at_a_time(photos: Path, tmp_path: Path) -> None:
+    class Hungry(Classify):
+        """Has memory for one file, or breaks in a way that no file is to blame for."""
+
+        message = "DefaultCPUAllocator: can't allocate memory"
+
+        def _classify(self, batch: Any) -> Any:
+            if len(batch) > 1:
+                raise RuntimeError(self.message)
+            return super()._classify(batch)
+
+    model = cdzoo.models.jpeg_resnet_small(num_classes=3)
+    task = Hungry(model, top=1, transforms=None, **LIMITS)
+    assert [row["error"] for row in run(task, photos / "cat", tmp_path / "a")] == [None] * 5
+    task.message = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal"):
+        run(task, photos / "cat", tmp_path / "b")
+
+
+def test_what_would_be_read_twice_or_not_at_all_is_refused(codec: Codec, tmp_path: Path) -> None:
+    (tmp_path / "a.cdz").write_bytes(codec.compress(torch.rand(1, 3, 32, 32))[0])
+    [shard] = write_shards([tmp_path / "a.cdz"], tmp_path / "s")
+    model = cdzoo.compose(
+        codec, cdzoo.models.cresnet39(in_channels=codec.latent_channels, width=0.05, latent_stride=codec.stride).eval()
+    )
+    task = Classify(model, top=1, transforms=None, **LIMITS)
+    with pytest.raises(ValueError, match="named twice"):
+        make_plan(task, [shard, tmp_path / "s"], tmp_path / "out", part_size=1)
+    (tmp_path / "s" / "a.cdz").write_bytes((tmp_path / "a.cdz").read_bytes())
+    with pytest.raises(ValueError, match="holds shards and files"):
+        make_plan(task, tmp_path / "s", tmp_path / "out", part_size=1)
+    with pytest.raises(ValueError, match="among what is read"):
+        make_plan(task, tmp_path / "s" / ".." / "s" / "..", tmp_path / "out" / "deep", part_size=1)
+    # another folder of the same names is another source
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    for name in "xy":
+        (tmp_path / name / "a.cdz").write_bytes((tmp_path / "a.cdz").read_bytes())
+    make_plan(task, tmp_path / "x", tmp_path / "out", part_size=1)
+    with pytest.raises(ValueError, match="asked for in files"):
+        make_plan(task, tmp_path / "y", tmp_path / "out", part_size=1)
+    other = Classify(model, top=1, transforms=None, **{**LIMITS, "max_pixels": 5})
+    with pytest.raises(ValueError, match="asked for in max_pixels"):
+        make_plan(other, tmp_path / "x", tmp_path / "out", part_size=1)
+    with pytest.raises(ValueError, match="max_pixels must be at least 1"):
+        Classify(model, top=1, transforms=None, **{**LIMITS, "max_pixels": 0})
+    [part] = make_plan(task, tmp_path / "x", tmp_path / "out", part_size=1)
+    (tmp_path / "x").rename(tmp_path / "z")
+    with pytest.raises(FileNotFoundError, match="not to be seen from here"):
+        task.write(part, tmp_path / "out")
+
+
 def test_another_run_does_not_go_on_here(
     codec: Codec, make_codec: Callable[..., Codec], photos: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +242,7 @@ def test_files_that_go_or_were_never_files_are_reported(codec: Codec, tmp_path: 
     for i in range(3):
         photo(i).save(source / f"{i}.png")
     os.mkfifo(source / "pipe.png")
+    os.mkfifo(os.fsencode(source) + b"/\xfe.png")
     odd = os.fsencode(source) + b"/\xff\n.png"
     with open(odd, "wb") as file:
         photo(7).save(file, "PNG")
@@ -201,6 +254,7 @@ def test_files_that_go_or_were_never_files_are_reported(codec: Codec, tmp_path: 
     assert rows["0.png"] is rows["2.png"] is rows["\\xff\n.png"] is None
     assert "No such file" in rows["1.png"]
     assert "not a regular file" in rows["pipe.png"]
+    assert "not a regular file" in rows["\\xfe.png"]
     assert len(StreamDataset(output, codec, labels=None)) == 3
 
 
@@ -225,6 +279,24 @@ def test_shards_of_images(codec: Codec, photos: Path, tmp_path: Path) -> None:
     assert "truncated" in rows[5]["error"]
     labels = [int(label) for _, labels in StreamShards(tmp_path / "out", codec, batch_size=2) for label in labels]
     assert sorted(labels) == list(range(5))
+
+
+def test_samples_of_a_shard_that_share_a_stem_or_come_twice(codec: Codec, tmp_path: Path) -> None:
+    """Legal as input, while others lie between them; two of one name are one damaged sample, and the rest goes on."""
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        sizes = {"a.png": (48, 32), "b.png": (32, 40), "a.bmp": (48, 32), "c.png": (32, 32), "d.png": (32, 32)}
+        for name, size in [*sizes.items(), ("d.png", (32, 32)), ("e.png", (32, 32))]:
+            buffer = io.BytesIO()
+            photo(1, *size).save(buffer, name[2:])
+            info = tarfile.TarInfo(name)
+            info.size = buffer.tell()
+            tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    rows = run(Compress(codec, **LIMITS), tmp_path / "0.tar", tmp_path / "out")
+    assert [(row["file"], row["sample"]) for row in rows] == [
+        ("a.png", "a"), ("b.png", "b"), ("a.bmp", "a-2"), ("c.png", "c"), ("0.tar", None), ("e.png", "e")
+    ]  # fmt: skip
+    assert "'d.png' comes twice" in rows[4]["error"]
+    assert len(StreamDataset(tmp_path / "out", codec, labels=None)) == 5
 
 
 def test_images_turned_by_their_exif_data(codec: Codec, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
     )
     model = cdzoo.compose(codec, network.eval())
     assert interop.classify(model, output, tmp_path / "labels", top=2, concurrency=2) == (4, 0, 10, 0)
-    table = ray.data.read_parquet(str(tmp_path / "labels")).to_pandas()
+    table = ray.data.read_parquet(str(tmp_path / "labels")).filter(expr="is_null(error)").to_pandas()
     assert sorted(table["file"]) == sorted(dataset.names)
     for name, classes in zip(table["file"], table["classes"], strict=True):
         with torch.no_grad():
@@ -104,6 +104,17 @@ def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -
     assert isinstance(found, OSError)
     assert found.errno == 28
     assert "part-000007" in found.__notes__[0]
+    assert "in write" in found.__notes__[0]  # where it was raised
+
+    class Odd(Exception):
+        def __init__(self, a: int, b: int) -> None:
+            super().__init__("odd")
+
+    error = Odd(1, 2)
+    error.add_note("in part-000001")
+    text = pickle.loads(interop._pickled(error))
+    assert isinstance(text, RuntimeError)
+    assert "Odd: odd" in str(text)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 1, "max_pixels": None, "max_stream_bytes": 1 << 20, "with_labels": False}
@@ -116,7 +127,13 @@ class _Full(_bulk.Compress):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"concurrency": 0}, "concurrency"), ({"num_cpus": 0}, "num_cpus"), ({"part_size": 0}, "part_size")],
+    [
+        ({"concurrency": 0}, "concurrency"),
+        ({"num_cpus": 0}, "num_cpus"),
+        ({"part_size": 0}, "part_size"),
+        ({"num_cpus": 3}, "Ray has 2 CPUs"),
+        ({"num_gpus": 1}, "0 GPUs"),
+    ],
 )
 def test_options_that_cannot_be(codec: Codec, tmp_path: Path, options: dict[str, Any], words: str) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")

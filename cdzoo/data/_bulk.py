@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar
@@ -43,6 +46,7 @@ __all__ = ["BulkSummary", "Classify", "Compress", "Part", "Task", "make_plan", "
 In = TypeVar("In")
 _PLAN = "plan.json"
 _MAX_BATCH_PIXELS = 1 << 22
+_MAX_PENDING_BYTES = 1 << 28
 _ABOUT_A_FILE = (CdzooError, ValueError, MemoryError)
 """What a damaged, huge or strange file can make a codec or network raise; anything else ends the part."""
 
@@ -106,15 +110,21 @@ class Task(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, batch_size: int, max_pixels: int | None, max_stream_bytes: int, with_labels: bool) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        for name, value in {
+            "batch_size": batch_size,
+            "max_pixels": max_pixels,
+            "max_stream_bytes": max_stream_bytes,
+        }.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
         self.batch_size, self.max_pixels, self.max_stream_bytes = batch_size, max_pixels, max_stream_bytes
         self.with_labels = with_labels
 
     @property
-    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the result depends on, JSON-ready."""
+        limits = {"max_pixels": self.max_pixels, "max_stream_bytes": self.max_stream_bytes}
+        return {"batch_size": self.batch_size, "labels": self.with_labels, **limits}
 
     @property
     @abstractmethod
@@ -129,35 +139,41 @@ class Task(ABC):
     def write(self, part: Part, output: Path) -> None:
         """Do a part."""
 
-    @abstractmethod
-    def _work(self, batch: Sequence[Any]) -> list[Any]:
-        """A batch of one key to as many results; raises where any of it is damaged."""
-
-    def _results(self, batch: Sequence[Any]) -> Iterator[Any]:
-        """Results, and errors in the place of those that have none: one file must not take the others with it."""
+    def _results(self, work: Callable[[Sequence[In]], Sequence[Any]], batch: Sequence[In]) -> Iterator[Any]:
+        """Results of a batch, and errors in the place of those that have none: one must not take the others with it."""
         try:
-            results = self._work(batch)
+            results = work(batch)
         except (*_ABOUT_A_FILE, RuntimeError) as error:
-            if not isinstance(error, _ABOUT_A_FILE) and "allocate" not in str(error) and "memory" not in str(error):
+            if not isinstance(error, _ABOUT_A_FILE) and not _is_out_of_memory(error):
                 raise
-            if len(batch) == 1:
-                yield error
-            else:
-                for item in batch:
-                    yield from self._results([item])
+            # without its frames, whose tensors would not leave the memory to try again
+            failure = error.with_traceback(None)
         else:
             yield from results
+            return
+        if len(batch) == 1:
+            yield failure
+            return
+        for item in batch:
+            yield from self._results(work, [item])
 
     def _batches(
-        self, files: Iterator[In], key: Callable[[In], Hashable], pixels: Callable[[In], int]
+        self,
+        files: Iterator[In],
+        key: Callable[[In], Hashable],
+        pixels: Callable[[In], int],
+        num_bytes: Callable[[In], int],
     ) -> Iterator[list[In]]:
         def size(item: In) -> int:
             return max(1, min(self.batch_size, _MAX_BATCH_PIXELS // max(1, pixels(item))))
 
-        return bucketed(files, key, size=size, max_pending=4 * self.batch_size)
+        return bucketed(files, key, size=size, weight=num_bytes, max_pending=_MAX_PENDING_BYTES)
 
     def _read(self, part: Part, failed: Callable[[int, str, Exception], None]) -> Iterator[_File]:
         """The files of a part; those that cannot be read go to ``failed``."""
+        place = part.folder if part.shard is None else os.path.dirname(part.shard)
+        if not os.path.isdir(place):  # all of it at once: this machine does not see it
+            raise FileNotFoundError(errno.ENOENT, "the source is not to be seen from here", place)
         if part.shard is None:
             for index, name in enumerate(part.files):
                 try:
@@ -207,7 +223,7 @@ class Compress(Task):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"codec": self.codec.name, "fingerprint": self.codec.fingerprint, "labels": self.with_labels}
+        return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint}
 
     @property
     def schema(self) -> Any:
@@ -231,28 +247,31 @@ class Compress(Task):
                 return None
 
         sized = ((size(file), file) for file in self._read(part, failed))
-        batches = self._batches(
-            sized, lambda item: item[0], lambda item: 1 if item[0] is None else item[0][0] * item[0][1]
-        )
+        batches = self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data))
+        names: set[str] = set()
         with contextlib.ExitStack() as stack:
             tar = None  # where no file is good there is no shard: readers take an empty one for damage
             for batch in batches:
-                for (_, file), stream in zip(batch, self._results([file for _, file in batch]), strict=True):
+                files = [file for _, file in batch]
+                for file, stream in zip(files, self._results(self._compress, files), strict=True):
                     if isinstance(stream, Exception):
                         failed(file.number, file.name, stream)
                         continue
                     tar = stack.enter_context(open_shard(shard)) if tar is None else tar
-                    for info, data in sample_members(file.sample, ".cdz", stream, file.label):
+                    # two members of a shard may differ in their extensions only
+                    sample = f"{file.sample}-{file.number}" if file.sample in names else file.sample
+                    names.add(sample)
+                    for info, data in sample_members(sample, ".cdz", stream, file.label):
                         tar.addfile(info, io.BytesIO(data))
                     height, width = read_header(stream, max_pixels=None).image_size
-                    row = {"file": printable(file.name), "sample": printable(file.sample), "bytes": len(stream)}
+                    row = {"file": printable(file.name), "sample": printable(sample), "bytes": len(stream)}
                     rows[file.number] = {**row, "height": height, "width": width}
         if tar is None:
             shard.unlink(missing_ok=True)  # of an earlier attempt, which still found some
         self._write_table(part, output, rows)
 
     @torch.no_grad()
-    def _work(self, batch: Sequence[_File]) -> list[bytes]:
+    def _compress(self, batch: Sequence[_File]) -> list[bytes]:
         device = next(self.codec.parameters()).device
         images = [decode_image(file.data, max_pixels=self.max_pixels) for file in batch]
         if len({x.shape for x in images}) > 1:  # turned as their Exif data say
@@ -294,7 +313,12 @@ class Classify(Task):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         codec = {} if self._decoder is None else {"fingerprint": self._decoder.codec.fingerprint}
-        return {"model": type(self.model).__name__, "weights": digest.hexdigest(), "top": self.top, **codec}
+        composed = isinstance(self.model, CompressedDomainModel)
+        model: Any = self.model.model if composed else self.model
+        transforms: Any = self.model.transforms if composed else self._transforms
+        config = transforms.config() if hasattr(transforms, "config") else getattr(transforms, "__qualname__", "")
+        of = {"model": type(model).__name__, "weights": digest.hexdigest(), "transforms": config}
+        return {**super().facts, **of, "top": self.top, **codec}
 
     @property
     def schema(self) -> Any:
@@ -312,7 +336,7 @@ class Classify(Task):
 
         read = self._latents if self._decoder is not None else self._coefficients
         for batch in read(self._read(part, failed), failed):
-            for (file, _), logits in zip(batch, self._results(batch), strict=True):
+            for (file, _), logits in zip(batch, self._results(self._classify, batch), strict=True):
                 if isinstance(logits, Exception):
                     failed(file.number, file.name, logits)
                 elif not logits.isfinite().all():
@@ -331,11 +355,12 @@ class Classify(Task):
             except CdzooError:  # which decoding says again
                 return None
 
+        def decode(batch: Sequence[tuple[Any, _File]]) -> list[Any]:
+            return list(decoder._decode([file.data for _, file in batch]))
+
         sized = ((key(file), file) for file in files)
-        for batch in self._batches(
-            sized, lambda item: item[0], lambda item: 1 if item[0] is None else item[0][0] * item[0][1]
-        ):
-            found = decoder._decode([file.data for _, file in batch])
+        for batch in self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data)):
+            found = list(self._results(decode, batch))
             for (_, file), latent in zip(batch, found, strict=True):
                 if isinstance(latent, Exception):
                     failed(file.number, file.name, latent)
@@ -356,10 +381,13 @@ class Classify(Task):
             c = item[1]
             return c.sampling, c.image_size, c.color_space, tuple(plane.shape for plane in c.planes)
 
-        return self._batches(read(), geometry, lambda item: item[1].image_size[0] * item[1].image_size[1])
+        def num_bytes(item: tuple[_File, JPEGCoefficients]) -> int:
+            return sum(plane.nbytes for plane in item[1].planes)
+
+        return self._batches(read(), geometry, lambda item: math.prod(item[1].image_size), num_bytes)
 
     @torch.no_grad()
-    def _work(self, batch: Sequence[tuple[_File, Any]]) -> list[Tensor]:
+    def _classify(self, batch: Sequence[tuple[_File, Any]]) -> list[Tensor]:
         inputs = [item for _, item in batch]
         if isinstance(self.model, CompressedDomainModel):
             latent = collate_latents(inputs)
@@ -386,6 +414,15 @@ class Classify(Task):
         }
 
 
+def _pixels(item: tuple[tuple[int, int] | None, Any]) -> int:
+    """Of an image whose size is known, or may be anything."""
+    return 1 if item[0] is None else math.prod(item[0])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def make_plan(task: Task, source: Paths, output: Path, *, part_size: int) -> list[Part]:
     """The parts of a source; the output folder is made, and remembers what they are.
 
@@ -404,10 +441,12 @@ def make_plan(task: Task, source: Paths, output: Path, *, part_size: int) -> lis
     parts = _parts(task, source, part_size)
     digest = hashlib.sha256()
     for part in parts:
-        names = [os.path.basename(part.shard)] if part.shard is not None else list(part.files)
+        names = [part.shard, os.path.getsize(part.shard)] if part.shard is not None else [part.folder, *part.files]
         digest.update(json.dumps([names, part.labels]).encode())
-    places = {os.path.dirname(os.path.abspath(part.shard)) if part.shard else part.folder for part in parts}
-    if os.path.realpath(output) in map(os.path.realpath, places):
+    places = {os.path.realpath(os.path.dirname(part.shard) if part.shard else part.folder) for part in parts}
+    above = {os.fspath(path) for path in (Path(os.path.realpath(output)), *Path(os.path.realpath(output)).parents)}
+    inside = places & above if parts[0].shard is None else places & {os.path.realpath(output)}
+    if inside:
         raise ValueError(f"{output}: results would lie among what is read; choose another folder.")
     facts = {"format": 1, "task": type(task).__name__, **task.facts, "parts": len(parts), "files": digest.hexdigest()}
     output.mkdir(parents=True, exist_ok=True)
@@ -421,6 +460,8 @@ def make_plan(task: Task, source: Paths, output: Path, *, part_size: int) -> lis
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); choose another folder, or remove this one.") from error
     else:
+        if not isinstance(known, dict):
+            raise ValueError(f"{path}: damaged; choose another folder, or remove this one.")
         other = sorted(key for key in {*known, *facts} if known.get(key) != facts.get(key))
         if other:
             raise ValueError(
@@ -435,6 +476,11 @@ def _parts(task: Task, source: Paths, part_size: int) -> list[Part]:
         folder = Path(os.path.abspath(source))  # workers may stand elsewhere
         names = find_files(folder, task.suffixes)
         if names:
+            if any(name.endswith(".tar") for name in os.listdir(folder)):
+                raise ValueError(
+                    f"{folder}: holds shards and files ({names[0]!r} and so on), and only one kind can be meant; name "
+                    "the shards, as 'folder/*.tar', or move one kind elsewhere."
+                )
             labels = class_folders(folder, names)[1] if task.with_labels else None
             return [
                 Part(number, first, None, os.fspath(folder), tuple(names[first : first + part_size]),
@@ -446,6 +492,8 @@ def _parts(task: Task, source: Paths, part_size: int) -> list[Part]:
     except FileNotFoundError as error:
         wanted = ", ".join(task.suffixes)
         raise FileNotFoundError(f"no file that ends in one of {wanted}, and {error}") from None
+    if twice := [shard for shard, count in Counter(map(os.path.realpath, shards)).items() if count > 1]:
+        raise ValueError(f"{twice[0]}: named twice; its files would come twice.")
     return [Part(number, 0, os.path.abspath(shard), "", (), None) for number, shard in enumerate(shards)]
 
 

@@ -131,33 +131,42 @@ def bucketed(
     *,
     size: int | Callable[[In], int],
     max_pending: int,
+    weight: Callable[[In], int] = lambda item: 1,
     drop_last: bool = False,
 ) -> Iterator[list[In]]:
-    """Lists of items of one key each: full ones, or, beyond ``max_pending`` items that wait, the longest.
+    """Lists of items of one key each: full ones, or, where too much waits, the heaviest.
 
     Args:
         items: come in any order of keys, and keep theirs within a key.
         key: what the items of a list have in common.
         size: of a full list; or a function of an item, equal for all of its key.
-        max_pending: items that wait, at most.
+        max_pending: the weight of all items that wait, at most.
+        weight: of an item; by default all weigh 1.
         drop_last: whether to leave out lists that are not full.
     """
     buckets: dict[Hashable, list[In]] = {}
+    weights: dict[Hashable, int] = {}
     pending = 0
-    for item in items:
-        bucket = buckets.setdefault(own := key(item), [])
-        bucket.append(item)
-        pending += 1
-        full = size(item) if callable(size) else size
-        if len(bucket) < full:
-            if pending <= max_pending:
-                continue
-            own = max(buckets, key=lambda key: len(buckets[key]))
-            full = size(buckets[own][0]) if callable(size) else size
+
+    def full(bucket: list[In]) -> bool:
+        return len(bucket) >= (size(bucket[0]) if callable(size) else size)
+
+    def take(own: Hashable) -> Iterator[list[In]]:
+        nonlocal pending
         taken = buckets.pop(own)
-        pending -= len(taken)
-        if len(taken) == full or not drop_last:
+        pending -= weights.pop(own)
+        if full(taken) or not drop_last:
             yield taken
+
+    for item in items:
+        own = key(item)
+        buckets.setdefault(own, []).append(item)
+        weights[own] = weights.get(own, 0) + weight(item)
+        pending += weight(item)
+        if full(buckets[own]):
+            yield from take(own)
+        while pending > max_pending:
+            yield from take(max(weights, key=lambda key: weights[key]))
     if not drop_last:
         yield from buckets.values()
 

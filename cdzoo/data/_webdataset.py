@@ -83,8 +83,11 @@ def read_samples(
     empty = True
     try:
         with open(shard, "rb", buffering=_BUFFER_BYTES) as file:
-            for key, members in _read_groups(file, shard):
+            for key, members, twice in _read_groups(file, shard):
                 try:
+                    if twice is not None:
+                        empty = False
+                        raise BitstreamError(f"{shard}: member {twice!r} comes twice; a sample has one of each kind.")
                     member = _pick(members, shard, suffixes)
                     if member is None:
                         continue
@@ -102,22 +105,25 @@ def read_samples(
         yield error
 
 
-def _read_groups(file: BinaryIO, shard: str) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Keys and members by extension. The last sample before a damaged place may lack members, and is not given out."""
-    key, members = "", dict[str, Member]()
+def _read_groups(file: BinaryIO, shard: str) -> Iterator[tuple[str, dict[str, Member], str | None]]:
+    """Keys, members by extension, and the name of one that comes twice.
+
+    The last sample before a damaged place may lack members, and is not given out.
+    """
+    key, members, twice = "", dict[str, Member](), None
     for member in read_members(file, shard):
         match = _KEY.match(member.name)
         if match is None:  # hidden files, and files without an extension, belong to no sample
             continue
         if match[1] != key:
             if members:
-                yield key, members
-            key, members = match[1], {}
+                yield key, members, twice
+            key, members, twice = match[1], {}, None
         if match[2].lower() in members:
-            raise BitstreamError(f"{shard}: member {member.name!r} comes twice; a sample has one of each kind.")
+            twice = member.name
         members[match[2].lower()] = member
     if members:
-        yield key, members
+        yield key, members, twice
 
 
 def _pick(members: dict[str, Member], shard: str, suffixes: Sequence[str]) -> Member | None:

@@ -3,7 +3,7 @@
     ray.init()
     compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and what became of each file
     classify(compose(codec, model), "photos-cdz", "labels")   # Parquet tables
-    ray.data.read_parquet("labels").filter(expr="error is None")
+    ray.data.read_parquet("labels").filter(expr="is_null(error)")
 
 Each worker is an actor that holds the codec, and takes a part at a time: a shard, or ``part_size`` files of a folder.
 A part's result appears under its name at once and in full, so that a worker that dies loses nothing and writes nothing
@@ -15,14 +15,17 @@ All workers must see source and output under the same paths: a shared file syste
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import ray.cloudpickle
 import ray.data
 import torch
 from torch import nn
@@ -151,9 +154,37 @@ class _Worker:
         try:
             self.task.write(part, self.output)
         except Exception as error:  # raised as it is by whoever waits; Ray would hand on its text only
-            error.add_note(f"in {part.table}")
-            return pickle.dumps(error)
+            error.add_note(f"in {part.table}, {part.shard or part.folder}\n{traceback.format_exc()}")
+            return _pickled(error)
         return b""
+
+
+def _pickled(error: Exception) -> bytes:
+    """An error, or its text where it cannot be taken apart and put together again."""
+    try:
+        data: bytes = ray.cloudpickle.dumps(error)
+        ray.cloudpickle.loads(data)
+    except Exception:
+        return pickle.dumps(RuntimeError("\n".join([f"{type(error).__name__}: {error}", *error.__notes__])))
+    return data
+
+
+def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
+    """How many workers to start.
+
+    Raises:
+        ValueError: the cluster can never start one.
+    """
+    if not ray.is_initialized():
+        ray.init()
+    have: dict[str, float] = ray.cluster_resources()
+    room = min(have.get("CPU", 0) // num_cpus, have.get("GPU", 0) // num_gpus if num_gpus else math.inf)
+    if room < 1:
+        raise ValueError(
+            f"num_cpus={num_cpus} and num_gpus={num_gpus} for a worker, but Ray has {have.get('CPU', 0):g} CPUs and "
+            f"{have.get('GPU', 0):g} GPUs: ask for less, or start it with more."
+        )
+    return int(room) if concurrency is None else concurrency
 
 
 def _run(
@@ -174,10 +205,7 @@ def _run(
     todo = unfinished(parts, output)
     remove_leftovers(output)
     if todo:
-        if concurrency is None:
-            have: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"CPU": os.cpu_count() or 1}
-            concurrency = int(have.get("GPU", 0) / num_gpus if num_gpus else have.get("CPU", 1) / num_cpus)
-        workers = max(1, min(concurrency, len(todo)))
+        workers = min(_workers(concurrency, num_cpus, num_gpus), len(todo))
         # held here until all is done: a worker that takes another's place asks for it again
         shared = ray.put(task)
         rows: ray.data.Dataset = ray.data.from_items(
@@ -196,12 +224,12 @@ def _run(
         try:
             for row in rows.iter_rows():
                 if row["error"]:
-                    raise pickle.loads(row["error"])
+                    raise ray.cloudpickle.loads(row["error"])
         except ray.exceptions.RayError as error:
             missing = unfinished(parts, output)
             names = ", ".join(f"{part.table} ({part.shard or part.files[0]})" for part in missing[:3])
             raise RuntimeError(
-                f"{len(missing)} of {len(parts)} parts are not done, first {names}: workers died of them or were lost "
+                f"{len(missing)} of {len(parts)} parts are not done, among them what workers died of; first {names} "
                 f"({error}). What is done stays: start the same run again to go on."
             ) from error
     return summarise(parts, output, skipped=len(parts) - len(todo))
