@@ -136,8 +136,9 @@ class _Full(_bulk.Compress):
     ],
 )
 def test_options_that_cannot_be(codec: Codec, tmp_path: Path, options: dict[str, Any], words: str) -> None:
-    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "in" / "a.png")
     with pytest.raises(ValueError, match=words):
-        interop.compress(codec, tmp_path, tmp_path / "out", **options)
+        interop.compress(codec, tmp_path / "in", tmp_path / "out", **options)
     with pytest.raises(FileNotFoundError):
         interop.compress(codec, tmp_path / "nothing", tmp_path / "out")
