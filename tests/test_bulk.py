@@ -23,7 +23,8 @@ import cdzoo
 from cdzoo.cli import main
 from cdzoo.codecs import Codec
 from cdzoo.data import StreamDataset, StreamShards, write_shards
-from cdzoo.data._bulk import Classify, Compress, make_plan, summarise, unfinished
+from cdzoo.data._bulk import Classify, Compress
+from cdzoo.data._bulk_plan import make_plan, summarise, unfinished
 from cdzoo.data._decode import bucketed
 from cdzoo.images import image_size, read_image
 

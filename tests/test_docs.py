@@ -87,7 +87,8 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     documented = {line.split()[0] for line in zlib.decompress(packed).decode().splitlines() if " py:" in line}
     public_names = importlib.import_module("reference").public_names
     for package in PACKAGES:
-        names = public_names(package)
+        # timm puts what is registered with it into a module's __all__, where another test has done so
+        names = [name for name in public_names(package) if not name.startswith("cdzoo_")]
         assert names, package
         home = "cdzoo.types" if package == "cdzoo" else package
         missing = [n for n in names if not {f"{package}.{n}", f"{home}.{n}"} & documented and n != "__version__"]

@@ -18,6 +18,7 @@ from PIL import Image
 import cdzoo
 from cdzoo.codecs import Codec
 from cdzoo.data import StreamDataset, _bulk
+from cdzoo.data._bulk_plan import Part
 from cdzoo.images import read_image
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are Ray's to resolve
@@ -98,7 +99,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
 def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -> None:
     """Without actors: what a part raises is pickled into its row, and raised where the rows are read."""
     worker = interop._Worker(ray.put(_Full(codec, **OPTIONS)), str(tmp_path), 1, False)
-    part = _bulk.Part(7, 0, None, str(tmp_path), ("a.png",), None)
+    part = Part(7, 0, None, str(tmp_path), ("a.png",), None)
     [error] = worker({"part": [pickle.dumps(part)]})["error"]
     found = pickle.loads(error)
     assert isinstance(found, OSError)

@@ -32,7 +32,8 @@ from torch import nn
 
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
 from cdzoo.codecs.container import remove_leftovers
-from cdzoo.data._bulk import BulkSummary, Classify, Compress, Part, Task, make_plan, summarise, unfinished
+from cdzoo.data._bulk import Classify, Compress, Task
+from cdzoo.data._bulk_plan import BulkSummary, Part, make_plan, summarise, unfinished
 from cdzoo.data._decode import MAX_STREAM_BYTES
 from cdzoo.data._webdataset import Paths
 
