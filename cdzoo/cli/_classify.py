@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdzoo._weights import WeightsFolder
 from cdzoo._words import class_labels
-from cdzoo.cli._files import Job, add_inputs, find_jobs
+from cdzoo.cli._files import Job, add_inputs, check_regular, find_jobs
 from cdzoo.cli._load import find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, JPEGWarning, read_header, read_jpeg_header
@@ -184,8 +184,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
         classifier = prepared[prepare]
         if isinstance(classifier, _WrongInputError):
             raise classifier
-        if not job.source.is_file():
-            raise ValueError("not a regular file")
+        check_regular(job.source)
         try:
             scores, facts = classifier.logits(job.source.read_bytes())
         except JPEGError as error:

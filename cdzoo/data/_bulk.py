@@ -306,16 +306,10 @@ class Classify(Task):
         decoder = self._decoder
         assert decoder is not None
 
-        def key(file: _File) -> Any:
-            try:
-                return decoder.bucket_key(file.data)
-            except CdzooError:  # which decoding says again
-                return None
-
         def decode(batch: Sequence[tuple[Any, _File]]) -> list[Any]:
             return list(decoder._decode([file.data for _, file in batch]))
 
-        sized = ((key(file), file) for file in files)
+        sized: Iterator[Any] = ((decoder.bucket_key_or_none(file.data), file) for file in files)
         for batch in self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data)):
             found = list(self._results(decode, batch))
             for (_, file), latent in zip(batch, found, strict=True):

@@ -92,6 +92,13 @@ class Decoder(ABC, Generic[T]):
                     break
         return _caused(self.named(found, name), found)
 
+    def bucket_key_or_none(self, file: bytes) -> Hashable:
+        """:meth:`bucket_key`, or ``None`` for a damaged file: what it lacks, decoding says again, with the name."""
+        try:
+            return self.bucket_key(file)
+        except CdzooError:
+            return None
+
     def __call__(self, names: Sequence[str], files: Sequence[bytes | Exception]) -> list[T | Exception]:
         """Each file's sample, transformed, or its error, whose message begins with the name.
 
@@ -161,8 +168,9 @@ def bucketed(
     for item in items:
         own = key(item)
         buckets.setdefault(own, []).append(item)
-        weights[own] = weights.get(own, 0) + weight(item)
-        pending += weight(item)
+        own_weight = weight(item)
+        weights[own] = weights.get(own, 0) + own_weight
+        pending += own_weight
         if full(buckets[own]):
             yield from take(own)
         while pending > max_pending:

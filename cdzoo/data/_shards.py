@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath, PurePosixPath
 from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 
@@ -14,7 +14,6 @@ from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, bucketed
 from cdzoo.data._tar import Member, read_member
 from cdzoo.data._webdataset import Paths, find_shards, read_samples
 from cdzoo.data.sampler import replica
-from cdzoo.errors import CdzooError
 
 __all__ = ["SampleShards", "ShardLabels"]
 
@@ -156,17 +155,11 @@ class SampleShards(IterableDataset[Any], Generic[T]):
             return
         yield from bucketed(
             files,
-            lambda raw: self._bucket_key(raw.data),
+            lambda raw: self._decoder.bucket_key_or_none(raw.data),
             size=self.batch_size,
             max_pending=self.max_pending,
             drop_last=self.drop_last,
         )
-
-    def _bucket_key(self, data: bytes) -> Hashable:
-        try:
-            return self._decoder.bucket_key(data)
-        except CdzooError:  # which the decoder says again, with the name
-            return None
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:
