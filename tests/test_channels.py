@@ -340,6 +340,22 @@ def test_the_same_seed_gives_the_same_batches():
     assert len({batch.shape[2] for batch in one}) > 1
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, from Python 3.12 on
+def test_workers_and_epochs_draw_other_sizes_from_one_generator():
+    images = [torch.rand(3, 20, 20)] * 64
+
+    def epochs():
+        torch.manual_seed(5)
+        collate = RandomSizeCollate(8, 40, generator=torch.Generator().manual_seed(3))
+        loader = DataLoader(images, batch_size=2, collate_fn=collate, num_workers=2)
+        return [[batch.shape[2] for batch in loader] for _ in range(2)]
+
+    (first, second), again = epochs(), epochs()
+    assert again == [first, second]
+    assert first[0::2] != first[1::2]  # one worker's batches, the other's
+    assert first != second
+
+
 def test_latents_are_never_resized():
     latent = latents()[0]
     for samples in ([latent], [(latent, 3)]):

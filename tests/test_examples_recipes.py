@@ -120,7 +120,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
     args = parsed("wang2022", "classifier")
     assert (args.min_size, args.max_size) == (224, 448)
     args = parsed("icat2022", "first", "--small")
-    assert (args.width, args.crop, args.batch, args.augment) == (0.34, 112, 32, "crop")
+    assert (args.width, args.crop, args.batch, args.augment) == (0.34, 64, 32, "crop")
     args = parsed("icat2022", "second", "--smoke")
     assert (args.width, args.crop) == (0.17, 64)
 
@@ -132,7 +132,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
         ("wang2022", ["codec", "classifier", "segmenter", "multitask"]),
         ("fa_cresnet2023", ["anchor", "classifier"]),
         ("hyperprior", ["codec"]),
-        ("icat2022", ["first", "second", "rival"]),
+        ("icat2022", ["first", "pixels", "second", "rival"]),
     ],
 )
 def test_help(
@@ -340,6 +340,7 @@ def test_codecs_that_start_from_others_and_are_written_in_16_bits(
         ("fa_cresnet2023", "classifier", ["--model", "cresnet39"], "classifier"),
         ("fa_cresnet2023", "classifier", ["--ablation", "input=y_hat", "--schedule", "minc"], None),
         ("icat2022", "rival", [], "codec"),
+        ("icat2022", "pixels", [], None),
     ],
 )
 def test_commands(
@@ -395,6 +396,17 @@ def test_icat2022(recipes: dict[str, ModuleType], home: Path) -> None:
     model = cdzoo.from_pretrained(home / "second" / "icat")
     streams = model.compress(torch.rand(1, 3, 40, 50))
     assert model.from_streams(streams).shape == (1, 3)
+
+
+def test_icats_rival_is_as_wide(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    args = argparse.Namespace(
+        rival="deit_small_patch16_224", width=0.34, crop=64, pretrained=False, weights=None,
+        out=tmp_path, device="cpu", threads=None, seed=0,
+    )  # fmt: skip
+    rival = recipes["icat2022"].pixel_network(recipes["training"].Run(args), 10)
+    ours = cdzoo.models.icat_small(num_classes=10, width=0.34)
+    assert rival.embed_dim == ours.num_features == 128
+    assert [b.attn.num_heads for b in rival.blocks] == [b.attn.num_heads for b in ours.blocks]
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, from Python 3.12 on

@@ -130,6 +130,17 @@ def test_the_latent_of_224_pixels_needs_no_padding(codec):
     assert out.likelihoods["z"].shape == (1, 8, 7, 7)
 
 
+def test_a_first_latent_is_above_the_step_of_rounding_and_keeps_its_size_through_the_layers():
+    model = icat_small(num_classes=3)
+    sizes = []
+    for layer in model.g_a:
+        layer.register_forward_hook(lambda layer, inputs, output: sizes.append(float(output.square().mean().sqrt())))
+    with torch.no_grad():
+        y = model(torch.rand(4, 3, 64, 64)).latent.y_hat
+    assert 0.5 < float(y.std()) < 4
+    assert max(sizes) < 6 * min(sizes)
+
+
 # -- timm's Transformer ------------------------------------------------------------------------------------------
 
 

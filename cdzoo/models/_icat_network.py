@@ -21,6 +21,7 @@ __all__ = ["ICAT", "ICATOutput", "conv", "deconv", "leaky"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in ImageNet, in [0, 1]."""
 _DEPTH, _AGGREGATED, _HEADS, _HEAD_CHANNELS, _HIDDEN = 12, 3, 6, 64, 128
+_SLOPE = 0.01  # of LeakyReLU
 _GRID = (14, 14)  # of the position embeddings: 224 pixels
 
 
@@ -50,7 +51,7 @@ def deconv(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
 
 def leaky(*layers: nn.Module) -> nn.Sequential:
     """Layers with LeakyReLU between them."""
-    return nn.Sequential(*[m for layer in layers for m in (layer, nn.LeakyReLU(0.01))][:-1])
+    return nn.Sequential(*[m for layer in layers for m in (layer, nn.LeakyReLU(_SLOPE))][:-1])
 
 
 class ICAT(LatentClassifier):
@@ -112,11 +113,18 @@ class ICAT(LatentClassifier):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """DeiT's initialisation; convolutions have PyTorch's."""
+        """DeiT's for the Transformer; He's for convolutions, whose latent would otherwise be lost in rounding."""
         for tensor in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                seen = float(math.prod(module.kernel_size) * module.in_channels)
+                if isinstance(module, nn.ConvTranspose2d):  # each output pixel is reached by a share of the weights
+                    seen /= math.prod(module.stride)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / (1 + _SLOPE**2) / seen))
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
 from cdzoo.types import Latent
 
@@ -56,8 +56,8 @@ class RandomSizeCollate:
     Args:
         min_size: least side of a batch, in pixels.
         max_size: greatest side of a batch.
-        generator: source of sizes and places; PyTorch's own unless given, which each worker of a ``DataLoader`` has
-            seeded for itself.
+        generator: source of sizes and places; PyTorch's own unless given. Workers of a ``DataLoader`` draw from one
+            each, seeded with this one's seed and their own, since they all hold the same copy of it.
 
     Raises:
         ValueError: not ``1 <= min_size <= max_size``.
@@ -67,6 +67,7 @@ class RandomSizeCollate:
         if not 1 <= min_size <= max_size:
             raise ValueError(f"min_size={min_size} and max_size={max_size} must be in ascending order, from 1.")
         self.min_size, self.max_size, self.generator = min_size, max_size, generator
+        self._of_worker: tuple[int, torch.Generator] | None = None
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Images ``(C, H, W)``, or tuples of an image, its label and whatever else, to a batch.
@@ -80,24 +81,35 @@ class RandomSizeCollate:
         """
         if not len(samples):
             raise ValueError("RandomSizeCollate got no samples.")
-        size = int(torch.randint(self.min_size, self.max_size + 1, (), generator=self.generator))
+        generator = self._source()
+        size = int(torch.randint(self.min_size, self.max_size + 1, (), generator=generator))
         if isinstance(samples[0], Tensor):
-            return self._images(samples, size)
+            return _resized(samples, size, generator)
         if isinstance(samples[0], tuple | list) and not isinstance(samples[0], Latent):
             images, *rest = zip(*samples, strict=True)
-            return (self._images(images, size), *(default_collate(list(field)) for field in rest))
+            return (_resized(images, size, generator), *(default_collate(list(field)) for field in rest))
         raise TypeError(_refusal(samples[0]))
 
-    def _images(self, images: Sequence[Any], size: int) -> Tensor:
-        for image in images:
-            if not isinstance(image, Tensor):
-                raise TypeError(_refusal(image))
-            if image.dim() != 3 or 0 in image.shape:
-                raise ValueError(f"image of shape {tuple(image.shape)}, not (C, H, W) with sizes from 1.")
-        return torch.stack([resize_and_crop(image, size, generator=self.generator) for image in images])
+    def _source(self) -> torch.Generator | None:
+        worker = get_worker_info()
+        if self.generator is None or worker is None:
+            return self.generator
+        if self._of_worker is None or self._of_worker[0] != worker.seed:  # differs in each worker and epoch
+            seed = (self.generator.initial_seed() ^ worker.seed) % 2**63
+            self._of_worker = worker.seed, torch.Generator().manual_seed(seed)
+        return self._of_worker[1]
 
     def __repr__(self) -> str:
         return f"RandomSizeCollate(min_size={self.min_size}, max_size={self.max_size})"
+
+
+def _resized(images: Sequence[Any], size: int, generator: torch.Generator | None) -> Tensor:
+    for image in images:
+        if not isinstance(image, Tensor):
+            raise TypeError(_refusal(image))
+        if image.dim() != 3 or 0 in image.shape:
+            raise ValueError(f"image of shape {tuple(image.shape)}, not (C, H, W) with sizes from 1.")
+    return torch.stack([resize_and_crop(image, size, generator=generator) for image in images])
 
 
 def _refusal(sample: Any) -> str:

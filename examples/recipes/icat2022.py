@@ -5,6 +5,7 @@ One step of training from random values does not converge; the paper has two, an
     icat2022.py first  --data imagenet --out runs/first
     icat2022.py second --data imagenet --init runs/first/icat --alpha 0.3 --test kodak --out runs/second
     icat2022.py rival  --data imagenet --codec MBT --rival deit_small_patch16_224 --alpha 0.3 --out runs/rival
+    icat2022.py pixels --data imagenet --rival deit_small_patch16_224 --out runs/pixels
 
 The first step is without quantisation and rate, and has DeiT's augmentations (in ``--small`` runs, which are too short
 for them, the second step's). The second has ``--alpha`` of 0.1, 0.3
@@ -12,7 +13,8 @@ and 0.6, and ``--ratio`` (alpha / beta) of 100, in the ablation 50 and 200; it t
 since the hyperprior takes other augmentations badly. ``--schedule inat19`` is the paper's for that data set; its first
 step starts from one of ImageNet (``--init``). A rival is ``mbt2018_mean`` with a network of timm behind its decoded
 images (``resnet50``, ``deit_small_patch16_224``, ``swin_tiny_patch4_window7_224``), both trained on together; with
-``--frozen`` neither is, which is what the paper compares with first. MBT is a folder or Hub repository of weights.
+``--frozen`` neither is, which is what the paper compares with first. MBT is a folder, a Hub repository or a name of
+weights. ``pixels`` trains such a network alone on the original images, as the first step does (table 1).
 
 The paper's batches are of 1024 (512 on INat19) images in all processes together; ``--batch`` is per process. It leaves
 open: gradient clipping (norm 1), the rate of the quantiles' own optimiser (1e-3), the weight decay (DeiT's, 0.05). Of
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from codec_training import CodecData, add_codec_options, save_codec
+from codec_training import CodecData, add_codec_options, named_codec, save_codec
 from data import Images, batches
 from evaluation import accuracy, count_correct, psnr
 from schedules import constant, cosine
@@ -40,6 +42,7 @@ from training import Run, add_command, fit, read_history, run_command
 import cdzoo
 from cdzoo.codecs import Codec
 from cdzoo.ops import bits_per_pixel, rate_distortion_accuracy_loss
+from cdzoo.types import CodecOutput, Latent
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCHEDULES = {
@@ -77,6 +80,14 @@ class Analysis(nn.Module):
         return {"loss": parts.loss + auxiliary, **terms, "bpp": parts.bpp, "auxiliary": auxiliary}
 
 
+class Originals(nn.Module):
+    """In the place of a codec: images as they are."""
+
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Without bits."""
+        return CodecOutput(x, Latent(x, None, (x.shape[-2], x.shape[-1])), {})
+
+
 class AnalysisInputs:
     """Images, their classes, and the evaluation of an :class:`Analysis`."""
 
@@ -111,7 +122,8 @@ class AnalysisInputs:
             sums += torch.tensor([quality, bpp, len(x)], dtype=torch.float64)
         quality, bpp, number = self.run.sum(sums).tolist()
         rate = {"val_bpp": round(bpp / number, 4)} if bpp else {}
-        return {**accuracy(self.run, counts), "val_psnr": round(quality / number, 3), **rate}
+        rebuilt = {} if isinstance(task.codec, Originals) else {"val_psnr": round(quality / number, 3)}
+        return {**accuracy(self.run, counts), **rebuilt, **rate}
 
 
 def _deit_view(size: int) -> Any:
@@ -176,7 +188,8 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
         model = cdzoo.from_pretrained(args.init).train()
         model.reset_classifier(len(inputs.classes))
     else:
-        model = cdzoo.models.icat_small(num_classes=len(inputs.classes), width=args.width)
+        how = {"width": args.width, "aggregation": args.aggregation}
+        model = cdzoo.models.icat_small(num_classes=len(inputs.classes), **how)
     task = Analysis(model, None, alpha=args.alpha, beta=args.beta)
     trained = _train(run, task, inputs, torch.optim.AdamW, warmup=warmup)
     metrics = {**inputs.evaluate(trained), "images": len(inputs.images.files["val"])}
@@ -209,22 +222,47 @@ def second(args: argparse.Namespace) -> dict[str, Any]:
     return run.finish(metrics)
 
 
-def rival(args: argparse.Namespace) -> dict[str, Any]:
-    """Train mbt2018_mean and a classifier of decoded images on together, by the second step's loss and schedule."""
+def pixel_network(run: Run, classes: int) -> nn.Module:
+    """The network of ``--rival``."""
     import timm
 
+    args = run.args
+    sizes = {} if args.rival.startswith("resnet") else {"img_size": args.crop}
+    if args.rival.startswith("deit_small"):
+        heads = max(1, int(6 * args.width + 0.5))
+        sizes |= {"embed_dim": 64 * heads, "num_heads": heads}
+    with run.one_after_the_other():  # weights may have to be fetched
+        network: nn.Module = timm.create_model(args.rival, pretrained=args.pretrained, num_classes=classes, **sizes)
+    if args.weights:
+        network.load_state_dict(torch.load(args.weights, weights_only=True))
+    return network
+
+
+def pixels(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a classifier of original images as the first step trains the network."""
+    warmup = _apply_schedule(args, "first")
+    run = Run(args)
+    inputs = AnalysisInputs(run, deit=args.augment == "deit")
+    run.seed("weights")
+    task = Analysis(Originals(), pixel_network(run, len(inputs.classes)), alpha=args.alpha, beta=0.0)
+    trained = _train(run, task, inputs, torch.optim.AdamW, warmup=warmup)
+    metrics = {**inputs.evaluate(trained), "images": len(inputs.images.files["val"])}
+    if run.is_main:
+        assert trained.network is not None
+        torch.save(trained.network.state_dict(), run.out / "classifier.pt")
+    return run.finish(metrics)
+
+
+def rival(args: argparse.Namespace) -> dict[str, Any]:
+    """Train mbt2018_mean and a classifier of decoded images on together, by the second step's loss and schedule."""
     warmup = _apply_schedule(args, "second")
     run = Run(args)
     inputs = AnalysisInputs(run, deit=False)
     run.seed("weights")
     if args.codec is None and not args.smoke:
         raise SystemExit("--codec is missing: a folder or Hub repository of weights of mbt2018_mean.")
-    codec: Codec = cdzoo.from_pretrained(args.codec) if args.codec else cdzoo.codecs.mbt2018_mean(N=8, M=12)
-    sizes = {} if args.rival.startswith("resnet") else {"img_size": args.crop}
-    with run.one_after_the_other():  # weights may have to be fetched
-        network = timm.create_model(args.rival, pretrained=args.pretrained, num_classes=len(inputs.classes), **sizes)
-    if args.weights:
-        network.load_state_dict(torch.load(args.weights, weights_only=True))
+    codec: Codec = named_codec(args.codec) if args.codec else cdzoo.codecs.mbt2018_mean(N=8, M=12)
+    network = pixel_network(run, len(inputs.classes))
     task = Analysis(codec.train(), network, alpha=args.alpha, beta=args.alpha / args.ratio)
     before = inputs.evaluate(task.to(run.device))
     if args.frozen:
@@ -242,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     """One of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    small = {"crop": 112, "width": 0.34, "batch": 32, "minutes": 12.0, "lr": 5e-4, "workers": 0}
+    common = {"crop": 64, "width": 0.34, "batch": 32, "workers": 0}
     smoke = {
         "crop": 64,
         "width": 0.17,
@@ -253,36 +291,39 @@ def main(argv: Sequence[str] | None = None) -> Any:
         "minutes": None,
     }
 
-    command = add_command(
-        commands,
-        first,
-        paper={"batch": None, "weight_decay": 0.05},
-        small={**small, "augment": "crop"},
-        smoke={**smoke, "augment": "deit"},
-    )
-    _add_options(command, alpha=1.0)
-    add = command.add_argument
-    add("--augment", choices=("deit", "crop"), default="deit", help="crop: the second step's, for a few epochs")
-    add("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
-    add("--init", help="folder of a first step on other data to start from")
-    add("--width", type=float, default=1.0)
+    for function in (first, pixels):
+        command = add_command(
+            commands,
+            function,
+            paper={"batch": None, "weight_decay": 0.05},
+            small={**common, "augment": "crop", "minutes": 18.0, "lr": 1e-3},
+            smoke={**smoke, "augment": "deit"},
+        )
+        _add_options(command, alpha=1.0)
+        add = command.add_argument
+        add("--augment", choices=("deit", "crop"), default="deit", help="crop: the second step's, for a few epochs")
+        if function is pixels:
+            _add_rival_options(command)
+            continue
+        add("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
+        add("--init", help="folder of a first step on other data to start from")
+        add("--width", type=float, default=1.0)
+        add("--aggregation", action=argparse.BooleanOptionalAction, default=True, help="equation 9, or from z_0 alone")
 
-    command = add_command(commands, second, paper={"batch": None}, small={**small, "lr": 2e-4}, smoke=smoke)
+    small = {**common, "minutes": 14.0, "lr": 5e-4}
+    command = add_command(commands, second, paper={"batch": None}, small=small, smoke=smoke)
     _add_options(command, alpha=0.3)
     command.add_argument("--ratio", type=float, default=100.0, help="alpha / beta")
     command.add_argument("--init", help="folder of the first step")
     command.add_argument("--width", type=float, default=1.0, help="in a smoke run; otherwise that of the first step")
 
-    small, smoke = ({name: value for name, value in preset.items() if name != "width"} for preset in (small, smoke))
-    smoke |= {"rival": "deit_tiny_patch16_224"}
-    command = add_command(commands, rival, paper={"batch": None}, small={**small, "lr": 2e-4}, smoke=smoke)
+    small = {**common, "minutes": 32.0, "lr": 5e-4}
+    command = add_command(commands, rival, paper={"batch": None}, small=small, smoke=smoke)
     _add_options(command, alpha=0.3)
+    _add_rival_options(command)
     add = command.add_argument
     add("--ratio", type=float, default=100.0, help="alpha / beta")
-    add("--codec", help="folder or Hub repository of weights of mbt2018_mean")
-    add("--rival", default="deit_small_patch16_224", help="a network of timm, by name")
-    add("--pretrained", action="store_true", help="start from timm's own weights")
-    add("--weights", help="state dict of the network to start from")
+    add("--codec", help="folder, Hub repository or name of weights of mbt2018_mean")
     add("--frozen", action="store_true", help="measure, and train nothing")
     return run_command(parser, argv)
 
@@ -293,6 +334,14 @@ def _add_options(command: argparse.ArgumentParser, *, alpha: float) -> None:
     add("--alpha", type=float, default=alpha, help="weight of the cross-entropy")
     add("--schedule", choices=sorted(SCHEDULES), default="imagenet")
     add("--clip", type=float, default=1.0, help="largest norm of the gradients")
+
+
+def _add_rival_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--rival", default="deit_small_patch16_224", help="a network of timm, by name")
+    add("--width", type=float, default=1.0, help="of DeiT-S: as many heads as icat_small of that width")
+    add("--pretrained", action="store_true", help="start from timm's own weights")
+    add("--weights", help="state dict of the network to start from")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cresnet72": ("cresnet72", {}),
     "cresnet39+scales": ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
     "fa_cresnet39": ("fa_cresnet39", {}),
+    "cresnet39+scales+attention": ("fa_cresnet39_ablation", {"parts": "attention"}),
+    "cresnet39+scales+enhancement": ("fa_cresnet39_ablation", {"parts": "enhancement"}),
     "resnet41": ("resnet41", {}),
     "mobilenet_v2_45": ("mobilenet_v2_45", {}),
 }

@@ -87,12 +87,35 @@ ONE_RATE = [
 
 _ICAT = "--small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 4"
 ICAT = [
-    Planned("icat-first", "recipes/icat2022.py", f"first {_ICAT} --minutes 9"),
+    Planned("icat-first", "recipes/icat2022.py", f"first {_ICAT} --minutes 18"),
     Planned(
         "icat-second", "recipes/icat2022.py",
-        f"second {_ICAT} --minutes 7 --init {{home}}/icat-first/icat --test {{kodak}}", ("icat-first",),
+        f"second {_ICAT} --minutes 14 --init {{home}}/icat-first/icat --test {{kodak}}", ("icat-first",),
+    ),
+    Planned(
+        "icat-rival", "recipes/icat2022.py",
+        f"rival {_ICAT} --minutes 32 --codec {_FOLDERS['mbt2018-mean']} --test {{kodak}}", ("codec-mbt2018-mean",),
+    ),
+    Planned("icat-pixels", "recipes/icat2022.py", f"pixels {_ICAT} --minutes 18"),
+]  # fmt: skip
+"""Both steps; DeiT of that width behind a codec, trained on with it, for as long as both; and alone, as the first."""
+
+ICAT_ABLATIONS = [
+    *(
+        Planned(
+            f"icat-second-ratio{ratio}", "recipes/icat2022.py",
+            f"second {_ICAT} --minutes 14 --ratio {ratio} --init {{home}}/icat-first/icat --test {{kodak}}",
+            ("icat-first",),
+        )
+        for ratio in (50, 200)
+    ),
+    Planned("icat-first-plain", "recipes/icat2022.py", f"first {_ICAT} --minutes 18 --no-aggregation"),
+    Planned(
+        "icat-second-plain", "recipes/icat2022.py",
+        f"second {_ICAT} --minutes 14 --init {{home}}/icat-first-plain/icat --test {{kodak}}", ("icat-first-plain",),
     ),
 ]  # fmt: skip
+"""What bits are spent on, and aggregation (004, figure 6)."""
 
 _SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 20"
 SEGMENTATION = [
@@ -147,6 +170,12 @@ JOINT = [
 ]  # fmt: skip
 """Joint training, and its three controls (001, 6.1)."""
 
+DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
+"""001, table 2."""
+
+PARTS = [head("hyperprior", f"cresnet39+scales+{part}", "--enlarge 2") for part in ("attention", "enhancement")]
+"""Half of each FA module (002, table 3)."""
+
 _SIZES = "classifier --small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 10"
 SIZES = [
     Planned(
@@ -173,5 +202,9 @@ PLAN = [
     *CHANNELS,
     *CODECS[5:],
     head("ms-ssim", "fa_cresnet39", "--enlarge 2"),
+    head("choi2019", "mobilenet_v2_45"),
+    *DEPTHS,
+    *PARTS,
+    *ICAT_ABLATIONS,
 ]
 """Everything, the most useful first: what ships, then one rate, then the others."""
