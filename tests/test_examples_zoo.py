@@ -32,7 +32,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     try:
         yield {
             name: importlib.import_module(name)
-            for name in ("plan", "run", "heads", "evaluate", "publish", "data", "claims", "report")
+            for name in ("plan", "run", "heads", "evaluate", "publish", "data", "claims", "report", "cost")
         }
     finally:
         sys.path[:] = before
@@ -276,6 +276,54 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
     text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
     assert verdict == c.HOLDS
     assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
+
+
+def test_what_decides_the_claims_of_icat(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    c = scripts["claims"]
+
+    def found(judge: str, **runs: tuple[float, float, float]) -> tuple[str, str]:
+        for name, (top1, bpp, psnr) in runs.items():
+            metrics = {"top1": top1, "val_bpp": bpp, "val_psnr": psnr, "images": 922}
+            content = {"run": "icat2022.py", "minutes": 1, "steps": 1, "metrics": metrics}
+            (tmp_path / f"icat-{name}.json").write_text(json.dumps(content))
+        result: tuple[str, str] = getattr(c, judge)(c.Results(tmp_path))
+        return result
+
+    # better at fewer bits decides, better at more bits does not; likewise worse
+    for ours, rate, verdict in (
+        (60.0, 0.4, c.HOLDS), (60.0, 0.6, c.UNDECIDED), (30.0, 0.6, c.FAILS), (30.0, 0.4, c.UNDECIDED),
+        (45.0, 0.4, c.UNDECIDED),
+    ):  # fmt: skip
+        second, rival = (ours, rate, 20.0), (45.0, 0.5, 20.0)
+        text, decided = found("icat_accuracy", second=second, rival=rival)
+        assert decided == verdict, (ours, rate)
+        assert text == f"{ours} at {rate:.2f} bpp against 45.0 at 0.50 bpp, estimated"
+
+    ablations = {"second-ratio50": (40.0, 0.4, 21.0), "second": (50.0, 0.4, 20.0), "second-plain": (30.0, 0.4, 20.0)}
+    assert found("icat_ablations", **ablations, **{"second-ratio200": (60.0, 0.4, 19.0)})[1] == c.HOLDS
+    text, verdict = found("icat_ablations", **{"second-ratio200": (60.0, 0.4, 20.5)})  # more of both is no trade
+    assert "ratio 100 and 200: 50.0 and 60.0, 20.00 and 20.50 dB" in text
+    assert verdict == "1 of 3: does not hold; 2 of 3: holds"
+
+    rows = {
+        "icat_small": {"encode": 1.0, "rebuild": 3.0, "classify": 4.0},
+        "a": dict.fromkeys(("encode", "rebuild"), 1.1),
+    }
+    for classify, verdict in ((5.0, c.HOLDS), (3.9, c.FAILS)):
+        rows["a"]["classify"] = classify
+        (tmp_path / "cost.json").write_text(json.dumps(rows))
+        assert c.icat_cost(c.Results(tmp_path))[1] == verdict
+
+
+def test_counted_cost_is_the_published_one(scripts: dict[str, ModuleType]) -> None:
+    cost = scripts["cost"]
+    assert cost.count(cost.timm.create_model("deit_small_patch16_224")) == pytest.approx(4.6, abs=0.05)  # DeiT's paper
+    codec = cdzoo.codecs.mbt2018_mean(N=4, M=6)
+    # four layers of 5x5, each at half the side of the one before; deconvolutions cost what they are given
+    sides = [14 << n for n in range(4)]
+    by_hand = sum(25 * side**2 * a * b for side, a, b in zip(sides, (6, 4, 4, 4), (4, 4, 4, 3), strict=True))
+    gdn = sum((2 * side) ** 2 * 4 * 4 for side in sides[:3])
+    assert cost.count(codec, ("g_s",)) == pytest.approx((by_hand + gdn) / 1e9)
 
 
 def test_the_page_of_results_is_what_the_raw_files_give(scripts: dict[str, ModuleType]) -> None:
