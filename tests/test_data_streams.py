@@ -370,6 +370,30 @@ def test_sizes_come_from_headers_alone_and_broken_ones_are_left_out(codec: Codec
     ]
 
 
+def test_a_subfolder_that_cannot_be_read_is_told_of_and_left_out(
+    codec: Codec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, closed = os.scandir, os.fspath(folder / "ant/more")
+
+    def scandir(path: Any) -> Any:  # whoever runs the tests may be root, whom permissions do not stop
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scan(path)
+
+    everything = StreamDataset(folder, codec).names
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="ant/more"):
+        StreamDataset(folder, codec)
+    told: list[Exception] = []
+    dataset = StreamDataset(folder, codec, on_error=told.append)
+    assert dataset.names == [name for name in everything if not name.startswith("ant/more/")]
+    assert len(dataset.names) < len(everything)
+    assert [error.filename for error in told if isinstance(error, OSError)] == [closed]
+    closed = os.fspath(folder)
+    with pytest.raises(PermissionError):  # of nothing at all
+        StreamDataset(folder, codec, on_error="skip")
+
+
 def test_large_and_odd_files_are_refused_before_they_are_read(codec: Codec, folder: Path) -> None:
     dataset = StreamDataset(folder, codec, max_stream_bytes=10)
     with pytest.raises(BitstreamError, match=r"more than the limit of 10; .*max_stream_bytes"):

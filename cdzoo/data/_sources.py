@@ -21,13 +21,18 @@ _THREADS = 16  # reading headers waits for the disk or the network, not for the 
 class FolderSource:
     """Every file of a decoder's kind in a folder and its subfolders (links to folders included), sorted by path.
 
+    Args:
+        root: the folder.
+        decoder: of its files.
+        unreadable: told of subfolders that cannot be read.
+
     Attributes:
         names: paths relative to the folder, with forward slashes.
     """
 
-    def __init__(self, root: Path, decoder: Decoder[Any]) -> None:
+    def __init__(self, root: Path, decoder: Decoder[Any], unreadable: Callable[[Exception], None]) -> None:
         self.root, self._decoder = root, decoder
-        self.names = find_files(root, decoder.suffixes)
+        self.names = find_files(root, decoder.suffixes, unreadable)
 
     def path(self, index: int) -> PurePath:
         """What a function for labels gets to see."""
@@ -150,7 +155,9 @@ def open_source(
         FileNotFoundError: nothing of the decoder's kind there.
         ValueError: ``labels`` is a string that does not fit.
     """
-    files = FolderSource(Path(root), decoder) if isinstance(root, str | os.PathLike) and os.path.isdir(root) else None
+    files = None
+    if isinstance(root, str | os.PathLike) and os.path.isdir(root):
+        files = FolderSource(Path(root), decoder, policy)
     kind = "folder" if files is not None and files.names else "cls"
     if isinstance(labels, str) and labels not in ("auto", kind):
         raise ValueError(f"labels of {root} must be 'auto' or {kind!r}, a mapping, a function or None, not {labels!r}.")
@@ -169,19 +176,35 @@ def open_source(
     return source
 
 
-def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def find_files(root: Path, suffixes: tuple[str, ...], unreadable: Callable[[Exception], None] = _raise) -> list[str]:
     """Files in a folder and its subfolders, links to folders included: paths below it with forward slashes, sorted.
 
     A link that leads back to a folder above itself is not followed.
+
+    Args:
+        root: the folder; where it cannot be read itself, that is raised.
+        suffixes: what names end with, in lower case.
+        unreadable: told of each subfolder that cannot be read; it is left out if this returns.
     """
     names: list[str] = []
     lines = {os.fspath(root): frozenset({_identity(root)})}  # a folder to come -> it and all above it
-    for folder, subfolders, files in os.walk(root, onerror=_raise, followlinks=True):
+    os.scandir(root).close()
+    for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
         relative = PurePath(folder).relative_to(root)
         names += [(relative / name).as_posix() for name in files if name.lower().endswith(suffixes)]
         line = lines.pop(folder)
         for path in [os.path.join(folder, name) for name in subfolders]:
-            if (identity := _identity(path)) in line:
+            try:
+                identity = _identity(path)
+            except OSError as error:
+                unreadable(error)
+                subfolders.remove(os.path.basename(path))
+                continue
+            if identity in line:
                 subfolders.remove(os.path.basename(path))
             else:
                 lines[path] = line | {identity}
@@ -234,7 +257,3 @@ def _size(path: str, refused: type[Exception]) -> int:
 def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _raise(error: OSError) -> None:
-    raise error

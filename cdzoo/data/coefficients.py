@@ -55,7 +55,8 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
             ``"raise"``; ``"skip"``, which logs a warning (logger ``cdzoo.data``) and leaves the sample out; or a
             function of the error, which leaves it out too unless the function raises. A batch of which nothing is
             left repeats the sample that its worker read last, and raises if there is none. ``dataset[index]``
-            raises always. Messages name the file. What a transform raises is raised, with a note that names the file.
+            raises always. Messages name the file. A subfolder that cannot be read is treated alike, on making the
+            dataset. What a transform raises is raised, with a note that names the file.
 
     Attributes:
         names: each sample's name: its path below the folder, or its member's name.

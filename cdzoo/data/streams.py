@@ -44,7 +44,8 @@ class StreamDataset(SampleDataset[Latent]):
             ``"raise"``; ``"skip"``, which logs a warning (logger ``cdzoo.data``) and leaves the sample out; or a
             function of the error, which leaves it out too unless the function raises. A batch of which nothing is
             left repeats the sample that its worker read last, and raises if there is none. ``dataset[index]``
-            raises always. Messages name the file.
+            raises always. Messages name the file. A subfolder that cannot be read is treated alike, on making the
+            dataset.
 
     Attributes:
         names: each sample's name: its path below the folder, or its member's name.
