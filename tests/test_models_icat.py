@@ -141,6 +141,18 @@ def test_a_first_latent_is_above_the_step_of_rounding_and_keeps_its_size_through
     assert max(sizes) < 6 * min(sizes)
 
 
+def test_the_codec_is_exported_for_any_batch_and_any_multiple_of_its_strides(codec):
+    sides = {axis: 32 * torch.export.Dim(side, min=2) for axis, side in ((2, "h"), (3, "w"))}
+    shapes = ({0: torch.export.Dim("b", min=2), **sides},)
+    other = torch.rand(3, 3, 96, 64)
+    codec.eval()
+    with torch.no_grad():
+        program = torch.export.export(codec, (torch.rand(2, 3, 64, 96),), dynamic_shapes=shapes).module()
+        found, expected = program(other), codec(other)
+    torch.testing.assert_close(found[0], expected.x_hat)
+    torch.testing.assert_close(found[3], expected.logits)
+
+
 # -- timm's Transformer ------------------------------------------------------------------------------------------
 
 

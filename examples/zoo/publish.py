@@ -146,7 +146,7 @@ SHIPPED = [
         "icat-second", "icat-small-w034-imagenette", "IMAGENETTE_W034",
         "ICAT, width 0.34, Imagenette",
         "A small `icat_small` with a hyperprior: it codes photographs, and classifies and rebuilds them from the bits.",
-        (SMALL, TEN, "Made for squares of 112 pixels."),
+        (SMALL, TEN, "Made for squares of 64 pixels: bring photographs to about that before `compress`."),
     ),
 ]  # fmt: skip
 """What goes into the package, codecs first."""
@@ -174,8 +174,9 @@ def card(entry: Shipped, planned: Planned, result: dict[str, Any], inherited: di
     elif inherited.get("classes"):
         wnids = inherited["classes"]
         meta |= {"classes": [WNIDS.get(c, c) for c in wnids], "wnids": wnids}
-        size = 112 if planned.script.endswith("icat2022.py") else 128
-        meta["input"] = inherited.get("input") or {"reads": "latents", "size": size, "crop": 112}
+        square = 64 if planned.script.endswith("icat2022.py") else None  # the recipe's
+        usual = {"reads": "latents", "size": square or 128, "crop": square or 112}
+        meta["input"] = inherited.get("input") or usual
     meta["data"] = CAMVID_TERMS if scenes else IMAGENETTE_TERMS
     folders = {"home": "runs/zoo", "cache": "runs/zoo/cache"} | {n: n for n in ("kodak", "camvid")}
     command = planned.arguments.format(data="imagenette", **folders)
