@@ -398,6 +398,19 @@ def test_icat2022(recipes: dict[str, ModuleType], home: Path) -> None:
     assert model.from_streams(streams).shape == (1, 3)
 
 
+def test_codecs_by_the_names_of_their_weights(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    named = recipes["codec_training"].named_codec
+    for builder in cdzoo.list_codecs(pretrained=True):
+        for member in cdzoo.get_model_weights(builder):
+            assert named(str(member)).fingerprint == cdzoo.get_codec(builder, weights=member).fingerprint
+    assert named("IMAGENETTE_C16_N32").name == named("Torfason2018_Weights.DEFAULT").name == "torfason2018"
+    with pytest.raises(SystemExit, match=r"several codecs.*BMSHJ2018_Hyperprior_Weights\..* or MBT2018_Mean_Weights\."):
+        named("IMAGENETTE_N48_M64")
+    cdzoo.save_pretrained(cdzoo.models.cresnet39(in_channels=4, width=0.05, num_classes=3), tmp_path)
+    with pytest.raises(SystemExit, match="holds no codec"):
+        named(str(tmp_path))
+
+
 def test_icats_rival_is_as_wide(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
     args = argparse.Namespace(
         rival="deit_small_patch16_224", width=0.34, crop=64, pretrained=False, weights=None,

@@ -81,10 +81,22 @@ def init_codec(run: Run, codec: Codec, source: str | None) -> None:
 
 
 def named_codec(source: str) -> Codec:
-    """A codec from a folder, a Hub repository, or the name of weights that ship with cdzoo."""
-    for builder in cdzoo.list_codecs(pretrained=True):
-        if source in cdzoo.get_model_weights(builder).__members__:
-            return cdzoo.get_codec(builder, weights=source)
+    """A codec from a folder, a Hub repository, or the name of weights that ship with cdzoo.
+
+    Such names are ``Enum.MEMBER``; ``MEMBER`` is enough where one codec alone has it.
+    """
+    members = {
+        f"{enum.__name__}.{name}": (builder, name)
+        for builder in cdzoo.list_codecs(pretrained=True)
+        for enum in [cdzoo.get_model_weights(builder)]
+        for name in enum.__members__
+    }
+    found = [full for full, (_, name) in members.items() if source in (full, name)]
+    if len(found) > 1:
+        raise SystemExit(f"{source} is what weights of several codecs are called; choose {' or '.join(found)}.")
+    if found:
+        builder, name = members[found[0]]
+        return cdzoo.get_codec(builder, weights=name)
     codec = cdzoo.from_pretrained(source)
     if not isinstance(codec, Codec):
         raise SystemExit(f"{source} holds no codec.")

@@ -1,8 +1,10 @@
 """One training for all networks: what a codec leaves of the same images, the same views, epochs and search.
 
-    heads.py classifier --small --data imagenette --codec IMAGENETTE_N48_M64 --model fa_cresnet39 --enlarge 2
-    heads.py classifier --small --data imagenette --codec IMAGENETTE_N48_M64 --model resnet50 --out runs/decoded
+    heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 --out runs/latents
+    heads.py classifier --small --data imagenette --codec CODEC --model resnet50 --out runs/decoded
     heads.py classifier --small --data imagenette --model mobilenet_v2 --out runs/original
+
+CODEC is a folder, a Hub repository or a name of weights (``BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64``).
 
 The papers train each network by a recipe of its own (``../recipes``), on data of their own, which is why their tables
 cannot be laid side by side. Here a network that reads latents, one that reads decoded images and one that reads the

@@ -26,7 +26,7 @@ class Planned(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-HYPERPRIOR = "IMAGENETTE_N48_M64"
+HYPERPRIOR = "BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64"
 """Ships with the package; the other codecs with a prior start from it, since an hour of training is in it."""
 
 _CODEC = (

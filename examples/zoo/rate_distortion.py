@@ -77,7 +77,7 @@ def measure_named(run: Run, source: str, files: list[Path]) -> dict[str, Any]:
     """The point of one learned codec, by the name of its weights or its folder."""
     codec = named_codec(source)
     found: dict[str, Any] = measure_codec(run, codec, files)
-    found["bpp"], setting = found.pop("bpp_real"), source
+    found["bpp"], setting = found.pop("bpp_real"), source.rpartition("_Weights.")[2]
     if Path(source).is_dir():
         folder = Path(source)
         setting = folder.parent.name if folder.name in ("codec", "final", "icat") else folder.name
@@ -118,7 +118,7 @@ def main() -> None:
     if args.test:
         files = images_below(args.test)
         run = Run(argparse.Namespace(**{**vars(args), "out": args.out.parent}))
-        shipped = [w.name for name in cdzoo.list_codecs(pretrained=True) for w in cdzoo.get_model_weights(name)]
+        shipped = [str(w) for name in cdzoo.list_codecs(pretrained=True) for w in cdzoo.get_model_weights(name)]
         found = [measure_named(run, s, files) for s in tqdm(shipped if args.codecs is None else args.codecs)]
         known = [n for n in FORMATS if n != "AVIF" or features.check("avif")]
         for name in tqdm([] if args.no_formats else known):

@@ -1,6 +1,6 @@
 """How few channels of a latent carry anything: the sparsity of Deng and Karam's figure 2, as figures.
 
-    sparsity.py --data imagenette --codecs IMAGENETTE_N48_M64 runs/zoo/codec-low/codec --limit 400
+    sparsity.py --data imagenette --codecs Choi2019_Weights.DEFAULT runs/zoo/codec-low/codec --limit 400
 
 For each codec, over held-out images: the share of latent values that are zero, the share of channels that are zero
 everywhere in an image (the mean over images), and the share of all variance that the best eighth of the channels has,
@@ -39,7 +39,7 @@ def measure(source: str, images: Images) -> dict[str, Any]:
     folder = Path(source)
     return {
         "codec": codec.name,
-        "setting": folder.parent.name if folder.is_dir() else source,
+        "setting": folder.parent.name if folder.is_dir() else source.rpartition("_Weights.")[2],
         "fingerprint": codec.fingerprint,
         "channels": codec.latent_channels,
         "zero_values": round(zeros / count, 4),
