@@ -142,12 +142,6 @@ SHIPPED = [
         "A small `cresnet39_d` that labels street scenes from the latents of a codec of stride 8.",
         (SMALL, "Made for street scenes of 240x180 pixels, half the size that CamVid has in this form."),
     ),
-    Shipped(
-        "icat-second", "icat-small-w034-imagenette", "IMAGENETTE_W034",
-        "ICAT, width 0.34, Imagenette",
-        "A small `icat_small` with a hyperprior: it codes photographs, and classifies and rebuilds them from the bits.",
-        (SMALL, TEN, "Made for squares of 64 pixels: bring photographs to about that before `compress`."),
-    ),
 ]  # fmt: skip
 """What goes into the package, codecs first."""
 
