@@ -42,9 +42,9 @@ short a training from nothing suits least.
 TRANSFORMERS = """`icat_small` and DeiT of two heads of 64 channels, a third of DeiT-S, on random resized crops of 64
 pixels (`examples/recipes/icat2022.py --small`); validation on 922 crops of that size at the centre. The encoder of
 `icat_small` starts from random values, the codec of its rival from an hour and eight minutes of training. Trained on
-maps of 4x4 symbols, all of them at a border or next to one, the codec in `icat_small` takes two to three times the bits
-per pixel on photographs of Kodak's size, and rebuilds them badly: at this scale it is a classifier of bits, and no codec
-to keep.
+maps of 4x4 symbols, all of them at a border or next to one, the codec in `icat_small` takes two to three times the
+bits per pixel on photographs of Kodak's size, and rebuilds them badly: at this scale it is a classifier of bits, and no
+codec to keep.
 """
 
 
