@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "not decided at this scale", "not run"
+HELD_OUT = 922
+"""Images of Imagenette that no run trains on, and all classifiers are validated with."""
 Finding = tuple[str, str]
 
 
@@ -64,7 +66,9 @@ class Results:
         values = [self.runs[n]["metrics"][metric] for n in names]
         if not values:
             raise Missing(name)
-        images = int(self.runs[names[0]]["metrics"].get("images", 0)) or 1
+        metrics = self.runs[names[0]]["metrics"]
+        # where a codec was measured too, these are the images that it was measured on
+        images = HELD_OUT if "measured_on" in metrics else int(metrics.get("images", 0)) or 1
         return Measured(sum(values) / len(values), (max(values) - min(values)) / 2, len(values), images)
 
     def file(self, path: Path) -> Any:
