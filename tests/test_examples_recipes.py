@@ -420,6 +420,10 @@ def test_icats_rival_is_as_wide(recipes: dict[str, ModuleType], tmp_path: Path) 
     ours = cdzoo.models.icat_small(num_classes=10, width=0.34)
     assert rival.embed_dim == ours.num_features == 128
     assert [b.attn.num_heads for b in rival.blocks] == [b.attn.num_heads for b in ours.blocks]
+    for changed, message in (({"rival": "resnet18"}, "pass --width 1"), ({"pretrained": True}, "of --width 1")):
+        run = recipes["training"].Run(argparse.Namespace(**{**vars(args), **changed}))
+        with pytest.raises(SystemExit, match=message):
+            recipes["icat2022"].pixel_network(run, 10)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, from Python 3.12 on

@@ -273,6 +273,8 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
         (tmp_path / f"{name}.json").write_text(json.dumps({**run, "metrics": {"top1": top1, "images": 922}}))
     results = c.Results(tmp_path)
     assert str(results.measured("head-x")) == "62.0 ± 2.0 (2 seeds)"
+    (tmp_path / "bare.json").write_text(json.dumps({**run, "metrics": {"top1": 60.0}}))
+    assert c.Results(tmp_path).measured("bare").images == 922
     text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
     assert verdict == c.HOLDS
     assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
@@ -299,11 +301,13 @@ def test_what_decides_the_claims_of_icat(scripts: dict[str, ModuleType], tmp_pat
         assert decided == verdict, (ours, rate)
         assert text == f"{ours} at {rate:.2f} bpp against 45.0 at 0.50 bpp, estimated"
 
-    ablations = {"second-ratio50": (40.0, 0.4, 21.0), "second": (50.0, 0.4, 20.0), "second-plain": (30.0, 0.4, 20.0)}
-    assert found("icat_ablations", **ablations, **{"second-ratio200": (60.0, 0.4, 19.0)})[1] == c.HOLDS
-    text, verdict = found("icat_ablations", **{"second-ratio200": (60.0, 0.4, 20.5)})  # more of both is no trade
-    assert "ratio 100 and 200: 50.0 and 60.0, 20.00 and 20.50 dB" in text
-    assert verdict == "1 of 3: does not hold; 2 of 3: holds"
+    ablations = {"second-ratio50": (40.0, 0.6, 21.0), "second": (50.0, 0.5, 20.0), "second-plain": (30.0, 0.5, 19.0)}
+    text, verdict = found("icat_ablations", **ablations, **{"second-ratio200": (60.0, 0.4, 19.0)})
+    assert verdict == c.HOLDS
+    assert "ratio 50: 40.0 at 0.60 bpp, 21.00 dB; ratio 100: 50.0 at 0.50 bpp, 20.00 dB" in text
+    # fewer labels for fewer bits is no verdict, nor are better labels and worse images with aggregation
+    changed = {"second-ratio200": (40.0, 0.2, 19.0), "second-plain": (30.0, 0.5, 25.0)}
+    assert found("icat_ablations", **changed)[1] == "1 of 3: holds; 2 of 3: not decided at this scale"
 
     rows = {
         "icat_small": {"encode": 1.0, "rebuild": 3.0, "classify": 4.0},

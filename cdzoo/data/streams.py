@@ -45,7 +45,7 @@ class StreamDataset(SampleDataset[Latent]):
             function of the error, which leaves it out too unless the function raises. A batch of which nothing is
             left repeats the sample that its worker read last, and raises if there is none. ``dataset[index]``
             raises always. Messages name the file. A subfolder that cannot be read is treated alike, on making the
-            dataset.
+            dataset; a class folder of which nothing can be read raises, since the others would be numbered anew.
 
     Attributes:
         names: each sample's name: its path below the folder, or its member's name.

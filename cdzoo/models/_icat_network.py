@@ -113,7 +113,7 @@ class ICAT(LatentClassifier):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """DeiT's for the Transformer; He's for convolutions, whose latent would otherwise be lost in rounding."""
+        """DeiT's for the Transformer; He's for g_a and g_s, whose latent would otherwise be lost in rounding."""
         for tensor in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
         for module in self.modules():

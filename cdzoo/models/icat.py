@@ -12,10 +12,10 @@ With ``hyperprior=True`` it is a codec, with mean-scale Gaussians (Minnen et al.
 scales and means are coded with integers, as in :mod:`cdzoo.codecs.hyperprior`. Without, ``y_hat`` is ``y``.
 
 What the paper leaves open and what stands here: the hyperprior has half the stride of Minnen's (5x5/1, 5x5/2 in place
-of two 5x5/2), so that 224 is a multiple of all strides, 32; LeakyReLU has a slope of 0.01; convolutions start from He's
-values, so that a first latent deviates by one or two and survives rounding; the class token has a position too, as in
-DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm. The scales of equation 6
-are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
+of two 5x5/2), so that 224 is a multiple of all strides, 32; LeakyReLU has a slope of 0.01; ``g_a`` and ``g_s`` start
+from He's values, so that a first latent deviates by one or two and survives rounding; the class token has a position
+too, as in DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm. The scales of
+equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
 
 Recipe. One step from random values does not converge; there are two, each with the loss of equation 6::
 

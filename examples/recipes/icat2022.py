@@ -228,6 +228,10 @@ def pixel_network(run: Run, classes: int) -> nn.Module:
 
     args = run.args
     sizes = {} if args.rival.startswith("resnet") else {"img_size": args.crop}
+    if args.width != 1 and not args.rival.startswith("deit_small"):
+        raise SystemExit(f"--width {args.width} is for deit_small networks; with {args.rival}, pass --width 1.")
+    if args.width != 1 and args.pretrained:
+        raise SystemExit("timm's weights are of --width 1; pass that, or leave --pretrained out.")
     if args.rival.startswith("deit_small"):
         heads = max(1, int(6 * args.width + 0.5))
         sizes |= {"embed_dim": 64 * heads, "num_heads": heads}
@@ -239,7 +243,7 @@ def pixel_network(run: Run, classes: int) -> nn.Module:
 
 
 def pixels(args: argparse.Namespace) -> dict[str, Any]:
-    """Train a classifier of original images as the first step trains the network."""
+    """Train a classifier of original images as the first step trains the network, but for stochastic depth."""
     warmup = _apply_schedule(args, "first")
     run = Run(args)
     inputs = AnalysisInputs(run, deit=args.augment == "deit")
