@@ -198,13 +198,12 @@ def find_files(root: Path, suffixes: tuple[str, ...], unreadable: Callable[[Exce
         names += [(relative / name).as_posix() for name in files if name.lower().endswith(suffixes)]
         line = lines.pop(folder)
         for path in [os.path.join(folder, name) for name in subfolders]:
+            identity = None
             try:
                 identity = _identity(path)
             except OSError as error:
                 unreadable(error)
-                subfolders.remove(os.path.basename(path))
-                continue
-            if identity in line:
+            if identity is None or identity in line:
                 subfolders.remove(os.path.basename(path))
             else:
                 lines[path] = line | {identity}

@@ -121,7 +121,7 @@ class ICAT(LatentClassifier):
                 seen = float(math.prod(module.kernel_size) * module.in_channels)
                 if isinstance(module, nn.ConvTranspose2d):  # each output pixel is reached by a share of the weights
                     seen /= math.prod(module.stride)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / (1 + _SLOPE**2) / seen))
+                nn.init.normal_(module.weight, std=nn.init.calculate_gain("leaky_relu", _SLOPE) / math.sqrt(seen))
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):

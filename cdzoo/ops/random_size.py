@@ -67,7 +67,7 @@ class RandomSizeCollate:
         if not 1 <= min_size <= max_size:
             raise ValueError(f"min_size={min_size} and max_size={max_size} must be in ascending order, from 1.")
         self.min_size, self.max_size, self.generator = min_size, max_size, generator
-        self._of_worker: tuple[int, torch.Generator] | None = None
+        self._of_worker: torch.Generator | None = None
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Images ``(C, H, W)``, or tuples of an image, its label and whatever else, to a batch.
@@ -94,10 +94,9 @@ class RandomSizeCollate:
         worker = get_worker_info()
         if self.generator is None or worker is None:
             return self.generator
-        if self._of_worker is None or self._of_worker[0] != worker.seed:  # differs in each worker and epoch
-            seed = (self.generator.initial_seed() ^ worker.seed) % 2**63
-            self._of_worker = worker.seed, torch.Generator().manual_seed(seed)
-        return self._of_worker[1]
+        if self._of_worker is None:  # a worker is a process, with a seed that differs in each worker and epoch
+            self._of_worker = torch.Generator().manual_seed((self.generator.initial_seed() ^ worker.seed) % 2**63)
+        return self._of_worker
 
     def __repr__(self) -> str:
         return f"RandomSizeCollate(min_size={self.min_size}, max_size={self.max_size})"

@@ -85,18 +85,16 @@ def named_codec(source: str) -> Codec:
 
     Such names are ``Enum.MEMBER``; ``MEMBER`` is enough where one codec alone has it.
     """
-    members = {
-        f"{enum.__name__}.{name}": (builder, name)
-        for builder in cdzoo.list_codecs(pretrained=True)
-        for enum in [cdzoo.get_model_weights(builder)]
-        for name in enum.__members__
-    }
-    found = [full for full, (_, name) in members.items() if source in (full, name)]
+    if source.partition(".")[0].endswith("_Weights"):
+        found = [cdzoo.get_weight(source)]
+    else:
+        enums = [cdzoo.get_model_weights(builder) for builder in cdzoo.list_codecs(pretrained=True)]
+        found = [enum[source] for enum in enums if source in enum.__members__]
     if len(found) > 1:
-        raise SystemExit(f"{source} is what weights of several codecs are called; choose {' or '.join(found)}.")
+        names = " or ".join(map(str, found))
+        raise SystemExit(f"{source} is what weights of several codecs are called; choose {names}.")
     if found:
-        builder, name = members[found[0]]
-        return cdzoo.get_codec(builder, weights=name)
+        return cdzoo.get_codec(found[0].value.source.config["builder"], weights=found[0])
     codec = cdzoo.from_pretrained(source)
     if not isinstance(codec, Codec):
         raise SystemExit(f"{source} holds no codec.")

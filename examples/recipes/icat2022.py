@@ -166,6 +166,8 @@ def _train(run: Run, task: Analysis, inputs: AnalysisInputs, optimizer: Any, *, 
         prepare=inputs, evaluate=inputs.evaluate, clip=args.clip,
     )  # fmt: skip
     assert isinstance(trained, Analysis)
+    if run.is_main and trained.network is not None:
+        torch.save(trained.network.state_dict(), run.out / "classifier.pt")
     return trained
 
 
@@ -233,8 +235,9 @@ def pixel_network(run: Run, classes: int) -> nn.Module:
     if args.width != 1 and args.pretrained:
         raise SystemExit("timm's weights are of --width 1; pass that, or leave --pretrained out.")
     if args.rival.startswith("deit_small"):
-        heads = max(1, int(6 * args.width + 0.5))
-        sizes |= {"embed_dim": 64 * heads, "num_heads": heads}
+        with torch.device("meta"):
+            ours = cdzoo.models.icat_small(width=args.width)
+        sizes |= {"embed_dim": ours.num_features, "num_heads": ours.blocks[0].attn.num_heads}
     with run.one_after_the_other():  # weights may have to be fetched
         network: nn.Module = timm.create_model(args.rival, pretrained=args.pretrained, num_classes=classes, **sizes)
     if args.weights:
@@ -250,11 +253,7 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
     run.seed("weights")
     task = Analysis(Originals(), pixel_network(run, len(inputs.classes)), alpha=args.alpha, beta=0.0)
     trained = _train(run, task, inputs, torch.optim.AdamW, warmup=warmup)
-    metrics = {**inputs.evaluate(trained), "images": len(inputs.images.files["val"])}
-    if run.is_main:
-        assert trained.network is not None
-        torch.save(trained.network.state_dict(), run.out / "classifier.pt")
-    return run.finish(metrics)
+    return run.finish({**inputs.evaluate(trained), "images": len(inputs.images.files["val"])})
 
 
 def rival(args: argparse.Namespace) -> dict[str, Any]:
@@ -274,9 +273,6 @@ def rival(args: argparse.Namespace) -> dict[str, Any]:
     trained = _train(run, task, inputs, torch.optim.Adam, warmup=warmup)
     metrics = inputs.evaluate(trained) | {f"{name}_before": value for name, value in before.items()}
     metrics |= save_codec(run, trained.codec, inputs.images)
-    if run.is_main:
-        assert trained.network is not None
-        torch.save(trained.network.state_dict(), run.out / "classifier.pt")
     return run.finish(metrics)
 
 
@@ -295,24 +291,22 @@ def main(argv: Sequence[str] | None = None) -> Any:
         "minutes": None,
     }
 
-    for function in (first, pixels):
-        command = add_command(
-            commands,
-            function,
-            paper={"batch": None, "weight_decay": 0.05},
-            small={**common, "augment": "crop", "minutes": 18.0, "lr": 1e-3},
-            smoke={**smoke, "augment": "deit"},
-        )
-        _add_options(command, alpha=1.0)
-        add = command.add_argument
-        add("--augment", choices=("deit", "crop"), default="deit", help="crop: the second step's, for a few epochs")
-        if function is pixels:
-            _add_rival_options(command)
-            continue
-        add("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
-        add("--init", help="folder of a first step on other data to start from")
-        add("--width", type=float, default=1.0)
-        add("--aggregation", action=argparse.BooleanOptionalAction, default=True, help="equation 9, or from z_0 alone")
+    alike: dict[str, Any] = {
+        "paper": {"batch": None, "weight_decay": 0.05},
+        "small": {**common, "augment": "crop", "minutes": 18.0, "lr": 1e-3},
+        "smoke": {**smoke, "augment": "deit"},
+    }
+    command = add_command(commands, first, **alike)
+    _add_first_step_options(command)
+    add = command.add_argument
+    add("--beta", type=float, default=0.001, help="weight of the mean squared error, 0 to 255")
+    add("--init", help="folder of a first step on other data to start from")
+    add("--width", type=float, default=1.0)
+    add("--aggregation", action=argparse.BooleanOptionalAction, default=True, help="equation 9, or from z_0 alone")
+
+    command = add_command(commands, pixels, **alike)
+    _add_first_step_options(command)
+    _add_rival_options(command)
 
     small = {**common, "minutes": 14.0, "lr": 5e-4}
     command = add_command(commands, second, paper={"batch": None}, small=small, smoke=smoke)
@@ -338,6 +332,12 @@ def _add_options(command: argparse.ArgumentParser, *, alpha: float) -> None:
     add("--alpha", type=float, default=alpha, help="weight of the cross-entropy")
     add("--schedule", choices=sorted(SCHEDULES), default="imagenet")
     add("--clip", type=float, default=1.0, help="largest norm of the gradients")
+
+
+def _add_first_step_options(command: argparse.ArgumentParser) -> None:
+    _add_options(command, alpha=1.0)
+    add = command.add_argument
+    add("--augment", choices=("deit", "crop"), default="deit", help="crop: the second step's, for a few epochs")
 
 
 def _add_rival_options(command: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,40 +28,38 @@ from training import write_text
 import cdzoo
 
 RIVALS = {"ResNet-50": "resnet50", "DeiT-S": "deit_small_patch16_224", "Swin-T": "swin_tiny_patch4_window7_224"}
-ENCODER = ("g_a", "h_a", "h_s")
 
 
-def count(network: nn.Module, parts: tuple[str, ...] = ("",)) -> float:
-    """Giga multiply-adds of some parts of a network, by the beginnings of their names."""
+def count(network: nn.Module) -> dict[str, float]:
+    """Giga multiply-adds of each part of a network by its name, and of the whole by the name ``""``."""
     # the counter knows attention on a CPU by its matrix products only
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         network.eval()(torch.zeros(1, 3, 224, 224))
-    whole = counter.get_flop_counts()
-    if parts == ("",):
-        return counter.get_total_flops() / 2e9
-    name = type(network).__name__
-    return sum(sum(whole[f"{name}.{part}"].values()) for part in parts) / 2e9
+    root = type(network).__name__
+    parts = {
+        name.removeprefix(f"{root}."): sum(flops.values()) / 2e9 for name, flops in counter.get_flop_counts().items()
+    }
+    return {**parts, "": counter.get_total_flops() / 2e9}
 
 
 def measure() -> dict[str, Any]:
     """The figures, in G multiply-adds."""
-    ours = cdzoo.models.icat_small(hyperprior=True)
-    codec = cdzoo.codecs.mbt2018_mean(N=128, M=192)
-    early = tuple(f"blocks.{i}" for i in range(3))
-    late = tuple(f"blocks.{i}" for i in range(3, len(ours.blocks)))
+    ours = count(cdzoo.models.icat_small(hyperprior=True))
+    codec = count(cdzoo.codecs.mbt2018_mean(N=128, M=192))
+    blocks = [value for name, value in ours.items() if re.fullmatch(r"blocks\.\d+", name)]
+    aggregated = [value for name, value in ours.items() if re.fullmatch(r"reduce\.\d+", name)]
     rows = {
         "icat_small": {
-            "encode": count(ours, ENCODER),
-            "rebuild": count(ours, ("embed", *early, *(f"reduce.{i}" for i in range(4)), "fuse", "g_s")),
-            "classify": count(ours, ("embed", *early, *late, "fc")),
+            "encode": ours["g_a"] + ours["h_a"] + ours["h_s"],
+            "rebuild": ours["embed"] + sum(blocks[:3]) + sum(aggregated) + ours["fuse"] + ours["g_s"],
+            "classify": ours["embed"] + sum(blocks) + ours["fc"],
         }
     }
-    decode = count(codec, ("g_s",))
     for name, network in RIVALS.items():
         rows[f"mbt2018_mean + {name}"] = {
-            "encode": count(codec, ENCODER),
-            "rebuild": decode,
-            "classify": decode + count(timm.create_model(network)),
+            "encode": codec["g_a"] + codec["h_a"] + codec["h_s"],
+            "rebuild": codec["g_s"],
+            "classify": codec["g_s"] + count(timm.create_model(network))[""],
         }
     return {name: {part: round(value, 3) for part, value in row.items()} for name, row in rows.items()}
 

@@ -168,9 +168,8 @@ def card(entry: Shipped, planned: Planned, result: dict[str, Any], inherited: di
     elif inherited.get("classes"):
         wnids = inherited["classes"]
         meta |= {"classes": [WNIDS.get(c, c) for c in wnids], "wnids": wnids}
-        square = 64 if planned.script.endswith("icat2022.py") else None  # the recipe's
-        usual = {"reads": "latents", "size": square or 128, "crop": square or 112}
-        meta["input"] = inherited.get("input") or usual
+        size, crop = (64, 64) if planned.script.endswith("icat2022.py") else (128, 112)
+        meta["input"] = inherited.get("input") or {"reads": "latents", "size": size, "crop": crop}
     meta["data"] = CAMVID_TERMS if scenes else IMAGENETTE_TERMS
     folders = {"home": "runs/zoo", "cache": "runs/zoo/cache"} | {n: n for n in ("kodak", "camvid")}
     command = planned.arguments.format(data="imagenette", **folders)
