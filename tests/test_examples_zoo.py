@@ -102,6 +102,34 @@ def test_original_images_and_few_channels(scripts: dict[str, ModuleType], tmp_pa
     assert found["lr"] == 0.001
 
 
+def test_a_head_starts_from_layers_that_are_frozen_at_first(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    heads(scripts, tmp_path / "pixels", "--model", "resnet50v1.5", "--rates", "0.001")
+    start = tmp_path / "pixels" / "classifier"
+    before = cdzoo.from_pretrained(start).state_dict()
+    more = ["--model", "fa_cresnet39", "--enlarge", "2", "--start", str(start), "--frozen", "0.5", "--epochs", "1"]
+    found = heads(scripts, tmp_path / "latents", *more, "--rates", "0.001", "0.004")["metrics"]
+    folders = {name: tmp_path / "latents" / name for name in ("search-0.001", "search-0.004", "frozen", "training")}
+    after = {
+        name: {
+            key.removeprefix("model."): tensor
+            for key, tensor in torch.load(folder / "checkpoint.pt", weights_only=True)["task"].items()
+        }
+        for name, folder in folders.items()
+    }
+    known = [k for k, tensor in after["training"].items() if k in before and before[k].shape == tensor.shape]
+    assert {"layer2.1.conv1.weight", "layer4.0.conv3.weight", "fc.weight", "layer3.1.bn1.running_mean"} <= set(known)
+    for name in ("search-0.001", "search-0.004", "frozen"):
+        assert all(torch.equal(after[name][k], before[k]) for k in known), name
+    moved = [k for k in known if not k.endswith("num_batches_tracked")]
+    assert not any(torch.equal(after["training"][k], before[k]) for k in moved)
+    parameters = dict(cdzoo.from_pretrained(tmp_path / "latents" / "classifier").named_parameters())
+    assert found["taken_over"] == sum(parameters[k].numel() for k in known if k in parameters)
+    with pytest.raises(SystemExit, match="could take over"):
+        codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
+        cdzoo.save_pretrained(codec, tmp_path / "codec")
+        heads(scripts, tmp_path / "none", "--model", "fa_cresnet39", "--start", str(tmp_path / "codec"))
+
+
 # -- the runner --------------------------------------------------------------------------------------------------
 
 SCRIPT = """

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from codec_training import named_codec
 from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole
 from evaluation import accuracy, count_correct
-from schedules import Schedule
+from schedules import Schedule, part_of
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from training import Run, fit, read_history
@@ -29,7 +29,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Classification(nn.Module):
-    """Cross-entropy of a network; the last input is the labels."""
+    """Cross-entropy of a network; the last input is the labels.
+
+    A batch norm whose weight is frozen keeps its statistics.
+    """
 
     def __init__(self, model: nn.Module, *, smoothing: float = 0.0) -> None:
         super().__init__()
@@ -41,6 +44,14 @@ class Classification(nn.Module):
         logits = self.model(*x)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
+
+    def train(self, mode: bool = True) -> Classification:
+        """As usual, but for those."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.requires_grad:
+                module.eval()
+        return self
 
 
 class ClassifierInputs:
@@ -151,6 +162,55 @@ def train_classifier(
         share=share,
         clip=clip,
     )
+    return trained.model
+
+
+def train_in_stages(
+    run: Run,
+    model: nn.Module,
+    inputs: ClassifierInputs,
+    known: Sequence[nn.Parameter],
+    make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+    *,
+    rates: tuple[float, float],
+    schedules: tuple[Schedule, Schedule],
+    frozen: float,
+    share: float = 1.0,
+    stages: tuple[str, str] = ("stage1", "stage2"),
+) -> nn.Module:
+    """Train without the parameters in ``known``, for a share ``frozen`` of the whole, and then with them.
+
+    Args:
+        make: an optimizer of groups of parameters.
+        rates: of what is new, and of what is known.
+        schedules: likewise, each over both stages.
+        share: see :func:`training.fit`.
+        stages: names of folders.
+    """
+    ids = {id(parameter) for parameter in known}
+    new = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    task: nn.Module = Classification(model)
+    for first, stage, start, end in ((True, stages[0], 0.0, frozen), (False, stages[1], frozen, 1.0)):
+        if start == end:
+            continue
+        for parameter in known:
+            parameter.requires_grad_(not first)
+        groups = [{"params": new, "lr": rates[0]}]
+        groups += [{"params": list(known), "lr": rates[1]}] if known and not first else []
+        parts = [part_of(schedule, start, end) for schedule in schedules[: len(groups)]]
+        trained = fit(
+            run,
+            task,
+            inputs.train,
+            make(groups),
+            parts,
+            prepare=inputs,
+            evaluate=lambda task: inputs.evaluate(task.model),
+            stage=stage,
+            share=share * (end - start),
+        )
+        if first:
+            task.load_state_dict(trained.state_dict())
     return trained.model
 
 

@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from classification import Classification, ClassifierInputs, add_input_options, load_codec, save_classifier
+from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_in_stages
 from fa_ablation import NAMES, build_ablation
-from schedules import Schedule, constant, cosine, part_of, step_decay
+from schedules import Schedule, constant, cosine, step_decay
 from torch import Tensor, nn
-from training import Run, add_command, fit, run_command, take_over
+from training import Run, add_command, run_command, take_over
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -63,18 +63,6 @@ ANCHOR = {
     "imagenet": Recipe(5, 0, 1e-4, 1e-4, constant, constant, 64, 1e-4),
     "minc": Recipe(90, 0, 0.01, 0.01, _FROM_SCRATCH, _FROM_SCRATCH, 32, 1e-3),
 }
-
-
-class StagedClassification(Classification):
-    """A batch norm whose weight is frozen keeps its statistics."""
-
-    def train(self, mode: bool = True) -> StagedClassification:
-        """As usual, but for those."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
-                module.eval()
-        return self
 
 
 def random_resized_crop(size: int, *, bilinear: bool, mirror: bool) -> Any:
@@ -123,35 +111,23 @@ def pretrained_state(run: Run) -> dict[str, Tensor]:
     return cdzoo.from_pretrained(source).state_dict()
 
 
-def train_in_stages(
-    run: Run, model: nn.Module, inputs: ClassifierInputs, recipe: Recipe, known: list[Any]
-) -> nn.Module:
+def train_by(run: Run, recipe: Recipe, model: nn.Module, inputs: ClassifierInputs, known: list[Any]) -> nn.Module:
     """Stage 1 without the parameters in ``known``, where there are any, and stage 2 with all."""
-    args, ids = run.args, {id(p) for p in known}
-    new = [p for p in model.parameters() if id(p) not in ids]
-    rates = {"new": recipe.lr if args.lr is None else args.lr, "known": recipe.pretrained_lr}
+    args = run.args
     decay = recipe.weight_decay if args.weight_decay is None else args.weight_decay
-    border = recipe.frozen / recipe.epochs if known else 0.0
     schedules = (recipe.schedule, recipe.pretrained_schedule)
     if (args.small or args.smoke) and not known:
         schedules = (cosine(warmup=0.03), cosine(warmup=0.03))
-    task: nn.Module = StagedClassification(model)
-    for stage, start, end in (("stage1", 0.0, border), ("stage2", border, 1.0)):
-        if start == end:
-            continue
-        for parameter in known:
-            parameter.requires_grad_(stage == "stage2")
-        groups = [{"params": new, "lr": rates["new"]}]
-        groups += [{"params": known, "lr": rates["known"]}] if stage == "stage2" and known else []
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=decay)
-        parts = [part_of(schedule, start, end) for schedule in schedules[: len(groups)]]
-        trained = fit(
-            run, task, inputs.train, optimizer, parts,
-            prepare=inputs, evaluate=lambda task: inputs.evaluate(task.model), stage=stage, share=end - start,
-        )  # fmt: skip
-        if stage == "stage1":
-            task.load_state_dict(trained.state_dict())
-    return trained.model
+    return train_in_stages(
+        run,
+        model,
+        inputs,
+        known,
+        lambda groups: torch.optim.SGD(groups, momentum=0.9, weight_decay=decay),
+        rates=(recipe.lr if args.lr is None else args.lr, recipe.pretrained_lr),
+        schedules=schedules,
+        frozen=recipe.frozen / recipe.epochs if known else 0.0,
+    )
 
 
 def _apply_recipe(args: argparse.Namespace, recipe: Recipe) -> None:
@@ -171,7 +147,7 @@ def anchor(args: argparse.Namespace) -> dict[str, Any]:
     run.seed("weights")
     model = cdzoo.models.resnet50(num_classes=len(inputs.classes), width=args.width, stride_in_1x1=False)
     known = take_over(model, pretrained_state(run))
-    model = train_in_stages(run, model, inputs, recipe, known)
+    model = train_by(run, recipe, model, inputs, known)
     metrics = save_classifier(run, model, inputs)
     return run.finish(metrics)
 
@@ -197,7 +173,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     else:
         model = cdzoo.models.fa_cresnet39(num_convs=num_convs, **sizes)
     known = take_over(model, pretrained_state(run))
-    model = train_in_stages(run, model, inputs, recipe, known)
+    model = train_by(run, recipe, model, inputs, known)
     if not args.ablation:
         metrics = save_classifier(run, model, inputs)
     else:  # made to be compared, not to be published

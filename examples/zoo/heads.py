@@ -3,6 +3,8 @@
     heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 --out runs/latents
     heads.py classifier --small --data imagenette --codec CODEC --model resnet50 --out runs/decoded
     heads.py classifier --small --data imagenette --model mobilenet_v2 --out runs/original
+    heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 \\
+        --start runs/decoded/classifier --frozen 3.4 --out runs/started
 
 CODEC is a folder, a Hub repository or a name of weights (``BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64``).
 
@@ -14,6 +16,10 @@ random crops of ``--crop`` pixels, mirrored half the time; in validation the cro
 AdamW, since a few epochs get further with it than with the papers' SGD. The search: every rate of ``--rates`` is tried
 for ``--search-epochs``, and the one with the least loss over the last of them, on training images, is taken. Rates are
 annealed by a cosine in both.
+
+``--start`` takes over the layers of a trained network that have the same name and shape. For ``--frozen`` epochs they
+stay as they are, and are trained at a tenth of the rate after that; in the search they are frozen. So 002 trains, from
+the ResNet-50 of decoded images, with SGD and 15 of 35 epochs (``../recipes/fa_cresnet2023.py``).
 
 ``--enlarge`` brings latents to so many times their size by nearest neighbour, as 002 does to read latents of stride 16
 with a network for stride 8; ResNet-41 and MobileNetV2-45 do that themselves.
@@ -31,12 +37,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 import torch
-from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_classifier
+from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_in_stages
 from data import Images, batches, list_classes, thinned, whole
 from schedules import cosine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from training import Run, add_command, read_history, run_command, write_text
+from training import Run, add_command, read_history, run_command, take_over, write_text
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header
@@ -54,7 +60,13 @@ LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenet_v2_45": ("mobilenet_v2_45", {}),
 }
 """Networks that read latents: builder, and what distinguishes the row of a table."""
-PIXELS = ("resnet50", "resnet71", "mobilenet_v2")
+PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet50": ("resnet50", {}),
+    "resnet50v1.5": ("resnet50", {"stride_in_1x1": False}),
+    "resnet71": ("resnet71", {}),
+    "mobilenet_v2": ("mobilenet_v2", {}),
+}
+"""Networks that read images; 002's ResNet-50 is torchvision's, which strides in the 3x3 and is known as v1.5."""
 
 
 def build(run: Run, args: argparse.Namespace, codec: Codec | None, classes: int) -> nn.Module:
@@ -65,7 +77,8 @@ def build(run: Run, args: argparse.Namespace, codec: Codec | None, classes: int)
 
         return mobilenet_v2(num_classes=classes, width_mult=args.width)
     if args.model in PIXELS:
-        return cdzoo.get_model(args.model, num_classes=classes, width=args.width)
+        builder, how = PIXELS[args.model]
+        return cdzoo.get_model(builder, num_classes=classes, width=args.width, **how)
     assert codec is not None
     builder, how = LATENTS[args.model]
     sizes = {"in_channels": codec.latent_channels, "latent_stride": codec.stride, "width": args.width}
@@ -93,15 +106,38 @@ def real_rate(run: Run, codec: Codec, files: Sequence[Any]) -> float:
     return float(json.loads(known.read_text())["bpp"])
 
 
+def train(
+    run: Run, inputs: ClassifierInputs, codec: Codec | None, rate: float, *, warmup: float, searched: bool = False
+) -> tuple[nn.Module, int]:
+    """A network after its training, or after ``--search-epochs``; and how many of its parameters were taken over."""
+    args = run.args
+    model = build(run, args, codec, len(inputs.classes))
+    known = take_over(model, cdzoo.from_pretrained(args.start).state_dict()) if args.start else []
+    if args.start and not known:
+        raise SystemExit(f"--start {args.start} has no tensor that {args.model} could take over.")
+    frozen = (1.0 if searched else args.frozen / args.epochs) if known else 0.0
+    stage = f"search-{rate}"
+    trained = train_in_stages(
+        run,
+        model,
+        inputs,
+        known,
+        lambda groups: torch.optim.AdamW(groups, weight_decay=args.weight_decay),
+        rates=(rate, rate / 10),
+        schedules=(cosine(warmup=warmup),) * 2,
+        frozen=frozen,
+        share=args.search_epochs / args.epochs if searched else 1.0,
+        stages=(stage, stage) if searched else ("frozen", "training"),
+    )
+    return trained, sum(parameter.numel() for parameter in known)
+
+
 def search(run: Run, inputs: ClassifierInputs, codec: Codec | None) -> dict[float, float]:
     """The loss that each rate of ``--rates`` comes to in the last of ``--search-epochs``."""
     args, found = run.args, {}
     for rate in args.rates if len(args.rates) > 1 else ():
-        model, stage = build(run, args, codec, len(inputs.classes)), f"search-{rate}"
-        optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=args.weight_decay)
-        share = args.search_epochs / args.epochs
-        train_classifier(run, model, inputs, optimizer, cosine(warmup=0.1), stage=stage, share=share)
-        rows = [r for r in read_history(run.out / stage) if r["epoch"] > args.search_epochs - 1]
+        train(run, inputs, codec, rate, warmup=0.1, searched=True)
+        rows = [r for r in read_history(run.out / f"search-{rate}") if r["epoch"] > args.search_epochs - 1]
         found[rate] = sum(r["loss"] for r in rows) / len(rows)
     return found
 
@@ -122,9 +158,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     losses = search(run, inputs, codec)
     rate = min(losses, key=lambda r: losses[r]) if losses else args.rates[0]
     run.minutes, run.steps = 0.0, 0  # of the training itself
-    model = build(run, args, codec, len(inputs.classes))
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=args.weight_decay)
-    trained = train_classifier(run, model, inputs, optimizer, cosine(warmup=0.05), stage="training")
+    trained, taken_over = train(run, inputs, codec, rate, warmup=0.05)
     if getattr(trained, "builder", None):
         metrics = save_classifier(run, trained, inputs)
     else:  # torchvision's
@@ -135,6 +169,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
         trained.eval()(*x)
     metrics |= {"reads": kind, "mmacs": round(counter.get_total_flops() / 2e6, 2)}
     metrics |= {"parameters": sum(p.numel() for p in trained.parameters()), "lr": rate, "epochs": args.epochs}
+    metrics |= {"taken_over": taken_over, "frozen": args.frozen} if args.start else {}
     metrics |= {"search": {str(rate): round(loss, 4) for rate, loss in losses.items()}, "seed": args.seed}
     if codec is not None:
         metrics |= {"bpp": round(real_rate(run, codec, inputs.files["val"]), 4), "codec": codec.name}
@@ -173,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--channels", type=int, help="read so many latent channels, those of most variance")
     add("--rates", type=float, nargs="+", default=(1e-3, 4e-3), help="learning rates to choose from")
     add("--search-epochs", type=float, default=1.0)
+    add("--start", help="folder of a trained network whose layers are taken over where name and shape agree")
+    add("--frozen", type=float, default=0.0, help="epochs for which they are not trained")
     return run_command(parser, argv)
 
 

@@ -54,7 +54,15 @@ CODECS = [
 ]  # fmt: skip
 """At one rate, about 0.3 bits per pixel, for each codec; then the lowest and the highest, and another metric."""
 
-_FOLDERS = {planned.name.removeprefix("codec-"): f"{{home}}/{planned.name}/codec" for planned in CODECS}
+TORFASON2018 = [
+    Planned(f"codec-torfason2018-{name}", "recipes/torfason2018.py", f"{_CODEC} --rate {rate} --minutes 15")
+    for name, rate in (("low", 0.0983), ("high", 0.635))
+]
+"""001's codec at its other rates."""
+
+_FOLDERS = {
+    planned.name.removeprefix("codec-"): f"{{home}}/{planned.name}/codec" for planned in (*CODECS, *TORFASON2018)
+}
 _FOLDERS["hyperprior"] = HYPERPRIOR
 
 
@@ -125,18 +133,32 @@ SEGMENTATION = [
         f"--classifier {{home}}/head-{codec}-{start}/classifier",
         (f"head-{codec}-{start}",),
     )
-    for codec, kind, model, start in (
-        ("torfason2018", "latents", "cresnet39_d", "cresnet39"),
-        ("torfason2018", "decoded", "resnet50_d", "resnet50"),
-    )
+    for codec in ("torfason2018", "torfason2018-low")
+    for kind, model, start in (("latents", "cresnet39_d", "cresnet39"), ("decoded", "resnet50_d", "resnet50"))
 ]  # fmt: skip
 
-RATES = [
-    head(codec, model, arguments)
-    for codec in ("low", "high")
-    for model, arguments in (("fa_cresnet39", "--enlarge 2"), ("resnet50", ""), ("cresnet39+scales", "--enlarge 2"))
+_ANCHOR = "resnet50v1.5"
+
+
+def _started(codec: str, model: str, anchor: str) -> Planned:
+    """As 002 trains: from the layers of a ResNet-50 on decoded images, frozen for 15 of 35 epochs."""
+    trained = head(anchor, _ANCHOR).name
+    more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen 3.4"
+    planned = head(codec, model, more, name=f"{model}-started")
+    return planned._replace(needs=(*planned.needs, trained))
+
+
+STARTED = [
+    [head(codec, _ANCHOR), *(_started(codec, model, codec) for model in ("fa_cresnet39", "cresnet39+scales"))]
+    for codec in ("hyperprior", "low", "high")
 ]
-"""Step 2: the lowest and the highest rate."""
+"""002 at three rates; the lowest and the highest are step 2."""
+
+PARTS = [_started("hyperprior", f"cresnet39+scales+{part}", "hyperprior") for part in ("attention", "enhancement")]
+"""Half of each FA module (002, table 3)."""
+
+METRICS = [_started("ms-ssim", "fa_cresnet39", "hyperprior")]
+"""Another metric, from the same ResNet-50 (002, figure 7)."""
 
 CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
 """An eighth and a sixteenth of all channels, as 32 and 16 of 256 in the paper."""
@@ -170,11 +192,27 @@ JOINT = [
 ]  # fmt: skip
 """Joint training, and its three controls (001, 6.1)."""
 
+OTHER_RATES = [
+    head(f"torfason2018-{rate}", model, arguments)
+    for rate in ("low", "high")
+    for model, arguments in (("cresnet39", "--centre"), ("resnet50", ""))
+]
+"""001 at its lowest and highest rate."""
+
+SEEDS = [
+    head(codec, model, arguments, seed=seed)
+    for codec, model, arguments in (
+        ("torfason2018", "cresnet39", "--centre"),
+        ("torfason2018", "resnet50", ""),
+        ("hyperprior", "cresnet39", "--enlarge 2"),
+        ("hyperprior", "cresnet39+scales", "--enlarge 2"),
+    )
+    for seed in (1, 2)
+]
+"""Runs that differ by less than two points."""
+
 DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
 """001, table 2."""
-
-PARTS = [head("hyperprior", f"cresnet39+scales+{part}", "--enlarge 2") for part in ("attention", "enhancement")]
-"""Half of each FA module (002, table 3)."""
 
 _SIZES = "classifier --small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 10"
 SIZES = [
@@ -188,23 +226,39 @@ SIZES = [
 ]  # fmt: skip
 """Training on one size or on many, for validation images of many (000, table 3); the paper has 224 and 448."""
 
+LARGE = [
+    Planned(
+        f"large-{name}", "recipes/wang2022.py",
+        f"{_SIZES} --codec {_FOLDERS['choi2019']} --model resnet49 --epochs 4 --mixed-sizes 224 336 "
+        f"--min-size {low} --max-size {high}",
+        ("codec-choi2019",),
+    )
+    for name, low, high in (("variable", 168, 280), ("fixed", 224, 224))
+]  # fmt: skip
+"""Table 7 at a quarter of its sizes, 896 and 672 to 1120, for larger validation images."""
+
 PLAN = [
     *CODECS[:3],
     *ONE_RATE[:6],
     *SEGMENTATION[:1],
     *ICAT,
     *ONE_RATE[6:],
-    *SEGMENTATION[1:],
+    *SEGMENTATION[1:2],
     *CODECS[3:5],
+    *(planned for at_one_rate in STARTED for planned in at_one_rate),
     *JOINT,
     *SIZES,
-    *RATES,
     *CHANNELS,
     *CODECS[5:],
-    head("ms-ssim", "fa_cresnet39", "--enlarge 2"),
+    *METRICS,
     head("choi2019", "mobilenet_v2_45"),
     *DEPTHS,
     *PARTS,
     *ICAT_ABLATIONS,
+    *TORFASON2018,
+    *OTHER_RATES,
+    *SEGMENTATION[2:],
+    *SEEDS,
+    *LARGE,
 ]
 """Everything, the most useful first: what ships, then one rate, then the others."""
