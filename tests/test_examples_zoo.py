@@ -32,7 +32,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     try:
         yield {
             name: importlib.import_module(name)
-            for name in ("plan", "run", "heads", "evaluate", "publish", "data", "claims", "report", "cost")
+            for name in ("plan", "run", "heads", "evaluate", "publish", "data", "claims", "report", "cost", "runtime")
         }
     finally:
         sys.path[:] = before
@@ -357,6 +357,29 @@ def test_counted_cost_is_the_published_one(scripts: dict[str, ModuleType]) -> No
     by_hand = sum(25 * side**2 * a * b for side, a, b in zip(sides, (6, 4, 4, 4), (4, 4, 4, 3), strict=True))
     gdn = sum((2 * side) ** 2 * 4 * 4 for side in sides[:3])
     assert cost.count(codec)["g_s"] == pytest.approx((by_hand + gdn) / 1e9)
+
+
+def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    rows = scripts["runtime"].measure(batch=1, rounds=1, N=8)
+    counted = {row["network"]: row["gmacs"] for row in rows}
+    # 001, table 1
+    published = {"resnet50": 3.86, "resnet71": 5.38, "cresnet39": 2.95, "cresnet51": 3.83, "cresnet72": 5.36}
+    assert {name: counted[name] for name in published} == pytest.approx(published, abs=0.015)
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert {row["network"] for row in rows if row["reads"] == "pixels"} == {"resnet50", "resnet71"}
+
+    c = scripts["claims"]
+
+    def verdict(**milliseconds: float) -> str:
+        times = {"decoder": 1.0, "cresnet39": 1.0, "resnet50": 2.0, "cresnet51": 1.9, "resnet71": 3.0, **milliseconds}
+        made = [{**row, "milliseconds": times[row["network"]]} for row in rows if row["network"] in times]
+        (tmp_path / "runtime.json").write_text(json.dumps(made))
+        return str(c.run_time(c.Results(tmp_path))[1])
+
+    assert verdict() == c.HOLDS
+    assert verdict(cresnet51=2.1, decoder=0.01) == c.HOLDS  # within a twentieth of ResNet-50's computation
+    # five pairs differ by more, alone and with decoding; cResNet-39 is slower than cResNet-51 in both
+    assert verdict(cresnet39=1.95) == "2 of 10: does not hold; 8 of 10: holds"
 
 
 def test_the_page_of_results_is_what_the_raw_files_give(scripts: dict[str, ModuleType]) -> None:

@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,23 @@ import cdzoo
 RIVALS = {"ResNet-50": "resnet50", "DeiT-S": "deit_small_patch16_224", "Swin-T": "swin_tiny_patch4_window7_224"}
 
 
-def count(network: nn.Module) -> dict[str, float]:
-    """Giga multiply-adds of each part of a network by its name, and of the whole by the name ``""``."""
+def count_of(work: Callable[[], Any]) -> dict[str, float]:
+    """Giga multiply-adds of each module that ``work()`` calls, by its name, and of the whole by the name ``""``."""
     # the counter knows attention on a CPU by its matrix products only
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        network.eval()(torch.zeros(1, 3, 224, 224))
-    root = type(network).__name__
-    parts = {
-        name.removeprefix(f"{root}."): sum(flops.values()) / 2e9 for name, flops in counter.get_flop_counts().items()
-    }
+        work()
+    parts = {name: sum(flops.values()) / 2e9 for name, flops in counter.get_flop_counts().items()}
     return {**parts, "": counter.get_total_flops() / 2e9}
+
+
+def count(network: nn.Module) -> dict[str, float]:
+    """Of each part of a network, for an image of 224 pixels."""
+    network.eval()
+    root = type(network).__name__
+    return {
+        name.removeprefix(f"{root}."): value
+        for name, value in count_of(lambda: network(torch.zeros(1, 3, 224, 224))).items()
+    }
 
 
 def measure() -> dict[str, Any]:

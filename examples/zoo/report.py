@@ -33,9 +33,14 @@ by the training loss after one epoch (`examples/zoo/heads.py`). *Latents* are wh
 what it would show; *original* are the JPEG files that Imagenette consists of. Rates are mean bits per pixel of whole
 `.cdz` files of the validation images at 128 pixels, which cost more per pixel than larger ones. One seed unless a
 spread is given. Minutes are those of one core of the training itself, without the search and without what is done once
-for all networks: encoding, and decoding. Everything starts from random values. In the papers' tables FA-cResNet-39
-starts from the layers of a ResNet-50 that was trained on ImageNet; it is the deepest network here, and the one that so
-short a training from nothing suits least.
+for all networks: encoding, and decoding.
+
+Networks start from random values, but for those *from layers of resnet50v1.5*: as 002 does it (4.2), they take over
+what they share with a ResNet-50 that was trained on what the same codec decodes (for the codec of MS-SSIM, on what the
+middle one decodes), leave that as it is for 15 of 35 epochs' share, and train it at a tenth of the rate after that.
+Besides their own epochs they have those of that ResNet-50 behind them. Whether the paper's cResNet-39 starts so it does
+not say; here it does. *resnet50v1.5* strides in the 3x3 convolutions, as 002's networks do, *resnet50* in the first
+1x1, as 001's.
 """
 
 
@@ -54,6 +59,17 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
+SOURCES = {
+    "hyperprior": "hyperprior, middle",
+    "low": "hyperprior, low",
+    "high": "hyperprior, high",
+    "ms-ssim": "hyperprior, MS-SSIM",
+    "torfason2018": "torfason2018, middle",
+    "torfason2018-low": "torfason2018, low",
+    "torfason2018-high": "torfason2018, high",
+}
+
+
 def heads(results: Results) -> str:
     """Every classifier of the common recipe."""
     rows = []
@@ -63,10 +79,9 @@ def heads(results: Results) -> str:
             arguments = run["run"].split()
             model = arguments[arguments.index("--model") + 1]
             codec = name.removeprefix("head-").split(f"-{model.split('+')[0]}")[0]
-            source = {"hyperprior": "hyperprior, middle", "low": "hyperprior, low", "high": "hyperprior, high"}.get(
-                codec, codec
-            )
+            source = SOURCES.get(codec, codec)
             few = f", {arguments[arguments.index('--channels') + 1]} channels" if "--channels" in arguments else ""
+            few += ", from layers of resnet50v1.5" if "--start" in arguments else ""
             rate = f"{m['bpp']:.3f}" if "bpp" in m else "-"
             figures = (
                 str(results.measured(name)),
@@ -157,7 +172,8 @@ def accuracies(results: Results) -> dict[str, list[tuple[float, float]]]:
         m, arguments = run["metrics"], run["run"].split()
         if name.startswith("head-") and "-seed" not in name and "bpp" in m and "--channels" not in arguments:
             codec = f"{m['codec']} (MS-SSIM)" if "ms-ssim" in name else m["codec"]
-            label = f"{arguments[arguments.index('--model') + 1]}, {codec}, {m['reads']}"
+            started = ", started" if "--start" in arguments else ""
+            label = f"{arguments[arguments.index('--model') + 1]}{started}, {codec}, {m['reads']}"
             series.setdefault(label, []).append((m["bpp"], m["top1"]))
     return series
 
@@ -166,7 +182,7 @@ def plot_accuracy(results: Results, picture: Path) -> None:
     """Accuracy over the rate."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     axes = figure.subplots()
     for label, found in sorted(accuracies(results).items()):
         style = {"linestyle": "--", "marker": "s"} if "decoded" in label else {"marker": "o"}
@@ -174,7 +190,7 @@ def plot_accuracy(results: Results, picture: Path) -> None:
     axes.set_xlabel("bits per pixel, whole files of 128x128 pixels")
     axes.set_ylabel("top-1 (%), Imagenette validation")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7)
     figure.savefig(picture, dpi=110)
 
 

@@ -1,0 +1,84 @@
+"""What 001's networks compute for an image of 224 pixels, and how long that takes on one core: figures 6 and 12.
+
+    runtime.py
+
+At the published sizes: the codec of 0.098 bits per pixel with its 8 latent channels, networks of the full width with
+random weights. Batches of 8, one thread; each time is the median of CPU times over rounds in which all take turns. The
+paper's times are of a GPU and batches of 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+import torch
+from cost import count_of
+from torch import Tensor
+from training import write_text
+
+import cdzoo
+from cdzoo.types import Latent
+
+LATENTS = ("cresnet39", "cresnet51", "cresnet72")
+PIXELS = ("resnet50", "resnet71")
+
+
+def works(size: int, batch: int, **codec: int) -> dict[str, Callable[[], Tensor]]:
+    """What is measured, by name: networks on what they read, and the decoder."""
+    torch.manual_seed(0)
+    net = cdzoo.codecs.torfason2018(**{"latent_channels": 8, **codec}).eval()
+    images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    latent = net.encode(images)
+    y_hat = latent.y_hat.contiguous(memory_format=torch.channels_last)
+    found: dict[str, Callable[[], Tensor]] = {"decoder": lambda: net.decode(Latent(y_hat, None, latent.image_size))}
+    sizes = {"in_channels": net.latent_channels, "latent_stride": net.stride}
+    for name in (*LATENTS, *PIXELS):
+        model = cdzoo.get_model(name, **sizes if name in LATENTS else {})
+        model.eval().to(memory_format=torch.channels_last)
+        found[name] = functools.partial(model, y_hat if name in LATENTS else images)
+    return found
+
+
+@torch.no_grad()
+def measure(size: int = 224, batch: int = 8, rounds: int = 9, **codec: int) -> list[dict[str, Any]]:
+    """Giga multiply-adds and milliseconds of each, for one image."""
+    todo = works(size, batch, **codec)
+    times: dict[str, list[float]] = {name: [] for name in todo}
+    for turn in range(1 + rounds):
+        for name, work in todo.items():
+            start = time.process_time()
+            work()
+            if turn:  # the first is to warm up
+                times[name].append((time.process_time() - start) / batch)
+    return [
+        {
+            "network": name,
+            "reads": "latents" if name in (*LATENTS, "decoder") else "pixels",
+            "gmacs": round(count_of(work)[""] / batch, 4),
+            "milliseconds": round(1e3 * statistics.median(times[name]), 2),
+        }
+        for name, work in todo.items()
+    ]
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    write_text(args.out, json.dumps(measure(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
