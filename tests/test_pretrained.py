@@ -114,10 +114,12 @@ BEHIND_JPEG = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in cdzoo.list_codecs(pretrained=True) if name not in BEHIND_JPEG])
-def test_the_codec_beats_jpeg_on_the_packaged_photograph(name: str) -> None:
-    codec = cdzoo.get_codec(name, weights="DEFAULT")
-    assert isinstance(codec, Codec)
+CODECS = [member for member in MEMBERS if member.value.source.config["kind"] == "codec"]
+
+
+@pytest.mark.parametrize("member", [m for m in CODECS if m.value.source.config["builder"] not in BEHIND_JPEG], ids=str)
+def test_the_codec_beats_jpeg_on_the_packaged_photograph(member: WeightsEnum) -> None:
+    codec = member.build_codec()
     x = load_photo(224)  # scaled down, since the file is a JPEG, whose block grid would help JPEG
     (stream,) = codec.compress(x)
     ours, bpp = psnr(codec.decode(codec.decompress([stream])), x), read_header(stream).bpp
@@ -132,6 +134,18 @@ def test_the_codec_beats_jpeg_on_the_packaged_photograph(name: str) -> None:
     jpeg = psnr(pixels.view(*x.shape[2:], 3).permute(2, 0, 1)[None] / 255, x)
     assert 0.1 < bpp < 1.0
     assert ours > jpeg
+
+
+def test_three_rates_of_one_codec_are_in_order() -> None:
+    x, points = load_photo(224), []
+    for name in ("IMAGENETTE_N48_M64_LOW", "IMAGENETTE_N48_M64", "IMAGENETTE_N48_M64_HIGH"):
+        codec = cdzoo.codecs.bmshj2018_hyperprior(weights=name)
+        (stream,) = codec.compress(x)
+        points.append((read_header(stream).bpp, psnr(codec.decode(codec.decompress([stream])), x)))
+    assert points == sorted(points)
+    assert [quality for _, quality in points] == sorted(quality for _, quality in points)
+    assert points[2][0] > 2 * points[0][0]
+    assert points[2][1] > points[0][1] + 2
 
 
 def test_integers_cost_nothing_on_the_packaged_photograph() -> None:

@@ -104,12 +104,12 @@ SHIPPED = [
     ),
     Shipped(
         "codec-low", "bmshj2018-hyperprior-n48-m64-low-imagenette", "IMAGENETTE_N48_M64_LOW",
-        "Scale hyperprior, N=48, M=64, about 0.1 bpp",
+        "Scale hyperprior, N=48, M=64, about 0.14 bpp",
         "The lowest rate of three. It starts from the packaged codec of about 0.34 bits per pixel.",
     ),
     Shipped(
         "codec-high", "bmshj2018-hyperprior-n48-m64-high-imagenette", "IMAGENETTE_N48_M64_HIGH",
-        "Scale hyperprior, N=48, M=64, about 0.6 bpp",
+        "Scale hyperprior, N=48, M=64, about 0.5 bpp",
         "The highest rate of three. It starts from the packaged codec of about 0.34 bits per pixel.",
     ),
     Shipped(
