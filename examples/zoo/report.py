@@ -180,10 +180,12 @@ def accuracies(results: Results) -> dict[str, list[tuple[float, float]]]:
 
 def plot_accuracy(results: Results, picture: Path) -> None:
     """Accuracy over the rate."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for label, found in sorted(accuracies(results).items()):
         style = {"linestyle": "--", "marker": "s"} if "decoded" in label else {"marker": "o"}
         axes.plot(*zip(*sorted(found), strict=True), label=label, markersize=5, **style)
