@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import json
 import shlex
@@ -102,12 +103,26 @@ def test_original_images_and_few_channels(scripts: dict[str, ModuleType], tmp_pa
     assert found["lr"] == 0.001
 
 
-def test_a_head_starts_from_layers_that_are_frozen_at_first(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_a_head_starts_from_layers_that_are_frozen_at_first(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heads(scripts, tmp_path / "pixels", "--model", "resnet50v1.5", "--rates", "0.001")
     start = tmp_path / "pixels" / "classifier"
     before = cdzoo.from_pretrained(start).state_dict()
     more = ["--model", "fa_cresnet39", "--enlarge", "2", "--start", str(start), "--frozen", "0.5", "--epochs", "1"]
+    starts: list[int] = []
+    order = sys.modules["training"].BatchOrder
+    iterate = order.__iter__
+    monkeypatch.setattr(order, "__iter__", lambda self: starts.append(self.start) or iterate(self))
     found = heads(scripts, tmp_path / "latents", *more, "--rates", "0.001", "0.004")["metrics"]
+    monkeypatch.undo()
+    saved = [torch.load(tmp_path / "latents" / n / "checkpoint.pt", weights_only=True) for n in ("frozen", "training")]
+    assert starts == [0, 0, 0, saved[0]["step"]]  # the second stage goes on where the first ended
+    assert [len(s["optimizer"]["param_groups"]) for s in saved] == [1, 2]
+    new, known = (group["lr"] for group in saved[1]["optimizer"]["param_groups"])
+    assert known == pytest.approx(new / 10)
+    rows = [json.loads(r) for r in (tmp_path / "latents" / "training" / "history.jsonl").read_text().splitlines()]
+    assert rows[0]["lr"] < 0.75 * found["lr"]  # half a cosine is half over
     folders = {name: tmp_path / "latents" / name for name in ("search-0.001", "search-0.004", "frozen", "training")}
     after = {
         name: {
@@ -124,6 +139,9 @@ def test_a_head_starts_from_layers_that_are_frozen_at_first(scripts: dict[str, M
     assert not any(torch.equal(after["training"][k], before[k]) for k in moved)
     parameters = dict(cdzoo.from_pretrained(tmp_path / "latents" / "classifier").named_parameters())
     assert found["taken_over"] == sum(parameters[k].numel() for k in known if k in parameters)
+    for refused in (["--frozen", "0.5"], ["--start", str(start), "--frozen", "1.5"]):
+        with pytest.raises(SystemExit, match="needs --start, and is at most"):
+            heads(scripts, tmp_path / "none", "--model", "fa_cresnet39", *refused)
     cdzoo.save_pretrained(cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12), tmp_path / "codec")
     with pytest.raises(SystemExit, match="could take over"):
         heads(scripts, tmp_path / "none", "--model", "fa_cresnet39", "--start", str(tmp_path / "codec"))
@@ -175,6 +193,23 @@ def test_runs_are_done_once_in_order_and_a_failure_stops_what_needs_it_only(
     assert go("--only", "a", "b")[0] == 0
     assert {p.stem for p in (tmp_path / "results").iterdir()} == {"a", "b", "c"}
     assert (home / "c" / "result.json").stat().st_mtime_ns == before
+
+
+def test_what_a_claim_names_is_planned_and_comes_with_its_needs(scripts: dict[str, ModuleType]) -> None:
+    names = {planned.name: planned for planned in scripts["plan"].PLAN}
+    for claim in scripts["claims"].CLAIMS:
+        if claim.command.startswith("`run.py"):
+            patterns = shlex.split(claim.command.strip("`"))[2:]
+            for pattern in patterns:
+                assert fnmatch.filter(names, pattern), pattern
+            wanted = [planned.name for planned in scripts["run"].wanted(patterns)]
+            assert all(set(names[name].needs) <= set(wanted) for name in wanted)
+            assert wanted == [name for name in names if name in wanted]
+    assert [p.name for p in scripts["run"].wanted(["head-low-fa_cresnet39-started"])] == [
+        "codec-low",
+        "head-low-resnet50v1.5",
+        "head-low-fa_cresnet39-started",
+    ]
 
 
 def test_a_run_that_another_process_has_is_left_to_it(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -280,6 +315,8 @@ def test_what_decides_a_claim(scripts: dict[str, ModuleType]) -> None:
     assert c.at_least(share(54.0), share(50.0), -1.0) == c.HOLDS
     assert c.at_least(share(46.0), share(50.0), 1.0) == c.FAILS
     assert c.at_least(share(60.0, 100), share(50.0, 100)) == c.UNDECIDED
+    # seeds have their images in common: more of them take nothing off the first part
+    assert c.Measured(60.0, 2.0, 4, 922, 2.0).error == pytest.approx((share(60.0).error ** 2 + 1) ** 0.5)
     assert c.overall([c.HOLDS, c.HOLDS]) == c.HOLDS
     assert c.overall([c.HOLDS, c.FAILS, c.HOLDS]) == "1 of 3: does not hold; 2 of 3: holds"
     curve = [(0.1, 20.0), (0.3, 24.0), (0.4, 30.0)]
@@ -305,6 +342,42 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
     text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
     assert verdict == c.HOLDS
     assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
+    assert results.measured("head-x").deviation == pytest.approx(8**0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ((60.0, 0.3), (40.0, 0.3), "holds"),
+        ((60.0, 0.2), (40.0, 0.3), "holds"),
+        ((60.0, 0.4), (40.0, 0.3), "not decided at this scale"),  # with more bits
+        ((40.0, 0.4), (60.0, 0.3), "does not hold"),
+        ((40.0, 0.2), (60.0, 0.3), "not decided at this scale"),  # with fewer
+    ],
+)
+def test_what_was_won_with_more_bits_is_not_decided(
+    scripts: dict[str, ModuleType],
+    tmp_path: Path,
+    first: tuple[float, float],
+    second: tuple[float, float],
+    verdict: str,
+) -> None:
+    c = scripts["claims"]
+    for name, (top1, bpp) in (("head-x", first), ("head-y", second)):
+        metrics = {"top1": top1, "images": 922, "bpp": bpp}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"run": "zoo/heads.py", "metrics": metrics}))
+    text, found = c.compare([("head-x", "head-y")])(c.Results(tmp_path))
+    assert found == verdict
+    assert text.endswith("0.30 bpp" if first[1] == second[1] else f"{first[1]:.2f} and 0.30 bpp")
+
+
+def test_cheaper_is_judged_by_the_counts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    c = scripts["claims"]
+    for ours, verdict in ((12.0, c.HOLDS), (20.0, c.FAILS)):
+        for name, mmacs in (("cresnet39", ours), ("resnet50", 19.0)):
+            run = {"run": "zoo/heads.py", "metrics": {"mmacs": mmacs}}
+            (tmp_path / f"head-torfason2018-{name}.json").write_text(json.dumps(run))
+        assert c.computation(c.Results(tmp_path))[1] == verdict
 
 
 def test_what_decides_the_claims_of_icat(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -380,6 +453,10 @@ def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleT
     assert verdict(cresnet51=2.1, decoder=0.01) == c.HOLDS  # within a twentieth of ResNet-50's computation
     # five pairs differ by more, alone and with decoding; cResNet-39 is slower than cResNet-51 in both
     assert verdict(cresnet39=1.95) == "2 of 10: does not hold; 8 of 10: holds"
+    # slow decoding of little computation: ResNet-50 with it is beyond a cResNet-72 that costs more
+    rows.append({"network": "more", "reads": "latents", "gmacs": 6.0, "milliseconds": 0.0})
+    assert verdict(more=3.5, decoder=0.01) == c.HOLDS
+    assert verdict(more=3.5) == "1 of 18: does not hold; 17 of 18: holds"
 
 
 def test_the_page_of_results_is_what_the_raw_files_give(scripts: dict[str, ModuleType]) -> None:

@@ -46,7 +46,7 @@ class Classification(nn.Module):
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     def train(self, mode: bool = True) -> Classification:
-        """As usual, but for those."""
+        """As usual, but for batch norms that are frozen."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.requires_grad:
@@ -180,16 +180,26 @@ def train_in_stages(
 ) -> nn.Module:
     """Train without the parameters in ``known``, for a share ``frozen`` of the whole, and then with them.
 
+    The second stage goes on in the order of the images, with an optimizer that knows nothing of the first.
+
     Args:
+        known: some of the network's parameters; where there are none, ``frozen`` is 0.
         make: an optimizer of groups of parameters.
         rates: of what is new, and of what is known.
         schedules: likewise, each over both stages.
+        frozen: the first stage's share, 0 to 1.
         share: see :func:`training.fit`.
         stages: names of folders.
+
+    Raises:
+        ValueError: where ``frozen`` is no share, or nothing would be frozen.
     """
+    if not 0 <= frozen <= 1 or (frozen and not known):
+        raise ValueError(f"frozen must be 0 to 1, and 0 where nothing is known, not {frozen} of {len(known)} tensors.")
     ids = {id(parameter) for parameter in known}
     new = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     task: nn.Module = Classification(model)
+    before = done = run.steps
     for first, stage, start, end in ((True, stages[0], 0.0, frozen), (False, stages[1], frozen, 1.0)):
         if start == end:
             continue
@@ -208,7 +218,9 @@ def train_in_stages(
             evaluate=lambda task: inputs.evaluate(task.model),
             stage=stage,
             share=share * (end - start),
+            after=done - before,
         )
+        done = run.steps
         if first:
             task.load_state_dict(trained.state_dict())
     return trained.model

@@ -258,6 +258,7 @@ def fit(
     clip: float | None = None,
     stage: str = "",
     share: float = 1.0,
+    after: int = 0,
 ) -> nn.Module:
     """Train until the epochs, steps or minutes are over; go on from ``checkpoint.pt`` where there is one.
 
@@ -271,6 +272,7 @@ def fit(
         clip: largest norm of the gradients; of groups with ``"clip": False`` they are left alone.
         stage: name of the folder for checkpoint and history, for trainings in several stages.
         share: of the whole length that this stage has.
+        after: steps of the stages before, after which the order of the images and all that is random goes on.
 
     Returns:
         the task, or its moving average; the same values in all processes.
@@ -309,7 +311,7 @@ def fit(
     if run.world > 1:
         devices = [run.device] if run.device.type == "cuda" else None
         parallel = DistributedDataParallel(task, device_ids=devices)
-    order.start = step
+    order.start = after + step
     loader = DataLoader(
         SeededDataset(dataset, args.seed),
         batch_sampler=order,  # type: ignore[arg-type]
@@ -368,7 +370,7 @@ def fit(
         batch = next(batches)
         for group, rate, schedule in zip(optimizer.param_groups, rates, schedules, strict=True):
             group["lr"] = rate * schedule(progress)
-        run.seed("step", step, run.rank)
+        run.seed("step", after + step, run.rank)
         with torch.no_grad():
             inputs = prepare(batch)
         with run.autocast():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -25,21 +26,22 @@ class Missing(Exception):
 
 
 class Measured(NamedTuple):
-    """Attributes: mean over seeds, half of their range, number of seeds, number of images behind each."""
+    """Attributes: mean over seeds, half of their range, number of seeds, number of images, deviation between seeds."""
 
     mean: float
     spread: float
     seeds: int
     images: int
+    deviation: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + (f" ± {self.spread:.1f} ({self.seeds} seeds)" if self.seeds > 1 else "")
 
     @property
     def error(self) -> float:
-        """Standard error in points, of a share of so many images, averaged over seeds."""
+        """Standard error in points: of a share of so many images, which all seeds share, and of a mean over seeds."""
         share = min(max(self.mean / 100, 0.01), 0.99)
-        return 100 * math.sqrt(share * (1 - share) / self.images / self.seeds)
+        return math.hypot(100 * math.sqrt(share * (1 - share) / self.images), self.deviation / math.sqrt(self.seeds))
 
 
 class Results:
@@ -69,7 +71,8 @@ class Results:
         metrics = self.runs[names[0]]["metrics"]
         # where a codec was measured too, these are the images that it was measured on
         images = HELD_OUT if "measured_on" in metrics else int(metrics.get("images", HELD_OUT))
-        return Measured(sum(values) / len(values), (max(values) - min(values)) / 2, len(values), images)
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return Measured(sum(values) / len(values), (max(values) - min(values)) / 2, len(values), images, deviation)
 
     def file(self, path: Path) -> Any:
         """Another raw file."""
@@ -124,9 +127,16 @@ def compare(
                 a, b = results.measured(first, metric), results.measured(second, metric)
             except Missing:
                 continue
-            rate = results.metrics(first).get("bpp")
-            texts.append(f"{a} against {b}" + (f" at {rate:.2f} bpp" if rate else ""))
-            verdicts.append(at_least(a, b, difference))
+            rates = [f"{rate:.2f}" for name in (first, second) if (rate := results.metrics(name).get("bpp"))]
+            # latents and what is decoded from them have one rate; others are said, and more bits win nothing
+            text, verdict = f"{a} against {b}", at_least(a, b, difference)
+            if len(set(rates)) == 2:
+                text += f" at {rates[0]} and {rates[1]} bpp"
+                verdict = UNDECIDED if (verdict == HOLDS) == (rates[0] > rates[1]) else verdict
+            elif rates:
+                text += f" at {rates[0]} bpp"
+            texts.append(text)
+            verdicts.append(verdict)
         if not texts:
             raise Missing(str(pairs))
         missing = len(pairs) - len(texts)
@@ -176,17 +186,19 @@ def channels(results: Results) -> Finding:
 
 def computation(results: Results) -> Finding:
     """001, figure 6."""
-    parts = [results.metrics(f"head-torfason2018-{name}") for name in ("cresnet39", "resnet50")]
-    text = ", ".join(f"{m['mmacs']:.0f} M" for m in parts)
-    return f"multiply-adds of cResNet-39 and ResNet-50 at width 1/8, without decoding: {text}", HOLDS
+    ours, rival = (results.metrics(f"head-torfason2018-{name}")["mmacs"] for name in ("cresnet39", "resnet50"))
+    text = f"multiply-adds of cResNet-39 and ResNet-50 at width 1/8, without decoding: {ours:.0f} M, {rival:.0f} M"
+    return text, HOLDS if ours < rival else FAILS
 
 
 def run_time(results: Results) -> Finding:
     """001, figure 12: the order of run times is that of computation, for networks alone and with decoding."""
     rows = {row.pop("network"): row for row in results.file(results.folder / "runtime.json")}
     decoder = rows.pop("decoder")
-    texts = [f"decoding {decoder['gmacs']:.2f} G, {decoder['milliseconds']:.0f} ms"]
-    texts += [f"{name} {row['gmacs']:.2f} G, {row['milliseconds']:.0f} ms" for name, row in rows.items()]
+    texts = [
+        f"{name} {row['gmacs']:.2f} G, {row['milliseconds']:.0f} ms ({row['milliseconds'] / row['gmacs']:.0f} for each)"
+        for name, row in {"decoding": decoder, **rows}.items()
+    ]
     verdicts = []
     for decoding in (0, 1):
         totals = [
@@ -225,14 +237,15 @@ def relu_error(results: Results) -> Finding:
 def throughput(results: Results) -> Finding:
     """003, figure 5."""
     found = results.file(HERE.parent / "jpeg_resnet_paper" / "results" / "throughput.json")["milliseconds"]
-    texts = []
+    texts, faster = [], []
     for phase in ("inference", "training"):
         times = found[phase]
         forms = {
             k.removeprefix("JPEG, "): times["pixels, torchvision"] / t for k, t in times.items() if k[:4] == "JPEG"
         }
+        faster.append(max(forms.values()) > 1)
         texts.append(f"{phase}: " + ", ".join(f"{k} {v:.2g}x" for k, v in forms.items() if "ASM" not in k))
-    return "against decode + network on a CPU, " + "; ".join(texts), FAILS
+    return "against decode + network on a CPU, " + "; ".join(texts), overall([HOLDS if f else FAILS for f in faster])
 
 
 def icat_rate(results: Results) -> Finding:
@@ -381,7 +394,8 @@ CLAIMS = [
           compare([("joint-both", "joint-control-longer")]), _zoo("joint-*")),
     Claim("001, Fig. 8", "the codec is better than JPEG in SSIM and MS-SSIM, and than JPEG 2000 in MS-SSIM", "a plot",
           beats("torfason2018", ("JPEG", "JPEG 2000"), ("ssim", "ms_ssim")), "`rate_distortion.py`"),
-    Claim("001, Fig. 12", "run time follows computation, of networks alone and with decoding", "a plot, of a GPU",
+    Claim("001, Fig. 12", "the order of run times is that of computation, of networks alone and with decoding",
+          "a plot, of a GPU",
           run_time, "`runtime.py`"),
     Claim("002, T1", "FA-cResNet-39 is better than cResNet-39 with scales, at every rate", "+2.9, +3.6, +3.5",
           compare([(f"head-{c}-fa_cresnet39-started", f"head-{c}-cresnet39+scales-started") for c in _RATES]),
@@ -389,20 +403,21 @@ CLAIMS = [
     Claim("002, T1", "and better than ResNet-50 on decoded images", "+1.4, +1.2, +2.0",
           compare([(f"head-{c}-fa_cresnet39-started", f"head-{c}-resnet50v1.5") for c in _RATES]),
           _zoo("codec-low", "codec-high", "head-*-resnet50v1.5", "head-*-fa_cresnet39-started")),
-    Claim("002, 4.2", "taking over the layers of a ResNet-50 is better than random values", "none",
+    Claim("not in 002", "taking over the layers of a ResNet-50 (which had 8 epochs itself) is better than random "
+          "values, after 8 epochs", "none",
           compare([(f"head-hyperprior-{name}-started", f"head-hyperprior-{name}")
                    for name in ("fa_cresnet39", "cresnet39+scales")]),
           _zoo("head-hyperprior-fa_cresnet39*", "head-hyperprior-cresnet39+scales", "head-hyperprior-*-started")),
     Claim("002, T3", "reading scales too helps", "+0.7, +1.0, +1.2",
-          compare([("head-hyperprior-cresnet39+scales", "head-hyperprior-cresnet39")]),
-          _zoo("head-hyperprior-cresnet39*")),
+          compare([("head-hyperprior-fa_cresnet39-started", "head-hyperprior-fa_cresnet39-scales-started")]),
+          _zoo("head-hyperprior-fa_cresnet39-started", "head-hyperprior-fa_cresnet39-scales-started")),
     Claim("002, T3", "attention and enhancement are better together than either", "76.5 against 74.5, 75.9",
           compare([("head-hyperprior-fa_cresnet39-started", f"head-hyperprior-cresnet39+scales+{part}-started")
                    for part in ("attention", "enhancement")]),
           _zoo("head-hyperprior-resnet50v1.5", "head-hyperprior-*-started")),
     Claim("002, Fig. 2", "few channels of a latent carry most of it", "a plot", sparsity, "`sparsity.py`"),
-    Claim("002, Fig. 7", "codecs for MSE and for MS-SSIM serve FA-cResNet-39 alike at like rates", "a plot",
-          compare([("head-ms-ssim-fa_cresnet39-started", "head-hyperprior-fa_cresnet39-started")], -1.0),
+    Claim("002, Fig. 7", "a codec for MS-SSIM serves FA-cResNet-39 better than one for MSE, at like rates", "a plot",
+          compare([("head-ms-ssim-fa_cresnet39-started", "head-hyperprior-fa_cresnet39-started")]),
           _zoo("codec-ms-ssim", "head-hyperprior-resnet50v1.5", "head-*-fa_cresnet39-started")),
     Claim("002, T2", "parameters and multiply-adds of the network", "42.0 M; nine figures",
           lambda results: ("all nine are reproduced by counting, in the tests", HOLDS), "`pytest tests`"),

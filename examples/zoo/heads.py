@@ -54,6 +54,7 @@ LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cresnet72": ("cresnet72", {}),
     "cresnet39+scales": ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
     "fa_cresnet39": ("fa_cresnet39", {}),
+    "fa_cresnet39-scales": ("fa_cresnet39_ablation", {"use_scales": False}),
     "cresnet39+scales+attention": ("fa_cresnet39_ablation", {"parts": "attention"}),
     "cresnet39+scales+enhancement": ("fa_cresnet39_ablation", {"parts": "enhancement"}),
     "resnet41": ("resnet41", {}),
@@ -144,6 +145,10 @@ def search(run: Run, inputs: ClassifierInputs, codec: Codec | None) -> dict[floa
 
 def classifier(args: argparse.Namespace) -> dict[str, Any]:
     """Train a network on latents, on decoded or on original images: AdamW, the best of a few rates."""
+    if args.epochs is None:
+        raise SystemExit("--epochs is missing: the search and the frozen epochs are shares of it.")
+    if not 0 <= args.frozen <= args.epochs or (args.frozen and not args.start):
+        raise SystemExit(f"--frozen {args.frozen} needs --start, and is at most the {args.epochs} epochs of --epochs.")
     run = Run(args)
     latents = args.model in LATENTS
     codec = load_codec(run, _smoke_codec) if latents or args.codec or args.smoke else None

@@ -157,8 +157,11 @@ STARTED = [
 PARTS = [_started("hyperprior", f"cresnet39+scales+{part}", "hyperprior") for part in ("attention", "enhancement")]
 """Half of each FA module (002, table 3)."""
 
-METRICS = [_started("ms-ssim", "fa_cresnet39", "hyperprior")]
-"""Another metric, from the same ResNet-50 (002, figure 7)."""
+METRICS = [head("ms-ssim", _ANCHOR), _started("ms-ssim", "fa_cresnet39", "ms-ssim")]
+"""Another metric (002, figure 7)."""
+
+INPUTS = [_started("hyperprior", "fa_cresnet39-scales", "hyperprior")]
+"""Without scales (002, table 3)."""
 
 CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
 """An eighth and a sixteenth of all channels, as 32 and 16 of 256 in the paper."""
@@ -204,12 +207,10 @@ SEEDS = [
     for codec, model, arguments in (
         ("torfason2018", "cresnet39", "--centre"),
         ("torfason2018", "resnet50", ""),
-        ("hyperprior", "cresnet39", "--enlarge 2"),
-        ("hyperprior", "cresnet39+scales", "--enlarge 2"),
     )
     for seed in (1, 2)
 ]
-"""Runs that differ by less than two points."""
+"""Of 001's comparison, whose two networks differ by less than two points."""
 
 DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
 """001, table 2."""
@@ -254,6 +255,7 @@ PLAN = [
     head("choi2019", "mobilenet_v2_45"),
     *DEPTHS,
     *PARTS,
+    *INPUTS,
     *ICAT_ABLATIONS,
     *TORFASON2018,
     *OTHER_RATES,

@@ -18,11 +18,15 @@ INTRODUCTION = """# The papers' claims, measured again
 
 One set of data, one recipe, one machine for all five systems: Imagenette (ten classes of ImageNet), networks at an
 eighth of their width (MobileNets at half, Transformers at a third), a few epochs on single CPU cores. That is far below
-what the papers train, so this page can say where an effect is large, and cannot refute an effect of a point. *Holds*
-and *does not hold* mean that a difference is beyond two standard errors of the number of validation images (922, or 101
-scenes); what lies between is *not decided at this scale*. What was not run says so.
+what the papers train, so this page can say where an effect is large, and cannot refute an effect of a point. For
+accuracy and mIoU, *holds* and *does not hold* mean that a difference is beyond two standard errors of the number of
+validation images (922, or 101 scenes), and of the seeds where there are several; what lies between is *not decided at
+this scale*, and so is what was won with more bits. A codec that was trained for minutes can be better than a format,
+which holds then, but not show that the paper's is not. Counts and times are compared as they are; what the others hang
+on stands in `examples/zoo/claims.py`. What was not run says so.
 
-Every row comes from a raw file; the commands are those of `examples/zoo`.
+But for one that the tests show, every row comes from a raw file; the commands are those of `examples/zoo`, and train
+what a row needs.
 """
 
 HOW = """## How it was trained
@@ -36,11 +40,12 @@ spread is given. Minutes are those of one core of the training itself, without t
 for all networks: encoding, and decoding.
 
 Networks start from random values, but for those *from layers of resnet50v1.5*: as 002 does it (4.2), they take over
-what they share with a ResNet-50 that was trained on what the same codec decodes (for the codec of MS-SSIM, on what the
-middle one decodes), leave that as it is for 15 of 35 epochs' share, and train it at a tenth of the rate after that.
-Besides their own epochs they have those of that ResNet-50 behind them. Whether the paper's cResNet-39 starts so it does
-not say; here it does. *resnet50v1.5* strides in the 3x3 convolutions, as 002's networks do, *resnet50* in the first
-1x1, as 001's.
+what they share with a ResNet-50 that was trained on what the same codec decodes, leave that as it is for 3.4 of 8
+epochs (15 of 35 in the paper), and train it at a tenth of the rate after that. Besides their own epochs they have the
+eight of that ResNet-50 behind them; and the runs of this page drew the same crops in their second stage as in their
+first, so that they saw 4.6 epochs of different ones, not 8. Whether the cResNet-39 of the paper's comparison starts so
+too, it leaves open; here it does. *resnet50v1.5* strides in the 3x3 convolutions, as 002's networks do, *resnet50* in
+the first 1x1, as 001's.
 """
 
 

@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,15 @@ from plan import PLAN, Planned
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def wanted(patterns: Sequence[str]) -> list[Planned]:
+    """Runs whose names match, and what they need, in the order of the plan."""
+    names: set[str] = set()
+    for p in reversed(PLAN):  # needs come before
+        if p.name in names or any(fnmatch.fnmatch(p.name, pattern) for pattern in patterns):
+            names |= {p.name, *p.needs}
+    return [p for p in PLAN if p.name in names]
 
 
 def is_done(planned: Planned, home: Path) -> bool:
@@ -78,14 +88,14 @@ def main() -> None:
     for name in ("data", "kodak", "camvid"):
         add(f"--{name}", type=Path)
     add("--home", type=Path, default=Path("runs/zoo"))
-    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names")
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names; with what they need")
     add("--until", help="HH:MM: start no run after that")
     add("--list", action="store_true", help="say what is there, and train nothing")
     args = parser.parse_args()
     for name in ("data", "kodak", "camvid", "home"):
         path = getattr(args, name)
         setattr(args, name, None if path is None else path.absolute())
-    planned = [p for p in PLAN if any(fnmatch.fnmatch(p.name, pattern) for pattern in args.only)]
+    planned = wanted(args.only)
     failed: set[str] = set()
     while not args.list:
         missing = [p for p in planned if p.name not in failed and not is_done(p, args.home)]
