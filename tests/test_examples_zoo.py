@@ -119,8 +119,8 @@ def test_a_head_starts_from_layers_that_are_frozen_at_first(
     saved = [torch.load(tmp_path / "latents" / n / "checkpoint.pt", weights_only=True) for n in ("frozen", "training")]
     assert starts == [0, 0, 0, saved[0]["step"]]  # the second stage goes on where the first ended
     assert [len(s["optimizer"]["param_groups"]) for s in saved] == [1, 2]
-    new, known = (group["lr"] for group in saved[1]["optimizer"]["param_groups"])
-    assert known == pytest.approx(new / 10)
+    rate, rate_of_known = (group["lr"] for group in saved[1]["optimizer"]["param_groups"])
+    assert rate_of_known == pytest.approx(rate / 10)
     rows = [json.loads(r) for r in (tmp_path / "latents" / "training" / "history.jsonl").read_text().splitlines()]
     assert rows[0]["lr"] < 0.75 * found["lr"]  # half a cosine is half over
     folders = {name: tmp_path / "latents" / name for name in ("search-0.001", "search-0.004", "frozen", "training")}
@@ -453,7 +453,7 @@ def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleT
     assert verdict(cresnet51=2.1, decoder=0.01) == c.HOLDS  # within a twentieth of ResNet-50's computation
     # five pairs differ by more, alone and with decoding; cResNet-39 is slower than cResNet-51 in both
     assert verdict(cresnet39=1.95) == "2 of 10: does not hold; 8 of 10: holds"
-    # slow decoding of little computation: ResNet-50 with it is beyond a cResNet-72 that costs more
+    # slow decoding: with it, ResNet-71 takes longer than what computes more
     rows.append({"network": "more", "reads": "latents", "gmacs": 6.0, "milliseconds": 0.0})
     assert verdict(more=3.5, decoder=0.01) == c.HOLDS
     assert verdict(more=3.5) == "1 of 18: does not hold; 17 of 18: holds"

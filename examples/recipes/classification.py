@@ -34,15 +34,15 @@ class Classification(nn.Module):
     A batch norm whose weight is frozen keeps its statistics.
     """
 
-    def __init__(self, model: nn.Module, *, smoothing: float = 0.0) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model = model
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """Loss, and the share of the batch that is right."""
         *x, labels = inputs
         logits = self.model(*x)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        loss = F.cross_entropy(logits.float(), labels)
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     def train(self, mode: bool = True) -> Classification:
@@ -143,16 +143,14 @@ def train_classifier(
     optimizer: torch.optim.Optimizer,
     schedules: Schedule | Sequence[Schedule],
     *,
-    smoothing: float = 0.0,
     stage: str = "",
     share: float = 1.0,
-    clip: float | None = None,
+    after: int = 0,
 ) -> nn.Module:
     """Train a network on prepared inputs; see :func:`training.fit`."""
-    task = Classification(model, smoothing=smoothing)
     trained = fit(
         run,
-        task,
+        Classification(model),
         inputs.train,
         optimizer,
         schedules,
@@ -160,7 +158,7 @@ def train_classifier(
         evaluate=lambda task: inputs.evaluate(task.model),
         stage=stage,
         share=share,
-        clip=clip,
+        after=after,
     )
     return trained.model
 
@@ -198,8 +196,7 @@ def train_in_stages(
         raise ValueError(f"frozen must be 0 to 1, and 0 where nothing is known, not {frozen} of {len(known)} tensors.")
     ids = {id(parameter) for parameter in known}
     new = [parameter for parameter in model.parameters() if id(parameter) not in ids]
-    task: nn.Module = Classification(model)
-    before = done = run.steps
+    before = run.steps
     for first, stage, start, end in ((True, stages[0], 0.0, frozen), (False, stages[1], frozen, 1.0)):
         if start == end:
             continue
@@ -208,22 +205,11 @@ def train_in_stages(
         groups = [{"params": new, "lr": rates[0]}]
         groups += [{"params": list(known), "lr": rates[1]}] if known and not first else []
         parts = [part_of(schedule, start, end) for schedule in schedules[: len(groups)]]
-        trained = fit(
-            run,
-            task,
-            inputs.train,
-            make(groups),
-            parts,
-            prepare=inputs,
-            evaluate=lambda task: inputs.evaluate(task.model),
-            stage=stage,
-            share=share * (end - start),
-            after=done - before,
-        )
-        done = run.steps
+        more = {"stage": stage, "share": share * (end - start), "after": run.steps - before}
+        trained = train_classifier(run, model, inputs, make(groups), parts, **more)
         if first:
-            task.load_state_dict(trained.state_dict())
-    return trained.model
+            model.load_state_dict(trained.state_dict())
+    return trained
 
 
 def save_classifier(

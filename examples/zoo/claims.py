@@ -105,6 +105,13 @@ def at_least(a: Measured, b: Measured, difference: float = 0.0) -> str:
     return FAILS if found + error < difference else UNDECIDED
 
 
+def unless_paid(verdict: str, rate: float, others_rate: float) -> str:
+    """A verdict on two networks, undecided where the better one has more bits."""
+    if (verdict == HOLDS and rate > others_rate) or (verdict == FAILS and rate < others_rate):
+        return UNDECIDED
+    return verdict
+
+
 def overall(verdicts: list[str]) -> str:
     """One word for several comparisons."""
     kinds = set(verdicts)
@@ -127,16 +134,12 @@ def compare(
                 a, b = results.measured(first, metric), results.measured(second, metric)
             except Missing:
                 continue
-            rates = [f"{rate:.2f}" for name in (first, second) if (rate := results.metrics(name).get("bpp"))]
-            # latents and what is decoded from them have one rate; others are said, and more bits win nothing
-            text, verdict = f"{a} against {b}", at_least(a, b, difference)
-            if len(set(rates)) == 2:
-                text += f" at {rates[0]} and {rates[1]} bpp"
-                verdict = UNDECIDED if (verdict == HOLDS) == (rates[0] > rates[1]) else verdict
-            elif rates:
-                text += f" at {rates[0]} bpp"
-            texts.append(text)
-            verdicts.append(verdict)
+            rates = [round(rate, 2) for name in (first, second) if (rate := results.metrics(name).get("bpp"))]
+            # latents and what is decoded from them have one rate
+            said = " and ".join(f"{rate:.2f}" for rate in dict.fromkeys(rates))
+            texts.append(f"{a} against {b}" + (f" at {said} bpp" if said else ""))
+            verdict = at_least(a, b, difference)
+            verdicts.append(unless_paid(verdict, *rates) if len(rates) == 2 else verdict)
         if not texts:
             raise Missing(str(pairs))
         missing = len(pairs) - len(texts)
@@ -200,16 +203,15 @@ def run_time(results: Results) -> Finding:
         for name, row in {"decoding": decoder, **rows}.items()
     ]
     verdicts = []
-    for decoding in (0, 1):
+    for decoding in (False, True):
         totals = [
-            [row[k] + (decoding and row["reads"] == "pixels" and decoder[k]) for row in rows.values()]
-            for k in ("gmacs", "milliseconds")
+            [row[k] + (decoder[k] if decoding and row["reads"] == "pixels" else 0) for k in ("gmacs", "milliseconds")]
+            for row in rows.values()
         ]
-        alike, times = totals
         # what computes within a twentieth of another may be on either side of it
         verdicts += [
             HOLDS if slower > faster else FAILS
-            for (more, slower), (less, faster) in permutations(zip(alike, times, strict=True), 2)
+            for (more, slower), (less, faster) in permutations(totals, 2)
             if more > 1.05 * less
         ]
     return "one core of a CPU: " + "; ".join(texts), overall(verdicts)
@@ -290,10 +292,7 @@ def _at_rate(results: Results, name: str) -> str:
 
 def _dominates(results: Results, first: str, second: str) -> str:
     verdict = at_least(results.measured(first), results.measured(second))
-    rate, others_rate = (results.metrics(name)["val_bpp"] for name in (first, second))
-    if (verdict == HOLDS and rate > others_rate) or (verdict == FAILS and rate < others_rate):
-        return UNDECIDED
-    return verdict
+    return unless_paid(verdict, *(results.metrics(name)["val_bpp"] for name in (first, second)))
 
 
 def icat_cost(results: Results) -> Finding:

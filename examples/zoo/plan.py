@@ -140,27 +140,28 @@ SEGMENTATION = [
 _ANCHOR = "resnet50v1.5"
 
 
-def _started(codec: str, model: str, anchor: str) -> Planned:
+def _started(codec: str, model: str) -> Planned:
     """As 002 trains: from the layers of a ResNet-50 on decoded images, frozen for 15 of 35 epochs."""
-    trained = head(anchor, _ANCHOR).name
+    trained = head(codec, _ANCHOR).name
     more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen 3.4"
     planned = head(codec, model, more, name=f"{model}-started")
     return planned._replace(needs=(*planned.needs, trained))
 
 
 STARTED = [
-    [head(codec, _ANCHOR), *(_started(codec, model, codec) for model in ("fa_cresnet39", "cresnet39+scales"))]
+    planned
     for codec in ("hyperprior", "low", "high")
+    for planned in (head(codec, _ANCHOR), _started(codec, "fa_cresnet39"), _started(codec, "cresnet39+scales"))
 ]
 """002 at three rates; the lowest and the highest are step 2."""
 
-PARTS = [_started("hyperprior", f"cresnet39+scales+{part}", "hyperprior") for part in ("attention", "enhancement")]
+PARTS = [_started("hyperprior", f"cresnet39+scales+{part}") for part in ("attention", "enhancement")]
 """Half of each FA module (002, table 3)."""
 
-METRICS = [head("ms-ssim", _ANCHOR), _started("ms-ssim", "fa_cresnet39", "ms-ssim")]
+METRICS = [head("ms-ssim", _ANCHOR), _started("ms-ssim", "fa_cresnet39")]
 """Another metric (002, figure 7)."""
 
-INPUTS = [_started("hyperprior", "fa_cresnet39-scales", "hyperprior")]
+INPUTS = [_started("hyperprior", "fa_cresnet39-scales")]
 """Without scales (002, table 3)."""
 
 CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
@@ -203,11 +204,8 @@ OTHER_RATES = [
 """001 at its lowest and highest rate."""
 
 SEEDS = [
-    head(codec, model, arguments, seed=seed)
-    for codec, model, arguments in (
-        ("torfason2018", "cresnet39", "--centre"),
-        ("torfason2018", "resnet50", ""),
-    )
+    head("torfason2018", model, arguments, seed=seed)
+    for model, arguments in (("cresnet39", "--centre"), ("resnet50", ""))
     for seed in (1, 2)
 ]
 """Of 001's comparison, whose two networks differ by less than two points."""
@@ -246,7 +244,7 @@ PLAN = [
     *ONE_RATE[6:],
     *SEGMENTATION[1:2],
     *CODECS[3:5],
-    *(planned for at_one_rate in STARTED for planned in at_one_rate),
+    *STARTED,
     *JOINT,
     *SIZES,
     *CHANNELS,
