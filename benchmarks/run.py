@@ -57,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[s
     args = parser.parse_args(arguments)
     options = Options(args.quick, tuple(args.threads), args.photo)
     header, skipped, rows = machine(options), {}, []  # type: dict[str, Any], dict[str, str], list[Row]
+
+    def write() -> None:
+        """What there is, after each row, so that a run that is cut off leaves it."""
+        header["load_after"] = round(os.getloadavg()[0], 1)
+        if args.json:
+            args.json.write_text(to_json(header, skipped, rows), encoding="utf-8")
+
     print(f"{'group':15} {'peer':24} {'cdzoo':>10} {'peer':>10} {'':3} {'ratio':>9}  {'quartiles':16} case")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*")  # CompressAI's, when it is imported
@@ -67,12 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[s
                 for row in importlib.import_module(GROUPS[group]).rows(options):
                     rows.append(row)
                     print(*lines(row), sep="\n", flush=True)
+                    write()
             except (Skipped, ImportError) as reason:
                 skipped[group] = str(reason)
                 print(f"{group:15} skipped: {reason}", flush=True)
-            header["load_after"] = round(os.getloadavg()[0], 1)
-            if args.json:  # after each group, so that a run that is cut off leaves what it has
-                args.json.write_text(to_json(header, skipped, rows), encoding="utf-8")
+                write()
     return header, skipped, rows
 
 

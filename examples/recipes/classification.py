@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from codec_training import named_codec
-from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole
+from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole, widened
 from evaluation import accuracy, count_correct
 from schedules import Schedule, part_of
 from torch import Tensor, nn
@@ -34,15 +34,15 @@ class Classification(nn.Module):
     A batch norm whose weight is frozen keeps its statistics.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.smoothing = model, smoothing
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """Loss, and the share of the batch that is right."""
         *x, labels = inputs
         logits = self.model(*x)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     def train(self, mode: bool = True) -> Classification:
@@ -92,7 +92,8 @@ class ClassifierInputs:
             [
                 cache(self.run, self.codec, files, view, home / name, decoded=decoded)
                 for name, view in zip(names, made, strict=True)
-            ]
+            ],
+            self.run.device if args.held else None,
         )
 
     def subtract_means(self) -> None:
@@ -100,16 +101,18 @@ class ClassifierInputs:
         count = min(len(self.train), 320)
         some = torch.utils.data.Subset(self.train, range(0, len(self.train), max(1, len(self.train) // count)))
         self.run.seed("means")
-        sums = [self._read(batch)[0].double().mean((0, 2, 3)) for batch in batches(some, 32)]
+        sums = [self._read(batch, self.train)[0].double().mean((0, 2, 3)) for batch in batches(some, 32)]
         mean = torch.stack(sums).mean(0)
         self.transform = LatentTransform(size=self.transform.size, mean=tuple(round(float(m), 5) for m in mean))
 
-    def _read(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _read(self, batch: Any, dataset: Any) -> tuple[Tensor, Tensor | None, Tensor]:
         """A batch as the codec leaves it: latents (or images), scales, labels."""
+        if self.cached:
+            batch = dataset.look_up(batch)
         *tensors, labels = (t.to(self.run.device, non_blocking=True) for t in batch)
         if self.cached:
-            first, scales = tensors[0], tensors[1] if len(tensors) > 1 and tensors[1].numel() else None
-            return first.float() / 255 if self.kind == "decoded" else first, scales, labels
+            scales = widened(tensors[1]) if len(tensors) > 1 and tensors[1].numel() else None
+            return widened(tensors[0]), scales, labels
         if self.kind == "original":
             return tensors[0], None, labels
         assert self.codec is not None
@@ -118,7 +121,7 @@ class ClassifierInputs:
 
     def __call__(self, batch: Any, *, train: bool = True) -> tuple[Any, ...]:
         """A batch of the datasets to the inputs of :class:`Classification`."""
-        first, scales, labels = self._read(batch)
+        first, scales, labels = self._read(batch, self.train if train else self.val)
         stride = self.codec.stride if self.codec is not None and self.kind == "latents" else 1
         first, scales = self.augment([first, scales], self.crop // stride, train=train)
         if self.kind == "latents":
@@ -150,7 +153,7 @@ def train_classifier(
     """Train a network on prepared inputs; see :func:`training.fit`."""
     trained = fit(
         run,
-        Classification(model),
+        Classification(model, smoothing=run.args.smoothing),
         inputs.train,
         optimizer,
         schedules,
@@ -251,9 +254,11 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--codec", help="folder or Hub repository of a codec's weights")
     add("--cache", type=Path, help="folder for latents or decoded images, made once; without it in every step")
+    add("--held", action="store_true", help="hold the cache on the device, where that is an accelerator")
     add("--views", type=int, default=0, help="random views of each image; 0 for the whole image only")
     add("--size", type=int, default=256, help="pixels of the squares that are encoded")
     add("--crop", type=int, default=224, help="pixels that the network sees")
+    add("--smoothing", type=float, default=0.0, help="of labels")
 
 
 def load_codec(run: Run, smoke: Callable[[], Any]) -> Codec:

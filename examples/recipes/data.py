@@ -10,9 +10,11 @@ Masks: ``train``, ``trainannot``, ``val`` and ``valannot``, as CamVid is distrib
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
-from training import Run
+from training import Run, SeededDataset
 
 from cdzoo.codecs import Codec
 from cdzoo.types import Latent
@@ -178,22 +180,94 @@ class Masks(Dataset[Any]):
 class Cached(Dataset[Any]):
     """One of several views of each image, as a codec left it: latents (with scales) or decoded images.
 
-    A sample is ``(y_hat, scales, label)`` float32, scales of size 0 where there are none; or ``(image, label)`` uint8.
+    A sample is ``(y_hat, scales, label)``, scales of size 0 where there are none, or ``(image, label)``: float16 and
+    uint8 as they are kept, which :func:`widened` makes float32.
+
+    Args:
+        folders: one for each view.
+        device: where everything is held, if it is; a sample then is ``(view, index)``, and :meth:`look_up` does the
+            rest for a whole batch.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], device: torch.device | None = None) -> None:
         self.views = [{file.stem: np.load(file, mmap_mode="r") for file in f.glob("*.npy")} for f in folders]
+        self.names = [name for name in ("images", "y_hat", "scales") if name in self.views[0]]
+        self.held = None if device is None else {name: self._stacked(name, device) for name in (*self.names, "labels")}
+
+    def _stacked(self, name: str, device: torch.device) -> Tensor:
+        """One after the other, for twice that would not fit."""
+        count, first = len(self), torch.from_numpy(self.views[0][name][:1].copy())
+        rows = torch.empty((len(self.views) * count, *first.shape[1:]), dtype=first.dtype, device=device)
+        for number, view in enumerate(self.views):
+            rows[number * count : (number + 1) * count] = torch.from_numpy(np.array(view[name]))
+        return rows
 
     def __len__(self) -> int:
         return len(self.views[0]["labels"])
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        view = self.views[int(torch.randint(len(self.views), ()))] if len(self.views) > 1 else self.views[0]
-        label = int(view["labels"][index])
-        if "images" in view:
-            return torch.from_numpy(view["images"][index].copy()), label
-        scales = view["scales"][index].astype(np.float32) if "scales" in view else np.empty(0, np.float32)
-        return torch.from_numpy(view["y_hat"][index].astype(np.float32)), torch.from_numpy(scales), label
+        number = int(torch.randint(len(self.views), ())) if len(self.views) > 1 else 0
+        if self.held is not None:
+            return number, index
+        view = self.views[number]
+        tensors = [torch.from_numpy(view[name][index].copy()) for name in self.names]
+        if self.names == ["y_hat"]:
+            tensors.append(torch.empty(0))
+        return (*tensors, int(view["labels"][index]))
+
+    def look_up(self, batch: Any) -> Any:
+        """The samples that ``(view, index)``, two tensors, stand for; other batches as they are."""
+        if self.held is None:
+            return batch
+        number, index = batch
+        rows = (number * len(self) + index).to(self.held["labels"].device)
+        tensors = [self.held[name][rows] for name in self.names]
+        return (*tensors, *([torch.empty(0)] if self.names == ["y_hat"] else []), self.held["labels"][rows])
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """What is kept in 8 or 16 bits as float32; bytes to ``[0, 1]``."""
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+
+
+class Kept(Dataset[Any]):
+    """Squares of images, read and resized once: ``(3, H, W)`` uint8, and the class."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images, self.labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(self.images[index].copy()), int(self.labels[index])
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[bool]:
+    """One process at a time; whether the folder is still to be filled, of which ``labels.npy`` is the sign."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not (folder / "labels.npy").exists()
+
+
+def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path) -> Kept:
+    """Read every image once, and keep its square.
+
+    Args:
+        transform: to squares of one size; its randomness follows from the seed and the place among ``files``.
+        folder: where to; what is there already is left alone.
+    """
+    dataset = SeededDataset(Images(files, transform), run.args.seed)
+    with only_one(folder) as empty:
+        if empty:
+            samples = torch.utils.data.DataLoader(
+                dataset, 16, sampler=[(folder.name, i) for i in range(len(files))], num_workers=run.args.workers
+            )
+            rows = ((("images", (x * 255).round().byte()),) for x, _ in samples)
+            _fill(folder, rows, [label for _, label in files])
+    return Kept(folder)
 
 
 def cache(
@@ -202,36 +276,43 @@ def cache(
     """Encode every image once, and keep the latents (float16), or the decoded images (uint8).
 
     Args:
-        transform: to squares of one size; its randomness follows from the name of the folder.
+        transform: see :func:`keep`; all codecs are given the same squares.
         folder: where to; what is there already is left alone.
     """
     names = hashlib.sha256("\n".join(str(file) for file, _ in files).encode()).hexdigest()[:8]
     kind = "decoded" if decoded else "latents"
+    squares = folder.with_name(f"{folder.name}-{names}-squares")
     folder = folder.with_name(f"{folder.name}-{names}-{kind}-{codec.fingerprint}")
-    with run.one_after_the_other():
-        if (folder / "labels.npy").exists():
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        run.seed("cache", folder.name)
-        dataset, arrays = Images(files, transform), {}
-        for start in tqdm(range(0, len(files), 16), desc=folder.name, mininterval=5, leave=False):
-            images = torch.stack([dataset[i][0] for i in range(start, min(len(files), start + 16))]).to(run.device)
-            latent = codec.encode(images)
-            if decoded:
-                rows = {"images": codec.decode(latent).mul(255).round().byte()}
-            else:
-                rows = {"y_hat": latent.y_hat.half()}
-                rows |= {} if latent.scales is None else {"scales": latent.scales.half()}
-            for name, row in rows.items():
-                values = row.cpu().numpy()
-                if name not in arrays:
-                    shape = (len(files), *values.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
-                arrays[name][start : start + 16] = values
-        for array in arrays.values():
-            array.flush()
-        np.save(folder / "labels.npy", np.array([label for _, label in files]))  # last: the sign that all is there
+    with only_one(folder) as empty:
+        if empty:
+            _fill(folder, _encoded(run, codec, keep(run, files, transform, squares), decoded), [n for _, n in files])
     return folder
+
+
+def _encoded(run: Run, codec: Codec, squares: Kept, decoded: bool) -> Iterator[tuple[tuple[str, Tensor], ...]]:
+    for images, _ in batches(squares, 32):
+        latent = codec.encode(widened(images.to(run.device)))
+        if decoded:
+            yield (("images", codec.decode(latent).mul(255).round().byte()),)
+        elif latent.scales is None:
+            yield (("y_hat", latent.y_hat.half()),)
+        else:
+            yield ("y_hat", latent.y_hat.half()), ("scales", latent.scales.half())
+
+
+def _fill(folder: Path, batches_of_rows: Iterable[tuple[tuple[str, Tensor], ...]], labels: Sequence[int]) -> None:
+    arrays, start = dict[str, Any](), 0
+    for batch in tqdm(batches_of_rows, desc=folder.name, mininterval=5, leave=False):
+        for name, row in batch:
+            values = row.cpu().numpy()
+            if name not in arrays:
+                shape = (len(labels), *values.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+            arrays[name][start : start + len(values)] = values
+        start += len(values)
+    for array in arrays.values():
+        array.flush()
+    np.save(folder / "labels.npy", np.array(labels))  # last: the sign that all is there
 
 
 def to_latent(y_hat: Tensor, scales: Tensor, stride: int) -> Latent:

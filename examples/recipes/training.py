@@ -112,6 +112,7 @@ class Run:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            torch.backends.cudnn.benchmark = True  # all batches of a training have one size
         if args.threads:
             torch.set_num_threads(args.threads)
         if self.world > 1 and not dist.is_initialized():
@@ -172,6 +173,8 @@ class Run:
         """Write ``result.json``: the command, its figures and cost, and the machine; and leave the other processes."""
         machine = {"torch": torch.__version__, "device": str(self.device), "processor": platform.machine()}
         machine |= {"threads": torch.get_num_threads(), "processes": self.world}
+        if self.device.type == "cuda":
+            machine["accelerator"] = torch.cuda.get_device_name(self.device)
         result: dict[str, Any] = {"command": self.command, "metrics": metrics}
         result |= {"minutes": round(self.minutes, 2), "steps": self.steps, "machine": machine}
         if self.is_main:
@@ -283,10 +286,7 @@ def fit(
     schedules = [schedules] * len(optimizer.param_groups) if callable(schedules) else list(schedules)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = torch.amp.GradScaler(run.device.type, enabled=args.amp == "fp16")
-    # the random start is forgotten quickly
-    average = AveragedModel(
-        task, avg_fn=lambda mean, new, n: mean + (new - mean) * max(1 - args.ema, 9 / (10 + float(n))), use_buffers=True
-    ) if args.ema else None  # fmt: skip
+    average = moving_average(task, args.ema) if args.ema else None
     order = BatchOrder(len(dataset), args.batch, seed=args.seed, rank=run.rank, world=run.world)
     total = share * (args.steps or (args.epochs or 0) * order.steps_per_epoch)
     budget = share * args.minutes if args.minutes else None
@@ -312,14 +312,15 @@ def fit(
         devices = [run.device] if run.device.type == "cuda" else None
         parallel = DistributedDataParallel(task, device_ids=devices)
     order.start = after + step
+    workers = 0 if getattr(dataset, "held", None) else args.workers
     loader = DataLoader(
         SeededDataset(dataset, args.seed),
         batch_sampler=order,  # type: ignore[arg-type]
-        num_workers=args.workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=run.device.type == "cuda",
         # other ways of starting workers would have to pickle every transform
-        multiprocessing_context="fork" if args.workers and "fork" in get_all_start_methods() else None,
+        multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
     )
 
     def save() -> None:
@@ -396,6 +397,20 @@ def fit(
         plot(out / "history.jsonl", out / "curves.png")
     run.minutes, run.steps = run.minutes + minutes, run.steps + step
     return (task if average is None else average.module).eval()
+
+
+def moving_average(task: nn.Module, decay: float) -> AveragedModel:
+    """A copy of ``task`` whose parameters and buffers follow; the random start is forgotten quickly."""
+
+    def update(means: Any, values: Any, count: Any) -> None:
+        if means[0].is_floating_point():
+            # the count that is handed over is on the device, and would have to be waited for
+            torch._foreach_lerp_(means, values, max(1 - decay, 9 / (10 + int(average.n_averaged))))
+        else:
+            torch._foreach_copy_(means, values)
+
+    average = AveragedModel(task, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 class History:

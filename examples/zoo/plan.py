@@ -65,6 +65,15 @@ _FOLDERS = {
 }
 _FOLDERS["hyperprior"] = HYPERPRIOR
 
+PACKAGED = {
+    "hyperprior": HYPERPRIOR,
+    "low": f"{HYPERPRIOR}_LOW",
+    "high": f"{HYPERPRIOR}_HIGH",
+    "torfason2018": "Torfason2018_Weights.IMAGENETTE_C16_N32",
+    "choi2019": "Choi2019_Weights.IMAGENETTE_N48_M64",
+}
+"""What of these came to ship."""
+
 
 def head(codec: str | None, model: str, arguments: str = "", *, name: str = "", seed: int = 0) -> Planned:
     """A network of ``zoo/heads.py`` on what a codec leaves, or on the original images."""
@@ -236,6 +245,55 @@ LARGE = [
 ]  # fmt: skip
 """Table 7 at a quarter of its sizes, 896 and 672 to 1120, for larger validation images."""
 
+FULL_EPOCHS, WIDE_EPOCHS = 24, 60
+_DEVICE = "--held --workers 16 --threads 1 --amp bf16 --ema 0.998 --evaluate-every 1000 --checkpoint-minutes 60"
+_FULL = (
+    f"classifier --data {{data}} --cache {{cache}} --size 224 --crop 192 --views 3 --epochs {FULL_EPOCHS} "
+    f"--rates 1e-3 {_DEVICE}"
+)
+
+
+def full(codec: str, model: str, arguments: str = "", *, name: str = "") -> Planned:
+    """As :func:`head`, at the published width, for an accelerator."""
+    label = f"full-{codec}-{name or model}"
+    return Planned(label, "zoo/heads.py", f"{_FULL} --codec {PACKAGED[codec]} --model {model} {arguments}".strip())
+
+
+def _full_started(codec: str, model: str) -> Planned:
+    trained = full(codec, _ANCHOR).name
+    frozen = round(FULL_EPOCHS * 15 / 35, 1)
+    more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen {frozen}"
+    return full(codec, model, more, name=f"{model}-started")._replace(needs=(trained,))
+
+
+FULL = [
+    *(full(codec, _ANCHOR) for codec in ("hyperprior", "low")),
+    full("torfason2018", "resnet50"),
+    full("torfason2018", "cresnet39", "--centre"),
+    *(_full_started(codec, model) for codec in ("hyperprior", "low") for model in ("fa_cresnet39", "cresnet39+scales")),
+    full("choi2019", "resnet41"),
+    full("choi2019", "resnet50"),
+]
+"""The comparisons of 002, 001 and 000 at the published widths."""
+
+_WIDE = (
+    f"classifier --data {{data}} --cache {{cache}} --size 224 --crop 224 --views 5 --epochs {WIDE_EPOCHS} "
+    f"--rates 2e-3 --smoothing 0.1 {_DEVICE}"
+)
+WIDE = [
+    Planned(
+        f"wide-{codec}-{model}", "zoo/heads.py",
+        f"{_WIDE} --codec {PACKAGED[codec]} --model {model} --width {width} {arguments}".strip(),
+    )
+    for codec, model, width, arguments in (
+        ("hyperprior", "fa_cresnet39", 0.25, "--enlarge 2"),
+        ("torfason2018", "cresnet39", 0.25, "--centre"),
+        ("choi2019", "resnet41", 0.25, ""),
+        ("hyperprior", "mobilenet_v2_45", 0.5, ""),
+    )
+]  # fmt: skip
+"""What ships: longer, at 224 pixels."""
+
 PLAN = [
     *CODECS[:3],
     *ONE_RATE[:6],
@@ -260,5 +318,7 @@ PLAN = [
     *SEGMENTATION[2:],
     *SEEDS,
     *LARGE,
+    *FULL,
+    *WIDE,
 ]
 """Everything, the most useful first: what ships, then one rate, then the others."""

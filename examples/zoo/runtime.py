@@ -1,10 +1,12 @@
-"""What 001's networks compute for an image of 224 pixels, and how long that takes on one core: figures 6 and 12.
+"""What 001's networks compute for an image of 224 pixels, and how long that takes: figures 6 and 12.
 
     runtime.py
+    runtime.py --device cuda --batch 256
 
 At the published sizes: the codec of 0.098 bits per pixel with its 8 latent channels, networks of the full width with
-random weights. Batches of 8, one thread; each time is the median of CPU times over rounds in which all take turns. The
-paper's times are of a GPU and batches of 256.
+random weights. Each time is the median over rounds in which all take turns: of CPU times in one thread, or of times on
+the wall of a device, in 32 bits (TF32 in convolutions, which is PyTorch's default). The paper's times are of a GPU and
+batches of 256.
 """
 
 from __future__ import annotations
@@ -29,43 +31,54 @@ from training import write_text
 import cdzoo
 from cdzoo.types import Latent
 
+RESULTS = Path(__file__).resolve().parent / "results"
 LATENTS = ("cresnet39", "cresnet51", "cresnet72")
 PIXELS = ("resnet50", "resnet71")
 
 
-def works(size: int, batch: int, **codec: int) -> dict[str, Callable[[], Tensor]]:
+def works(size: int, batch: int, device: str, **codec: int) -> dict[str, Callable[[], Tensor]]:
     """What is measured, by name: networks on what they read, and the decoder."""
     torch.manual_seed(0)
-    net = cdzoo.codecs.torfason2018(**{"latent_channels": 8, **codec}).eval()
-    images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    net = cdzoo.codecs.torfason2018(**{"latent_channels": 8, **codec}).eval().to(device)
+    images = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     latent = net.encode(images)
     y_hat = latent.y_hat.contiguous(memory_format=torch.channels_last)
     found: dict[str, Callable[[], Tensor]] = {"decoder": lambda: net.decode(Latent(y_hat, None, latent.image_size))}
     sizes = {"in_channels": net.latent_channels, "latent_stride": net.stride}
     for name in (*LATENTS, *PIXELS):
         model = cdzoo.get_model(name, **sizes if name in LATENTS else {})
-        model.eval().to(memory_format=torch.channels_last)
+        model.eval().to(device, memory_format=torch.channels_last)
         found[name] = functools.partial(model, y_hat if name in LATENTS else images)
     return found
 
 
+def now(device: str) -> float:
+    """Seconds: of this process's CPU time, or on the wall once a device has done what it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @torch.no_grad()
-def measure(size: int = 224, batch: int = 8, rounds: int = 9, **codec: int) -> list[dict[str, Any]]:
+def measure(
+    size: int = 224, batch: int = 8, rounds: int = 9, device: str = "cpu", **codec: int
+) -> list[dict[str, Any]]:
     """Giga multiply-adds and milliseconds of each, for one image."""
-    todo = works(size, batch, **codec)
+    todo = works(size, batch, device, **codec)
     times: dict[str, list[float]] = {name: [] for name in todo}
     for turn in range(1 + rounds):
         for name, work in todo.items():
-            start = time.process_time()
+            start = now(device)
             work()
             if turn:  # the first is to warm up
-                times[name].append((time.process_time() - start) / batch)
+                times[name].append((now(device) - start) / batch)
     return [
         {
             "network": name,
             "reads": "latents" if name in (*LATENTS, "decoder") else "pixels",
             "gmacs": round(count_of(work)[""] / batch, 4),
-            "milliseconds": round(1e3 * statistics.median(times[name]), 2),
+            "milliseconds": round(1e3 * statistics.median(times[name]), 2 if device == "cpu" else 4),
         }
         for name, work in todo.items()
     ]
@@ -74,10 +87,13 @@ def measure(size: int = 224, batch: int = 8, rounds: int = 9, **codec: int) -> l
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    write_text(args.out, json.dumps(measure(), indent=1) + "\n")
+    out = args.out or RESULTS / ("runtime.json" if args.device == "cpu" else "runtime-accelerator.json")
+    write_text(out, json.dumps(measure(batch=args.batch, device=args.device), indent=1) + "\n")
 
 
 if __name__ == "__main__":
