@@ -227,13 +227,16 @@ def test_the_page_of_benchmarks_is_what_the_raw_file_gives(scripts: dict[str, Mo
     report = scripts["report"]
     text = report.RESULTS.read_text(encoding="utf-8")
     header, skipped, rows = scripts["measuring"].from_json(text)
-    for row in rows:
+    text += (its_text := report.ACCELERATOR.read_text(encoding="utf-8"))
+    its_header, _, its_rows = scripts["measuring"].from_json(its_text)
+    for row in [*rows, *its_rows]:
         check(row)
     assert {row.group for row in rows} | set(skipped) == set(scripts["run"].GROUPS)
+    assert ({row.group for row in its_rows}, its_header["accelerator"] == "none") == ({"accelerator"}, False)
     assert socket.gethostname() not in text
     assert str(ROOT) not in text
     written = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert written == report.page(header, skipped, rows)
+    assert written == report.page(header, skipped, rows, (its_header, its_rows))
     for name, _ in report.PICTURES.values():
         assert (ROOT / "docs" / "benchmarks" / f"{name}.png").stat().st_size > 5000
 
@@ -252,7 +255,11 @@ def test_rows_that_are_not_ahead_are_named(scripts: dict[str, ModuleType], tmp_p
     assert "| JPEG | 64 | 1 | 1 | 2 | 1 (**0.5**, 0.5 to 0.5) |" in report.section([row])
     labels = row._replace(group="jpeg-to-labels", case={**case, "network": "n"})
     header = measuring.machine(measuring.Options()) | {"load_after": 0.0}
-    report.write(header, {"memory": "why not"}, [row, labels], tmp_path)
+    elsewhere = (header | {"accelerator": "a GPU"}, [row._replace(group="accelerator")])
+    report.write(header, {"memory": "why not", "accelerator": "none"}, [row, labels], tmp_path, elsewhere)
     text = (tmp_path / "benchmarks.md").read_text()
+    assert "another machine:\n\n" in text.partition("## accelerator")[2]
+    assert text.index("| accelerator | none |") < text.index("## accelerator") < text.index("| accelerator | a GPU |")
+    assert "Not measured: none." not in text
     assert "Not measured: why not." in text
     assert [file.name for file in sorted((tmp_path / "benchmarks").iterdir())] == ["growth.png", "labels.png"]

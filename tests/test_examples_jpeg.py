@@ -214,6 +214,13 @@ def test_the_weights_that_ship_agree_in_every_form(scripts: dict[str, ModuleType
     assert model.arguments["width"] == 2
 
 
+def test_all_forms_go_to_the_device_that_is_timed(scripts: dict[str, ModuleType]) -> None:
+    forms = scripts["throughput"].forms("CIFAR10", explicit=False, device="meta")
+    assert {"JPEG, fused, ASM", "JPEG, factored", "pixels, Pillow"} <= set(forms)
+    for name, (model, _) in forms.items():
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}, name
+
+
 @pytest.mark.parametrize("name", ["relu_rmse", "throughput", "accuracy", "conversion_deviation"])
 def test_the_results_that_ship_are_what_the_scripts_write(name: str) -> None:
     found = json.loads((SCRIPTS / "results" / f"{name}.json").read_text(encoding="utf-8"))

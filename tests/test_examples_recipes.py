@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -208,6 +209,98 @@ def test_crops_of_tensors_belong_together(recipes: dict[str, ModuleType]) -> Non
         assert all(set(row.flatten().tolist()) <= set(n.flatten().tolist()) for row, n in zip(y, numbers, strict=True))
     centre, _ = recipes["data"].crop_and_flip([numbers, None], 4, train=False)
     assert torch.equal(centre, numbers[..., 1:5, 1:5])
+
+
+def test_the_moving_average_forgets_the_start_and_copies_what_is_counted(recipes: dict[str, ModuleType]) -> None:
+    task = torch.nn.BatchNorm2d(3)
+    average = recipes["training"].moving_average(task, 0.75)
+    values, mean = torch.randn(12, 3).double(), torch.zeros(3).double()
+    for n, value in enumerate(values):
+        with torch.no_grad():
+            task.weight.copy_(value)
+            task.num_batches_tracked.fill_(7 * n)
+        average.update_parameters(task)
+        # the first is taken as it is; then the older, the less weight it has, down to 1 - decay
+        share = 1.0 if n == 0 else max(0.25, 9 / (10 + n))
+        mean += share * (value - mean)
+    torch.testing.assert_close(average.module.weight.double(), mean, rtol=1e-5, atol=1e-6)
+    assert average.module.num_batches_tracked == 77
+
+
+def test_a_gpu_is_named_by_its_number(
+    recipes: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    args = argparse.Namespace(out=tmp_path, device=None, threads=None, seed=0)
+    run = recipes["training"].Run(args)
+    assert chosen == [run.device] == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "torfason2018"])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_caches_hold_what_codecs_make_of_the_same_squares(
+    recipes: dict[str, ModuleType], tmp_path: Path, name: str, decoded: bool
+) -> None:
+    data, training = recipes["data"], recipes["training"]
+    torch.manual_seed(0)
+    codec = cdzoo.get_codec(name, N=8, **({"M": 12} if name.startswith("bmshj") else {})).eval()
+    _, files = data.list_classes(data.generate_classes(tmp_path / "images"))
+    args = argparse.Namespace(out=tmp_path / "run", device="cpu", threads=None, seed=0, workers=0)
+    run, labels = training.Run(args), [label for _, label in files["train"]]
+    views = [data.whole(32), data.random_view(32), data.random_view(32)]
+    with torch.no_grad():
+        made = [
+            data.cache(run, codec, files["train"], view, tmp_path / f"train{number}", decoded=decoded)
+            for number, view in enumerate(views)
+        ]
+    ways = [data.Cached(made), data.Cached(made, torch.device("cpu"))]
+    keys = [(3, index) for index in (5, 0, 7, 7)]
+    stacked = [
+        dataset.look_up(next(iter(torch.utils.data.DataLoader(training.SeededDataset(dataset, 0), 4, sampler=keys))))
+        for dataset in ways
+    ]
+    assert len(stacked[0]) == len(stacked[1]) == (2 if decoded else 3)
+    for one, other in zip(*stacked, strict=True):
+        assert torch.equal(one, other) or one.numel() == other.numel() == 0
+    assert stacked[0][-1].tolist() == [labels[index] for _, index in keys]
+    # against the codec itself, view by view
+    squares = [
+        data.widened(torch.stack([sample for sample, _ in data.Kept(folder)]))
+        for folder in sorted(tmp_path.glob("*-squares"))
+    ]
+    direct = torch.stack([data.whole(32)(data.read(file)) for file, _ in files["train"]]) / 255
+    torch.testing.assert_close(squares[0], direct, rtol=0, atol=1e-6)
+    assert not any(torch.equal(squares[i], squares[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    with torch.no_grad():
+        latents = [codec.encode(square) for square in squares]
+        expected = [codec.decode(latent) if decoded else latent.y_hat for latent in latents]
+    for view, values in zip(ways[0].views, expected, strict=True):
+        kept = data.widened(torch.from_numpy(np.array(view["images" if decoded else "y_hat"])))
+        torch.testing.assert_close(kept, values, rtol=1e-3, atol=0.5 / 255 + 1e-6 if decoded else 1e-3)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
+    data.cache(run, codec, files["train"], views[0], tmp_path / "train0", decoded=decoded)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")} == before
+
+
+def test_one_process_fills_a_cache_and_the_others_wait(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    only_one, found = recipes["data"].only_one, list[bool]()
+
+    def other() -> None:
+        with only_one(tmp_path / "x") as empty:
+            found.append(empty)
+
+    with only_one(tmp_path / "x") as empty:
+        assert empty
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        np.save(tmp_path / "x" / "labels.npy", np.zeros(1))
+    thread.join(10)
+    assert found == [False]
 
 
 def test_split_and_layouts(recipes: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -148,6 +148,21 @@ def test_three_rates_of_one_codec_are_in_order() -> None:
     assert points[2][1] > points[0][1] + 2
 
 
+def test_the_codec_for_ms_ssim_is_better_at_that_and_worse_in_psnr() -> None:
+    import pytorch_msssim
+
+    x, found = load_photo(224), {}
+    for name in ("IMAGENETTE_N48_M64", "IMAGENETTE_N48_M64_MS_SSIM"):
+        codec = cdzoo.codecs.bmshj2018_hyperprior(weights=name)
+        (stream,) = codec.compress(x)
+        x_hat = codec.decode(codec.decompress([stream]))
+        found[name] = (float(pytorch_msssim.ms_ssim(x_hat, x, data_range=1.0)), psnr(x_hat, x), read_header(stream).bpp)
+    squared, similar = found.values()
+    assert similar[0] > squared[0]
+    assert similar[1] < squared[1]
+    assert similar[2] < 1.05 * squared[2]
+
+
 def test_integers_cost_nothing_on_the_packaged_photograph() -> None:
     codec = cdzoo.codecs.bmshj2018_hyperprior(weights="DEFAULT")
     x = read_image(PHOTO)[..., :384, :640]  # a size that CompressAI takes

@@ -116,8 +116,8 @@ def _cresnet(builder: Callable[..., CResNet], weights: WeightsLike, **given: Any
 class cResNet39_Weights(WeightsEnum):
     """Weights of :func:`cresnet39`."""
 
-    IMAGENETTE_W0125 = Weights("cresnet39-w0125-torfason2018-imagenette")
-    DEFAULT = IMAGENETTE_W0125
+    IMAGENETTE_W025 = Weights("cresnet39-w025-torfason2018-imagenette")
+    DEFAULT = IMAGENETTE_W025
 
 
 @register_model(weights=cResNet39_Weights)

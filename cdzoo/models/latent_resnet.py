@@ -188,8 +188,8 @@ def upscale_and_channels(upscale: str | None, channels: Sequence[int] | None) ->
 class ResNet41_Weights(WeightsEnum):
     """Weights of :func:`resnet41`."""
 
-    IMAGENETTE_W0125 = Weights("resnet41-w0125-choi2019-imagenette")
-    DEFAULT = IMAGENETTE_W0125
+    IMAGENETTE_W025 = Weights("resnet41-w025-choi2019-imagenette")
+    DEFAULT = IMAGENETTE_W025
 
 
 @register_model(weights=ResNet41_Weights)

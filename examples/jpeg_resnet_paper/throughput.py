@@ -52,7 +52,9 @@ def coefficients(files: list[bytes], device: str = "cpu") -> JPEGCoefficients:
     return read_jpeg(files, num_threads=1).to(device)
 
 
-def forms(weights: Path, *, explicit: bool, device: str = "cpu") -> dict[str, tuple[nn.Module, Callable[[list[bytes]], Tensor]]]:
+def forms(
+    weights: Path, *, explicit: bool, device: str = "cpu"
+) -> dict[str, tuple[nn.Module, Callable[[list[bytes]], Tensor]]]:
     """Name to the network and what takes files to its logits; each has parameters of its own."""
 
     def network(mode: str = "fused", **options: Any) -> JPEGResNetSmall:
@@ -63,7 +65,7 @@ def forms(weights: Path, *, explicit: bool, device: str = "cpu") -> dict[str, tu
     for name, decode in (("pixels, torchvision", torchvision_pixels), ("pixels, Pillow", pillow_pixels)):
         model = network()
         found[name] = (model, lambda files, m=model, d=decode: logits_of_pixels(m, d(files, device)))
-    fused, asm = network(), approximated(network(), "asm", 8)
+    fused, asm = network(), approximated(network(), "asm", 8).to(device)
     found["JPEG, fused"] = (fused, lambda files: fused(coefficients(files, device)))
     found["JPEG, fused, ASM"] = (asm, lambda files: asm(coefficients(files, device)))
     modes: dict[str, dict[str, Any]] = {

@@ -10,7 +10,18 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from codec_training import named_codec
-from data import Cached, Images, batches, cache, crop_and_flip, generate_classes, list_classes, random_view, whole, widened
+from data import (
+    Cached,
+    Images,
+    batches,
+    cache,
+    crop_and_flip,
+    generate_classes,
+    list_classes,
+    random_view,
+    whole,
+    widened,
+)
 from evaluation import accuracy, count_correct
 from schedules import Schedule, part_of
 from torch import Tensor, nn

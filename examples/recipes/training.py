@@ -107,7 +107,7 @@ class Run:
         self.minutes, self.steps = 0.0, 0  # of all trainings so far, those before a kill too
         self.rank, self.world = (int(os.environ.get(name, d)) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device == "cuda" and self.world > 1:
+        if device == "cuda":  # of which PyTorch wants to know the number
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = torch.device(device)
         if self.device.type == "cuda":

@@ -196,10 +196,27 @@ def computation(results: Results) -> Finding:
 
 def run_time(results: Results) -> Finding:
     """001, figure 12: the order of run times is that of computation, for networks alone and with decoding."""
-    rows = {row.pop("network"): row for row in results.file(results.folder / "runtime.json")}
+    texts, verdicts = [], []
+    for name in ("runtime", "runtime-accelerator"):
+        try:
+            rows = results.file(results.folder / f"{name}.json")
+        except Missing:
+            continue
+        text, verdict = _order_of_times({row["network"]: row for row in rows})
+        where = rows[0].get("device", "one core of a CPU")
+        texts.append(f"{where}: {text}")
+        verdicts.append((where, verdict))
+    if not verdicts:
+        raise Missing("runtime.json")
+    if len({verdict for _, verdict in verdicts}) == 1:
+        return "; ".join(texts), verdicts[0][1]
+    return "; ".join(texts), "; ".join(f"{where}: {verdict}" for where, verdict in verdicts)
+
+
+def _order_of_times(rows: dict[str, dict[str, Any]]) -> Finding:
     decoder = rows.pop("decoder")
     texts = [
-        f"{name} {row['gmacs']:.2f} G, {row['milliseconds']:.0f} ms ({row['milliseconds'] / row['gmacs']:.0f} for each)"
+        f"{name} {row['gmacs']:.2f} G, {row['milliseconds']:.3g} ms ({row['milliseconds'] / row['gmacs']:.2g} for each)"
         for name, row in {"decoding": decoder, **rows}.items()
     ]
     verdicts = []
@@ -214,7 +231,7 @@ def run_time(results: Results) -> Finding:
             for (more, slower), (less, faster) in permutations(totals, 2)
             if more > 1.05 * less
         ]
-    return "one core of a CPU: " + "; ".join(texts), overall(verdicts)
+    return ", ".join(texts), overall(verdicts)
 
 
 def conversion(results: Results) -> Finding:

@@ -123,9 +123,7 @@ def train(
         model,
         inputs,
         known,
-        lambda groups: torch.optim.AdamW(
-            groups, weight_decay=args.weight_decay, fused=run.device.type == "cuda"
-        ),
+        lambda groups: torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=run.device.type == "cuda"),
         rates=(rate, rate / 10),
         schedules=(cosine(warmup=warmup),) * 2,
         frozen=frozen,

@@ -245,7 +245,7 @@ LARGE = [
 ]  # fmt: skip
 """Table 7 at a quarter of its sizes, 896 and 672 to 1120, for larger validation images."""
 
-FULL_EPOCHS, WIDE_EPOCHS = 24, 60
+FULL_EPOCHS, WIDE_EPOCHS = 20, 34
 _DEVICE = "--held --workers 16 --threads 1 --amp bf16 --ema 0.998 --evaluate-every 1000 --checkpoint-minutes 60"
 _FULL = (
     f"classifier --data {{data}} --cache {{cache}} --size 224 --crop 192 --views 3 --epochs {FULL_EPOCHS} "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claims import CLAIMS, NOT_RUN, Missing, Results, judged
+from plan import FULL, WIDE
 from rate_distortion import plot as plot_rates
 
 INTRODUCTION = """# The papers' claims, measured again
@@ -49,6 +50,14 @@ the first 1x1, as 001's.
 """
 
 
+ACCELERATOR = """What an accelerator was at hand for: seven minutes of an H100, which these runs shared. Images are
+squares of 224 pixels in several random views; weights are averaged, and multiplied in 16 bits; there is one learning
+rate, and no search for it (`FULL` and `WIDE` in `examples/zoo/plan.py`). The first table has networks of the published
+width, on crops of 192 pixels; the second those that ship, which read all of a latent, with smoothed labels, for longer.
+Neither is to be compared with the other, or with the table above. What the plan has besides was not run: {missing}.
+"""
+
+
 TRANSFORMERS = """`icat_small` and DeiT of two heads of 64 channels, a third of DeiT-S, on random resized crops of 64
 pixels (`examples/recipes/icat2022.py --small`); validation on 922 crops of that size at the centre. The encoder of
 `icat_small` starts from random values, the codec of its rival from an hour and eight minutes of training. DeiT has no
@@ -75,15 +84,15 @@ SOURCES = {
 }
 
 
-def heads(results: Results) -> str:
-    """Every classifier of the common recipe."""
+def heads(results: Results, prefix: str = "head-") -> str:
+    """Every classifier of the common recipe, or of another that has its prefix."""
     rows = []
     for name, run in results.runs.items():
         m = run["metrics"]
-        if name.startswith("head-") and "-seed" not in name:
+        if name.startswith(prefix) and "-seed" not in name:
             arguments = run["run"].split()
             model = arguments[arguments.index("--model") + 1]
-            codec = name.removeprefix("head-").split(f"-{model.split('+')[0]}")[0]
+            codec = name.removeprefix(prefix).split(f"-{model.split('+')[0]}")[0]
             source = SOURCES.get(codec, codec)
             few = f", {arguments[arguments.index('--channels') + 1]} channels" if "--channels" in arguments else ""
             few += ", from layers of resnet50v1.5" if "--start" in arguments else ""
@@ -110,6 +119,15 @@ def heads(results: Results) -> str:
         "minutes",
     )
     return table(names, sorted(rows, key=lambda row: (row[2], row[1], row[0]))) if rows else "None yet."
+
+
+def accelerator(results: Results) -> list[str]:
+    """Classifiers that were trained on a GPU."""
+    if not any(name.startswith(("full-", "wide-")) for name in results.runs):
+        return []
+    missing = ", ".join(f"`{p.name}`" for p in (*FULL, *WIDE) if p.name not in results.runs)
+    text = ACCELERATOR.format(missing=missing or "nothing")
+    return ["## Classifiers from an accelerator", text, *(heads(results, prefix) for prefix in ("full-", "wide-"))]
 
 
 def codecs(results: Results) -> str:
@@ -150,7 +168,7 @@ def others(results: Results) -> str:
     """Segmenters, and whatever else has figures of its own."""
     rows = []
     for name, run in results.runs.items():
-        if not name.startswith(("head-", "codec-", "icat-")):
+        if not name.startswith(("head-", "codec-", "icat-", "full-", "wide-")):
             figures = {k: v for k, v in run["metrics"].items() if isinstance(v, int | float) and k != "classes"}
             listed = ", ".join(f"{k} {v}" for k, v in figures.items())
             rows.append((name, listed, f"{run['minutes']:.0f}"))
@@ -215,6 +233,7 @@ def page(results: Results) -> str:
     parts = [INTRODUCTION, "## Claims", claims(results), HOW, "## Classifiers", heads(results)]
     if accuracies(results):
         parts.append("![Accuracy over the rate](results/rate_accuracy.png)")
+    parts += accelerator(results)
     parts += ["## Codecs that were trained, on Kodak", codecs(results)]
     parts += ["## Transformers over latents and pixels", TRANSFORMERS, transformers(results)]
     parts += ["## Other runs", others(results)]

@@ -79,6 +79,7 @@ def measure(
             "reads": "latents" if name in (*LATENTS, "decoder") else "pixels",
             "gmacs": round(count_of(work)[""] / batch, 4),
             "milliseconds": round(1e3 * statistics.median(times[name]), 2 if device == "cpu" else 4),
+            **({"device": torch.cuda.get_device_name(device)} if device != "cpu" else {}),
         }
         for name, work in todo.items()
     ]
