@@ -22,8 +22,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+import cdzoo
+
 LIBRARIES = (
-    "cdzoo", "torch", "torchvision", "timm", "compressai", "numpy", "numba", "pillow", "simplejpeg", "jpeglib",
+    "torch", "torchvision", "timm", "compressai", "numpy", "numba", "pillow", "simplejpeg", "jpeglib",
     "pyjpegio",
 )  # fmt: skip
 
@@ -185,7 +187,7 @@ def torch_threads(count: int) -> Iterator[Callable[[Callable[[T], Any], Sequence
 
 def machine(options: Options) -> dict[str, Any]:
     """What the figures depend on: libraries, processor, memory, system, load."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "cdzoo": cdzoo.__version__}
     for name in LIBRARIES:
         try:
             versions[name] = version(name)

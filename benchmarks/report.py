@@ -40,7 +40,7 @@ rounds (4 to 15 of them, 2 for memory), the ratio of the two medians in bold, an
 rounds. One thread is timed by processor time, several by the time on the wall. Inputs lie in memory. All images are cut
 from one photograph, continued by its mirror image, so that sizes are alike in their detail per pixel; the bits per
 pixel are given, for entropy decoding takes time by the bit. CompressAI's entropy coder runs in one thread whatever is
-set. Two threads are tried on batches only.
+set. Several threads are tried on batches only.
 
 **Noise.** Quartiles say how far single rounds disagree. They are of another statistic than the ratio in bold, which may
 lie a little outside of them. A ratio whose quartiles lie on either side of 1 is called even below; differences of some
@@ -152,9 +152,10 @@ def page(
     """The page as Markdown.
 
     Args:
-        other: header and rows of a run on another machine, whose groups take the place of those that were skipped.
+        other: header and rows of a run on another machine, for groups that ``rows`` has not.
     """
-    its_header, its_rows = other
+    groups = {row.group for row in rows}
+    its_header, its_rows = other[0], [row for row in other[1] if row.group not in groups]
     every = [*rows, *its_rows]
     parts = [INTRODUCTION, "## In short", summary(every), "## Where cdzoo is not ahead", behind(every), HOW]
     if min(header["load_before"], header["load_after"]) > header["cores"]:
@@ -164,7 +165,7 @@ def page(
         of_group = [row for row in every if row.group == group]
         if of_group:
             parts += [f"## {group}", about(group), section(of_group)]
-            if of_group[0] in its_rows:
+            if group not in groups:
                 parts += ["This was measured on another machine:", machine(its_header)]
             if group in PICTURES:
                 name, text = PICTURES[group]

@@ -219,6 +219,9 @@ def test_all_forms_go_to_the_device_that_is_timed(scripts: dict[str, ModuleType]
     assert {"JPEG, fused, ASM", "JPEG, factored", "pixels, Pillow"} <= set(forms)
     for name, (model, _) in forms.items():
         assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}, name
+    files = [encode(picture(32, 32), quality=75)]
+    assert scripts["throughput"].coefficients(files, "meta").planes[0].device.type == "meta"
+    assert {scripts["throughput"].pillow_pixels(files, "meta").device.type} == {"meta"}
 
 
 @pytest.mark.parametrize("name", ["relu_rmse", "throughput", "accuracy", "conversion_deviation"])

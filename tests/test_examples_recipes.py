@@ -213,13 +213,16 @@ def test_crops_of_tensors_belong_together(recipes: dict[str, ModuleType]) -> Non
 
 def test_the_moving_average_forgets_the_start_and_copies_what_is_counted(recipes: dict[str, ModuleType]) -> None:
     task = torch.nn.BatchNorm2d(3)
-    average = recipes["training"].moving_average(task, 0.75)
+    average = recipes["training"].MovingAverage(task, 0.75)
     values, mean = torch.randn(12, 3).double(), torch.zeros(3).double()
     for n, value in enumerate(values):
         with torch.no_grad():
             task.weight.copy_(value)
             task.num_batches_tracked.fill_(7 * n)
-        average.update_parameters(task)
+        if n == 5:  # as after a kill
+            saved, average = average.state_dict(), recipes["training"].MovingAverage(torch.nn.BatchNorm2d(3), 0.75)
+            average.load_state_dict(saved)
+        average.update(task)
         # the first is taken as it is; then the older, the less weight it has, down to 1 - decay
         share = 1.0 if n == 0 else max(0.25, 9 / (10 + n))
         mean += share * (value - mean)
@@ -233,7 +236,6 @@ def test_a_gpu_is_named_by_its_number(
     chosen = list[torch.device]()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     args = argparse.Namespace(out=tmp_path, device=None, threads=None, seed=0)
     run = recipes["training"].Run(args)
     assert chosen == [run.device] == [torch.device("cuda", 0)]
@@ -283,6 +285,9 @@ def test_caches_hold_what_codecs_make_of_the_same_squares(
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
     data.cache(run, codec, files["train"], views[0], tmp_path / "train0", decoded=decoded)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")} == before
+    args.workers, kept = 2, sorted(tmp_path.glob("*-squares"))[2]
+    again = data.keep(run, files["train"], views[2], tmp_path / "again" / kept.name)
+    assert np.array_equal(again.images, data.Kept(kept).images)
 
 
 def test_one_process_fills_a_cache_and_the_others_wait(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -301,6 +306,10 @@ def test_one_process_fills_a_cache_and_the_others_wait(recipes: dict[str, Module
         np.save(tmp_path / "x" / "labels.npy", np.zeros(1))
     thread.join(10)
     assert found == [False]
+    (tmp_path / "x" / "lock").unlink()
+    with only_one(tmp_path / "x") as empty:  # may be where nobody can write
+        assert not empty
+    assert not (tmp_path / "x" / "lock").exists()
 
 
 def test_split_and_layouts(recipes: dict[str, ModuleType], tmp_path: Path) -> None:

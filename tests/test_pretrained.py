@@ -149,8 +149,7 @@ def test_three_rates_of_one_codec_are_in_order() -> None:
 
 
 def test_the_codec_for_ms_ssim_is_better_at_that_and_worse_in_psnr() -> None:
-    import pytorch_msssim
-
+    pytorch_msssim = pytest.importorskip("pytorch_msssim")
     x, found = load_photo(224), {}
     for name in ("IMAGENETTE_N48_M64", "IMAGENETTE_N48_M64_MS_SSIM"):
         codec = cdzoo.codecs.bmshj2018_hyperprior(weights=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ def machine() -> dict[str, Any]:
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     cpu = names[0].partition(":")[2].strip() if names else platform.processor()
     return {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def now(device: str) -> float:
+    """Seconds: of this process's CPU time, or on the wall once a device has done what it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def write_report(path: Path, results: dict[str, Any], *, quiet: bool = False) -> None:

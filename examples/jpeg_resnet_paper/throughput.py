@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from block_relu import approximated
 from cifar import add_data_arguments, list_files
 from conversion_deviation import logits_of_pixels
 from PIL import Image
-from reports import RESULTS, write_report
+from reports import RESULTS, now, write_report
 from torch import Tensor, nn
 from torchvision.io import decode_jpeg
 
@@ -98,14 +97,6 @@ def learn(model: nn.Module, logits: Callable[[list[bytes]], Tensor], files: list
             parameter.grad = None
 
 
-def now(device: str) -> float:
-    """Seconds: of this process's CPU time, or on the wall once a device has done what it was given."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def milliseconds(actions: dict[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, float]:
     """Median time of each action over ``rounds`` rounds, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in actions}
@@ -143,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
         "libjpeg-turbo, Pillow": lambda: pillow_pixels(batch),
         "read_jpeg": lambda: coefficients(batch),
     }
-    results: dict[str, dict[str, float]] = {"reading": milliseconds(readers, args.rounds)}
+    results: dict[str, dict[str, float]] = {"reading": milliseconds(readers, args.rounds, args.device)}
     for kind, action in (("inference", infer), ("training", learn)):
         actions = {n: (lambda m=m, f=f, action=action: action(m, f, batch)) for n, (m, f) in candidates.items()}
         slow = {name: actions.pop(name) for name in list(actions) if "explicit" in name}
@@ -155,7 +146,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name, value in found.items():
             print(f"  {name:28s} {value:10.2f} {reference / value:8.3g}x")
     size = sum(len(data) for data in batch) / len(batch)
-    report = {"batch": args.batch, "rounds": args.rounds, "bytes_per_file": round(size), "milliseconds": results}
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(args.device)} if args.device != "cpu" else {}
+    report |= {"batch": args.batch, "rounds": args.rounds, "bytes_per_file": round(size), "milliseconds": results}
     name = "throughput.json" if args.device == "cpu" else "throughput-accelerator.json"
     write_report(args.out or RESULTS / name, report)
 

@@ -79,6 +79,8 @@ class ClassifierInputs:
         args = run.args
         self.run, self.codec, self.kind, self.augment = run, codec, kind, augment
         self.cached = codec is not None and args.cache is not None and kind != "original"
+        if args.held and not self.cached:
+            raise SystemExit("--held is about what a codec leaves in --cache: give both, or leave it out.")
         self.transform = LatentTransform(size=None if size is None else (size, size))
         self.crop = args.crop
         root = args.data
@@ -264,8 +266,8 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
     """Options of :class:`ClassifierInputs`."""
     add = command.add_argument
     add("--codec", help="folder or Hub repository of a codec's weights")
-    add("--cache", type=Path, help="folder for latents or decoded images, made once; without it in every step")
-    add("--held", action="store_true", help="hold the cache on the device, where that is an accelerator")
+    add("--cache", type=Path, help="folder for squares of the images, and latents or decoded images, made once")
+    add("--held", action="store_true", help="hold all of --cache in the memory of the device")
     add("--views", type=int, default=0, help="random views of each image; 0 for the whole image only")
     add("--size", type=int, default=256, help="pixels of the squares that are encoded")
     add("--crop", type=int, default=224, help="pixels that the network sees")

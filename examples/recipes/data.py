@@ -11,7 +11,6 @@ Masks: ``train``, ``trainannot``, ``val`` and ``valannot``, as CamVid is distrib
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +25,15 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
-from training import Run, SeededDataset
+from training import Run, SeededDataset, start_method
 
 from cdzoo.codecs import Codec
 from cdzoo.types import Latent
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 Transform = Callable[[Tensor], Tensor]
@@ -180,8 +184,8 @@ class Masks(Dataset[Any]):
 class Cached(Dataset[Any]):
     """One of several views of each image, as a codec left it: latents (with scales) or decoded images.
 
-    A sample is ``(y_hat, scales, label)``, scales of size 0 where there are none, or ``(image, label)``: float16 and
-    uint8 as they are kept, which :func:`widened` makes float32.
+    A sample is ``(y_hat, scales, label)``, float16 ``(C, h, w)`` each and scales of size 0 where there are none, or
+    ``(image, label)``, uint8 ``(3, size, size)``; :func:`widened` makes float32 of either.
 
     Args:
         folders: one for each view.
@@ -226,12 +230,12 @@ class Cached(Dataset[Any]):
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """What is kept in 8 or 16 bits as float32; bytes to ``[0, 1]``."""
+    """What is kept in 8 or 16 bits, of any shape, as float32; bytes to ``[0, 1]``."""
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 
 class Kept(Dataset[Any]):
-    """Squares of images, read and resized once: ``(3, H, W)`` uint8, and the class."""
+    """What :func:`keep` wrote: ``(3, size, size)`` uint8, and the class."""
 
     def __init__(self, folder: Path) -> None:
         self.images, self.labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
@@ -245,25 +249,37 @@ class Kept(Dataset[Any]):
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """One process at a time; whether the folder is still to be filled, of which ``labels.npy`` is the sign."""
+    """Whether a folder is still to be filled, of which ``labels.npy`` is the sign; then the others wait.
+
+    Without ``fcntl``, as on Windows, nobody waits: fill a cache with one process there.
+    """
+    if (folder / "labels.npy").exists():
+        yield False
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, however that ends
         yield not (folder / "labels.npy").exists()
 
 
 def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path) -> Kept:
-    """Read every image once, and keep its square.
+    """Read every image once, and keep its square: ``images.npy``, ``(N, 3, size, size)`` uint8, and ``labels.npy``.
 
     Args:
-        transform: to squares of one size; its randomness follows from the seed and the place among ``files``.
+        transform: to squares of one size; its randomness follows from the folder's name and the place among ``files``,
+            so that runs of all seeds share their views.
         folder: where to; what is there already is left alone.
     """
-    dataset = SeededDataset(Images(files, transform), run.args.seed)
+    dataset = SeededDataset(Images(files, transform), 0)
     with only_one(folder) as empty:
         if empty:
             samples = torch.utils.data.DataLoader(
-                dataset, 16, sampler=[(folder.name, i) for i in range(len(files))], num_workers=run.args.workers
+                dataset,
+                16,
+                sampler=[(folder.name, i) for i in range(len(files))],
+                num_workers=run.args.workers,
+                multiprocessing_context=start_method(run.args.workers),
             )
             rows = ((("images", (x * 255).round().byte()),) for x, _ in samples)
             _fill(folder, rows, [label for _, label in files])
@@ -273,7 +289,9 @@ def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, fold
 def cache(
     run: Run, codec: Codec, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path, *, decoded: bool
 ) -> Path:
-    """Encode every image once, and keep the latents (float16), or the decoded images (uint8).
+    """Encode every image once, and keep the latents (float16), or the decoded images (uint8); returns the folder.
+
+    The squares that codecs were given stay too, three bytes a pixel, until somebody deletes ``*-squares``.
 
     Args:
         transform: see :func:`keep`; all codecs are given the same squares.
@@ -312,7 +330,9 @@ def _fill(folder: Path, batches_of_rows: Iterable[tuple[tuple[str, Tensor], ...]
         start += len(values)
     for array in arrays.values():
         array.flush()
-    np.save(folder / "labels.npy", np.array(labels))  # last: the sign that all is there
+    with (folder / "labels.tmp").open("wb") as file:
+        np.save(file, np.array(labels))
+    os.replace(folder / "labels.tmp", folder / "labels.npy")  # last: the sign that all is there
 
 
 def to_latent(y_hat: Tensor, scales: Tensor, stride: int) -> Latent:

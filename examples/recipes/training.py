@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -30,7 +31,6 @@ import torch.distributed as dist
 from schedules import Schedule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -112,7 +112,6 @@ class Run:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-            torch.backends.cudnn.benchmark = True  # all batches of a training have one size
         if args.threads:
             torch.set_num_threads(args.threads)
         if self.world > 1 and not dist.is_initialized():
@@ -221,7 +220,7 @@ class SeededDataset(Dataset[Any]):
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
+    def __getitem__(self, key: tuple[int | str, int]) -> Any:
         seed_all(self.seed, "sample", *key)
         return self.dataset[key[1]]
 
@@ -286,7 +285,7 @@ def fit(
     schedules = [schedules] * len(optimizer.param_groups) if callable(schedules) else list(schedules)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = torch.amp.GradScaler(run.device.type, enabled=args.amp == "fp16")
-    average = moving_average(task, args.ema) if args.ema else None
+    average = MovingAverage(task, args.ema) if args.ema else None
     order = BatchOrder(len(dataset), args.batch, seed=args.seed, rank=run.rank, world=run.world)
     total = share * (args.steps or (args.epochs or 0) * order.steps_per_epoch)
     budget = share * args.minutes if args.minutes else None
@@ -319,8 +318,7 @@ def fit(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=run.device.type == "cuda",
-        # other ways of starting workers would have to pickle every transform
-        multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
+        multiprocessing_context=start_method(workers),
     )
 
     def save() -> None:
@@ -384,7 +382,7 @@ def fit(
         scaler.step(optimizer)
         scaler.update()
         if average is not None:
-            average.update_parameters(task)
+            average.update(task)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float()
         step += 1
@@ -399,18 +397,46 @@ def fit(
     return (task if average is None else average.module).eval()
 
 
-def moving_average(task: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``task`` whose parameters and buffers follow; the random start is forgotten quickly."""
+def start_method(workers: int) -> str | None:
+    """How the workers of a loader start: other ways than ``fork`` would have to pickle every transform."""
+    return "fork" if workers and "fork" in get_all_start_methods() else None
 
-    def update(means: Any, values: Any, count: Any) -> None:
-        if means[0].is_floating_point():
-            # the count that is handed over is on the device, and would have to be waited for
-            torch._foreach_lerp_(means, values, max(1 - decay, 9 / (10 + int(average.n_averaged))))
-        else:
-            torch._foreach_copy_(means, values)
 
-    average = AveragedModel(task, multi_avg_fn=update, use_buffers=True)
-    return average
+class MovingAverage(nn.Module):
+    """A copy whose parameters and buffers follow those of a module; the random start is forgotten quickly.
+
+    PyTorch's ``AveragedModel`` counts in a tensor, for which a GPU is waited for in each step.
+
+    Args:
+        task: to copy.
+        decay: weight of the past, once there are ``9 / (1 - decay)`` steps of it.
+    """
+
+    def __init__(self, task: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module, self.decay, self.count = copy.deepcopy(task), decay, 0
+
+    @torch.no_grad()
+    def update(self, task: nn.Module) -> None:
+        """One step after ``task``; what is no floating-point number is copied."""
+        share = max(1 - self.decay, 9 / (10 + self.count)) if self.count else 1.0
+        pairs = list(zip(_tensors(self.module), _tensors(task), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], share)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)
+        self.count += 1
+
+    def get_extra_state(self) -> int:
+        return self.count
+
+    def set_extra_state(self, state: int) -> None:
+        self.count = state
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
 
 
 class History:

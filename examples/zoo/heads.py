@@ -150,6 +150,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= args.frozen <= args.epochs or (args.frozen and not args.start):
         raise SystemExit(f"--frozen {args.frozen} needs --start, and is at most the {args.epochs} epochs of --epochs.")
     run = Run(args)
+    torch.backends.cudnn.benchmark = True  # all images have one size
     latents = args.model in LATENTS
     codec = load_codec(run, _smoke_codec) if latents or args.codec or args.smoke else None
     kind: Any = "latents" if latents else "original" if codec is None else "decoded"

@@ -16,15 +16,16 @@ import functools
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jpeg_resnet_paper"))
 
 import torch
 from cost import count_of
+from reports import now
 from torch import Tensor
 from training import write_text
 
@@ -50,14 +51,6 @@ def works(size: int, batch: int, device: str, **codec: int) -> dict[str, Callabl
         model.eval().to(device, memory_format=torch.channels_last)
         found[name] = functools.partial(model, y_hat if name in LATENTS else images)
     return found
-
-
-def now(device: str) -> float:
-    """Seconds: of this process's CPU time, or on the wall once a device has done what it was given."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 @torch.no_grad()
