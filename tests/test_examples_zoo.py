@@ -371,13 +371,6 @@ def test_what_was_won_with_more_bits_is_not_decided(
     assert text.endswith("0.30 bpp" if first[1] == second[1] else f"{first[1]:.2f} and 0.30 bpp")
 
 
-def test_two_per_cent_of_the_bits_win_nothing(scripts: dict[str, ModuleType]) -> None:
-    c = scripts["claims"]
-    assert c.unless_paid(c.HOLDS, 0.509, 0.5) == c.unless_paid(c.HOLDS, 0.1, 0.5) == c.HOLDS
-    assert c.unless_paid(c.FAILS, 0.5, 0.509) == c.unless_paid(c.FAILS, 0.5, 0.1) == c.FAILS
-    assert c.unless_paid(c.HOLDS, 0.511, 0.5) == c.unless_paid(c.FAILS, 0.5, 0.511) == c.UNDECIDED
-
-
 def test_cheaper_is_judged_by_the_counts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     c = scripts["claims"]
     for ours, verdict in ((12.0, c.HOLDS), (20.0, c.FAILS)):
@@ -464,9 +457,8 @@ def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleT
     rows.append({"network": "more", "reads": "latents", "gmacs": 6.0, "milliseconds": 0.0})
     assert verdict(more=3.5, decoder=0.01) == c.HOLDS
     assert verdict(more=3.5) == "1 of 18: does not hold; 17 of 18: holds"
-    (tmp_path / "runtime.json").rename(tmp_path / "runtime-accelerator.json")
+    there = json.loads((tmp_path / "runtime.json").read_text())
     assert verdict(more=3.5, decoder=0.01) == c.HOLDS
-    there = json.loads((tmp_path / "runtime-accelerator.json").read_text())
     (tmp_path / "runtime-accelerator.json").write_text(json.dumps([{**row, "device": "a GPU"} for row in there]))
     text, found = c.run_time(c.Results(tmp_path))
     assert found == "one core of a CPU: holds; a GPU: 1 of 18: does not hold; 17 of 18: holds"

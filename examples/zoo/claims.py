@@ -106,8 +106,8 @@ def at_least(a: Measured, b: Measured, difference: float = 0.0) -> str:
 
 
 def unless_paid(verdict: str, rate: float, others_rate: float) -> str:
-    """A verdict on two networks, undecided where the better one has more bits, by more than two per cent."""
-    if (verdict == HOLDS and rate > 1.02 * others_rate) or (verdict == FAILS and others_rate > 1.02 * rate):
+    """A verdict on two networks, undecided where the better one has more bits."""
+    if (verdict == HOLDS and rate > others_rate) or (verdict == FAILS and rate < others_rate):
         return UNDECIDED
     return verdict
 

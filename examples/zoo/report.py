@@ -22,9 +22,9 @@ eighth of their width (MobileNets at half, Transformers at a third), a few epoch
 trained stands apart. That is far below what the papers train, so this page can say where an effect is large, and cannot
 refute an effect of a point. For accuracy and mIoU, *holds* and *does not hold* mean that a difference is beyond two
 standard errors of the number of validation images (922, or 101 scenes), and of the seeds where there are several; what
-lies between is *not decided at this scale*, and so is what was won with more bits, by more than two per cent. A codec
-that was trained for minutes can be better than a format, which holds then, but not show that the paper's is not. Counts
-and times are compared as they are; what the others hang on stands in `examples/zoo/claims.py`. What was not run says so.
+lies between is *not decided at this scale*, and so is what was won with more bits. A codec that was trained for minutes
+can be better than a format, which holds then, but not show that the paper's is not. Counts and times are compared as
+they are; what the others hang on stands in `examples/zoo/claims.py`. What was not run says so.
 
 But for one that the tests show, every row comes from a raw file; the commands are those of `examples/zoo`, and train
 what a row needs.
