@@ -43,10 +43,9 @@ what is done once for all networks: encoding, and decoding.
 Networks start from random values, but for those *from layers of resnet50v1.5*: as 002 does it (4.2), they take over
 what they share with a ResNet-50 that was trained on what the same codec decodes, leave that as it is for 3.4 of 8
 epochs (15 of 35 in the paper), and train it at a tenth of the rate after that. Besides their own epochs they have the
-eight of that ResNet-50 behind them; and those of the lowest rate, and with attention or enhancement alone, drew the
-same crops in their second stage as in their first, so that they saw 4.6 epochs of different ones, not 8. Whether the
-cResNet-39 of the paper's comparison starts so too, it leaves open; here it does. *resnet50v1.5* strides in the 3x3
-convolutions, as 002's networks do, *resnet50* in the first 1x1, as 001's.
+eight of that ResNet-50 behind them. Whether the cResNet-39 of the paper's comparison starts so too, it leaves open;
+here it does. *resnet50v1.5* strides in the 3x3 convolutions, as 002's networks do, *resnet50* in the first 1x1, as
+001's.
 """
 
 
