@@ -270,7 +270,7 @@ def test_caches_hold_what_codecs_make_of_the_same_squares(
     assert stacked[0][-1].tolist() == [labels[index] for _, index in keys]
     # against the codec itself, view by view
     squares = [
-        data.widened(torch.stack([sample for sample, _ in data.Kept(folder)]))
+        data.widened(torch.stack([sample for sample, _ in data.Cached([folder])]))
         for folder in sorted(tmp_path.glob("*-squares"))
     ]
     direct = torch.stack([data.whole(32)(data.read(file)) for file, _ in files["train"]]) / 255
@@ -287,7 +287,7 @@ def test_caches_hold_what_codecs_make_of_the_same_squares(
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")} == before
     args.workers, kept = 2, sorted(tmp_path.glob("*-squares"))[2]
     again = data.keep(run, files["train"], views[2], tmp_path / "again" / kept.name)
-    assert np.array_equal(again.images, data.Kept(kept).images)
+    assert np.array_equal(again.views[0]["images"], data.Cached([kept]).views[0]["images"])
 
 
 def test_one_process_fills_a_cache_and_the_others_wait(recipes: dict[str, ModuleType], tmp_path: Path) -> None:

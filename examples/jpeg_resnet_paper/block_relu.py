@@ -69,5 +69,5 @@ def approximated(model: JPEGResNetSmall, kind: str, num_frequencies: int) -> JPE
     """A copy of a fused network for files of multiples of 32 pixels, all of whose ReLUs are approximated."""
     model = copy.deepcopy(model)
     for block in (model.block1, model.block2, model.block3):
-        block.relu = BlockReLU(kind, num_frequencies, dtype=model.fc.weight.dtype)
+        block.relu = BlockReLU(kind, num_frequencies, dtype=model.fc.weight.dtype).to(model.fc.weight.device)
     return model

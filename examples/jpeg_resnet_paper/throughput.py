@@ -64,7 +64,7 @@ def forms(
     for name, decode in (("pixels, torchvision", torchvision_pixels), ("pixels, Pillow", pillow_pixels)):
         model = network()
         found[name] = (model, lambda files, m=model, d=decode: logits_of_pixels(m, d(files, device)))
-    fused, asm = network(), approximated(network(), "asm", 8).to(device)
+    fused, asm = network(), approximated(network(), "asm", 8)
     found["JPEG, fused"] = (fused, lambda files: fused(coefficients(files, device)))
     found["JPEG, fused, ASM"] = (asm, lambda files: asm(coefficients(files, device)))
     modes: dict[str, dict[str, Any]] = {

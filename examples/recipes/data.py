@@ -28,7 +28,6 @@ from tqdm import tqdm
 from training import Run, SeededDataset, start_method
 
 from cdzoo.codecs import Codec
-from cdzoo.types import Latent
 
 try:
     import fcntl
@@ -106,17 +105,19 @@ def read(file: Path) -> Tensor:
 
 
 class Images(Dataset[Any]):
-    """Files and their classes as ``(3, H, W)`` float in ``[0, 1]``, and the class."""
+    """Files and their classes as ``(3, H, W)`` float in ``[0, 1]``, or uint8 if that is asked for, and the class."""
 
-    def __init__(self, files: Sequence[tuple[Path, int]], transform: Transform) -> None:
-        self.files, self.transform = files, transform
+    def __init__(
+        self, files: Sequence[tuple[Path, int]], transform: Transform, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.files, self.transform, self.dtype = files, transform, dtype
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         file, label = self.files[index]
-        return TF.to_dtype(self.transform(read(file)), torch.float32, scale=True), label
+        return TF.to_dtype(self.transform(read(file)), self.dtype, scale=True), label
 
 
 def whole(size: int) -> Transform:
@@ -195,8 +196,8 @@ class Cached(Dataset[Any]):
 
     def __init__(self, folders: Sequence[Path], device: torch.device | None = None) -> None:
         self.views = [{file.stem: np.load(file, mmap_mode="r") for file in f.glob("*.npy")} for f in folders]
-        self.names = [name for name in ("images", "y_hat", "scales") if name in self.views[0]]
-        self.held = None if device is None else {name: self._stacked(name, device) for name in (*self.names, "labels")}
+        self.names = ("images",) if "images" in self.views[0] else ("y_hat", "scales")
+        self.held = None if device is None else {name: self._stacked(name, device) for name in self.views[0]}
 
     def _stacked(self, name: str, device: torch.device) -> Tensor:
         """One after the other, for twice that would not fit."""
@@ -214,9 +215,7 @@ class Cached(Dataset[Any]):
         if self.held is not None:
             return number, index
         view = self.views[number]
-        tensors = [torch.from_numpy(view[name][index].copy()) for name in self.names]
-        if self.names == ["y_hat"]:
-            tensors.append(torch.empty(0))
+        tensors = [torch.from_numpy(view[n][index].copy()) if n in view else torch.empty(0) for n in self.names]
         return (*tensors, int(view["labels"][index]))
 
     def look_up(self, batch: Any) -> Any:
@@ -225,26 +224,13 @@ class Cached(Dataset[Any]):
             return batch
         number, index = batch
         rows = (number * len(self) + index).to(self.held["labels"].device)
-        tensors = [self.held[name][rows] for name in self.names]
-        return (*tensors, *([torch.empty(0)] if self.names == ["y_hat"] else []), self.held["labels"][rows])
+        tensors = [self.held[n][rows] if n in self.held else torch.empty(0) for n in self.names]
+        return (*tensors, self.held["labels"][rows])
 
 
 def widened(tensor: Tensor) -> Tensor:
     """What is kept in 8 or 16 bits, of any shape, as float32; bytes to ``[0, 1]``."""
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-
-
-class Kept(Dataset[Any]):
-    """What :func:`keep` wrote: ``(3, size, size)`` uint8, and the class."""
-
-    def __init__(self, folder: Path) -> None:
-        self.images, self.labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self.images[index].copy()), int(self.labels[index])
 
 
 @contextlib.contextmanager
@@ -263,7 +249,7 @@ def only_one(folder: Path) -> Iterator[bool]:
         yield not (folder / "labels.npy").exists()
 
 
-def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path) -> Kept:
+def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path) -> Cached:
     """Read every image once, and keep its square: ``images.npy``, ``(N, 3, size, size)`` uint8, and ``labels.npy``.
 
     Args:
@@ -271,7 +257,7 @@ def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, fold
             so that runs of all seeds share their views.
         folder: where to; what is there already is left alone.
     """
-    dataset = SeededDataset(Images(files, transform), 0)
+    dataset = SeededDataset(Images(files, transform, torch.uint8), 0)
     with only_one(folder) as empty:
         if empty:
             samples = torch.utils.data.DataLoader(
@@ -281,9 +267,8 @@ def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, fold
                 num_workers=run.args.workers,
                 multiprocessing_context=start_method(run.args.workers),
             )
-            rows = ((("images", (x * 255).round().byte()),) for x, _ in samples)
-            _fill(folder, rows, [label for _, label in files])
-    return Kept(folder)
+            _fill(folder, ({"images": x} for x, _ in samples), [label for _, label in files])
+    return Cached([folder])
 
 
 def cache(
@@ -307,22 +292,21 @@ def cache(
     return folder
 
 
-def _encoded(run: Run, codec: Codec, squares: Kept, decoded: bool) -> Iterator[tuple[tuple[str, Tensor], ...]]:
+def _encoded(run: Run, codec: Codec, squares: Cached, decoded: bool) -> Iterator[dict[str, Tensor]]:
     for images, _ in batches(squares, 32):
         latent = codec.encode(widened(images.to(run.device)))
         if decoded:
-            yield (("images", codec.decode(latent).mul(255).round().byte()),)
-        elif latent.scales is None:
-            yield (("y_hat", latent.y_hat.half()),)
+            yield {"images": codec.decode(latent).mul(255).round().byte()}
         else:
-            yield ("y_hat", latent.y_hat.half()), ("scales", latent.scales.half())
+            scales = {} if latent.scales is None else {"scales": latent.scales.half()}
+            yield {"y_hat": latent.y_hat.half(), **scales}
 
 
-def _fill(folder: Path, batches_of_rows: Iterable[tuple[tuple[str, Tensor], ...]], labels: Sequence[int]) -> None:
+def _fill(folder: Path, rows: Iterable[dict[str, Tensor]], labels: Sequence[int]) -> None:
     arrays, start = dict[str, Any](), 0
-    for batch in tqdm(batches_of_rows, desc=folder.name, mininterval=5, leave=False):
-        for name, row in batch:
-            values = row.cpu().numpy()
+    for batch in tqdm(rows, desc=folder.name, mininterval=5, leave=False):
+        for name, tensor in batch.items():
+            values = tensor.cpu().numpy()
             if name not in arrays:
                 shape = (len(labels), *values.shape[1:])
                 arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
@@ -333,12 +317,6 @@ def _fill(folder: Path, batches_of_rows: Iterable[tuple[tuple[str, Tensor], ...]
     with (folder / "labels.tmp").open("wb") as file:
         np.save(file, np.array(labels))
     os.replace(folder / "labels.tmp", folder / "labels.npy")  # last: the sign that all is there
-
-
-def to_latent(y_hat: Tensor, scales: Tensor, stride: int) -> Latent:
-    """A batch of cached latents as the codec's own."""
-    size = (stride * y_hat.shape[-2], stride * y_hat.shape[-1])
-    return Latent(y_hat, scales if scales.numel() else None, size)
 
 
 # -- random crops of what a network reads ------------------------------------------------------------------------

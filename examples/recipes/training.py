@@ -311,7 +311,7 @@ def fit(
         devices = [run.device] if run.device.type == "cuda" else None
         parallel = DistributedDataParallel(task, device_ids=devices)
     order.start = after + step
-    workers = 0 if getattr(dataset, "held", None) else args.workers
+    workers = 0 if getattr(dataset, "held", None) else args.workers  # forks cannot read from a GPU
     loader = DataLoader(
         SeededDataset(dataset, args.seed),
         batch_sampler=order,  # type: ignore[arg-type]

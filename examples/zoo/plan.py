@@ -7,6 +7,7 @@ codecs made of the images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -149,11 +150,11 @@ SEGMENTATION = [
 _ANCHOR = "resnet50v1.5"
 
 
-def _started(codec: str, model: str) -> Planned:
+def _started(codec: str, model: str, of: Callable[..., Planned] = head, epochs: float = 8) -> Planned:
     """As 002 trains: from the layers of a ResNet-50 on decoded images, frozen for 15 of 35 epochs."""
-    trained = head(codec, _ANCHOR).name
-    more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen 3.4"
-    planned = head(codec, model, more, name=f"{model}-started")
+    trained = of(codec, _ANCHOR).name
+    more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen {round(epochs * 15 / 35, 1)}"
+    planned = of(codec, model, more, name=f"{model}-started")
     return planned._replace(needs=(*planned.needs, trained))
 
 
@@ -259,18 +260,15 @@ def full(codec: str, model: str, arguments: str = "", *, name: str = "") -> Plan
     return Planned(label, "zoo/heads.py", f"{_FULL} --codec {PACKAGED[codec]} --model {model} {arguments}".strip())
 
 
-def _full_started(codec: str, model: str) -> Planned:
-    trained = full(codec, _ANCHOR).name
-    frozen = round(FULL_EPOCHS * 15 / 35, 1)
-    more = f"--enlarge 2 --start {{home}}/{trained}/classifier --frozen {frozen}"
-    return full(codec, model, more, name=f"{model}-started")._replace(needs=(trained,))
-
-
 FULL = [
     *(full(codec, _ANCHOR) for codec in ("hyperprior", "low")),
     full("torfason2018", "resnet50"),
     full("torfason2018", "cresnet39", "--centre"),
-    *(_full_started(codec, model) for codec in ("hyperprior", "low") for model in ("fa_cresnet39", "cresnet39+scales")),
+    *(
+        _started(codec, model, full, FULL_EPOCHS)
+        for codec in ("hyperprior", "low")
+        for model in ("fa_cresnet39", "cresnet39+scales")
+    ),
     full("choi2019", "resnet41"),
     full("choi2019", "resnet50"),
 ]
@@ -292,7 +290,7 @@ WIDE = [
         ("hyperprior", "mobilenet_v2_45", 0.5, ""),
     )
 ]  # fmt: skip
-"""What ships: longer, at 224 pixels."""
+"""What is meant to ship: longer, at 224 pixels."""
 
 PLAN = [
     *CODECS[:3],
