@@ -76,14 +76,24 @@ PACKAGED = {
 """What of these came to ship."""
 
 
-def head(codec: str | None, model: str, arguments: str = "", *, name: str = "", seed: int = 0) -> Planned:
+def head(codec: str | None, model: str, arguments: str = "", *, name: str = "") -> Planned:
     """A network of ``zoo/heads.py`` on what a codec leaves, or on the original images."""
     width = "--width 0.5 " if model.startswith("mobilenet") else ""
     given = f"--codec {_FOLDERS[codec]} " if codec else ""
-    label = f"head-{codec or 'original'}-{name or model}" + (f"-seed{seed}" if seed else "")
-    more = f"{given}--model {model} {width}{arguments}".strip() + (f" --seed {seed}" if seed else "")
+    label = f"head-{codec or 'original'}-{name or model}"
     needs = () if codec in (None, "hyperprior") else (f"codec-{codec}",)
-    return Planned(label, "zoo/heads.py", f"{_HEAD} {more}", needs)
+    return Planned(label, "zoo/heads.py", f"{_HEAD} {given}--model {model} {width}{arguments}".strip(), needs)
+
+
+def seeded(planned: Planned, seed: int) -> Planned:
+    """The same from other random values, as is everything that it reads but for codecs."""
+    names = {name: name if name.startswith("codec-") else f"{name}-seed{seed}" for name in planned.needs}
+    arguments = planned.arguments
+    for name, other in names.items():
+        arguments = arguments.replace(f"{{home}}/{name}/", f"{{home}}/{other}/")
+    return planned._replace(
+        name=f"{planned.name}-seed{seed}", arguments=f"{arguments} --seed {seed}", needs=tuple(names.values())
+    )
 
 
 ONE_RATE = [
@@ -213,15 +223,12 @@ OTHER_RATES = [
 ]
 """001 at its lowest and highest rate."""
 
-SEEDS = [
-    head("torfason2018", model, arguments, seed=seed)
-    for model, arguments in (("cresnet39", "--centre"), ("resnet50", ""))
-    for seed in (1, 2)
-]
-"""Of 001's comparison, whose two networks differ by less than two points."""
-
 DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
-"""001, table 2."""
+OTHER_DEPTHS = [
+    head(f"torfason2018-{rate}", model, "--centre" if model.startswith("c") else "")
+    for rate, model in (("low", "cresnet51"), ("low", "cresnet72"), ("low", "resnet71"), ("high", "cresnet51"))
+]
+"""001, table 2, which has the deepest at the lowest rate; figure 6."""
 
 _SIZES = "classifier --small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 10"
 SIZES = [
@@ -245,6 +252,19 @@ LARGE = [
     for name, low, high in (("variable", 168, 280), ("fixed", 224, 224))
 ]  # fmt: skip
 """Table 7 at a quarter of its sizes, 896 and 672 to 1120, for larger validation images."""
+
+SEEDS = [
+    seeded(planned, seed)
+    for group in (
+        (ONE_RATE[3], ONE_RATE[6]),  # 001, table 2
+        (*STARTED[:3], *PARTS),  # 002, tables 1 and 3
+        (ONE_RATE[4], CHANNELS[0]),  # 000, table 4
+        (SIZES[0], SIZES[2]),  # 000, table 3
+    )
+    for seed in (1, 2)
+    for planned in group
+]
+"""Of comparisons at the first rate whose two networks differ by less than two points: three seeds, with that of all."""
 
 FULL_EPOCHS, WIDE_EPOCHS = 20, 34
 _DEVICE = "--held --workers 16 --threads 1 --amp bf16 --ema 0.998 --evaluate-every 1000 --checkpoint-minutes 60"
@@ -314,8 +334,9 @@ PLAN = [
     *TORFASON2018,
     *OTHER_RATES,
     *SEGMENTATION[2:],
-    *SEEDS,
     *LARGE,
+    *OTHER_DEPTHS,
+    *SEEDS,
     *FULL,
     *WIDE,
 ]
