@@ -154,8 +154,9 @@ import json, pathlib, sys
 out = pathlib.Path(sys.argv[-1])
 if "fail" in sys.argv:
     sys.exit(3)
-out.mkdir(parents=True, exist_ok=True)
+(out / "frozen").mkdir(parents=True, exist_ok=True)
 (out / "history.jsonl").write_text(json.dumps({"step": 1, "top1": 5.0}) + "\\n" + json.dumps({"step": 2}) + "\\n")
+(out / "frozen" / "history.jsonl").write_text(json.dumps({"step": 3, "top1": 4.0}) + "\\n")
 result = {"command": "/somewhere", "metrics": {"top1": 5.0}, "minutes": 1, "steps": 2, "machine": {}}
 (out / "result.json").write_text(json.dumps(result))
 """
@@ -184,7 +185,7 @@ def test_runs_are_done_once_in_order_and_a_failure_stops_what_needs_it_only(
     assert text.split()[-6:] == ["open", "a", "open", "b", "done", "c"]
     kept = json.loads((tmp_path / "results" / "c.json").read_text())
     assert kept["run"] == "job.py y"
-    assert kept["history"] == [{"step": 1, "top1": 5.0}]
+    assert kept["history"] == [{"stage": "frozen", "step": 3, "top1": 4.0}, {"step": 1, "top1": 5.0}]
     assert str(tmp_path) not in json.dumps(kept)
 
     plan[0] = plan[0]._replace(arguments="fine")

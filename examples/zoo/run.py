@@ -60,9 +60,13 @@ def publish(planned: Planned, home: Path) -> None:
     """Write the result of a run, with its history of evaluations, among the results that are kept."""
     folder = home / planned.name
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    rows = [json.loads(r) for p in sorted(folder.rglob("history.jsonl")) for r in p.read_text().splitlines()]
     evaluated = ("top1", "val_psnr", "miou")
-    result["history"] = [row for row in rows if any(name in row for name in evaluated)]
+    result["history"] = [
+        {"stage": file.parent.name, **row} if file.parent != folder else row  # each stage counts its own epochs
+        for file in sorted(folder.rglob("history.jsonl"))
+        for row in map(json.loads, file.read_text().splitlines())
+        if any(name in row for name in evaluated)
+    ]
     result["run"] = f"{planned.script} {planned.arguments}"
     del result["command"]  # the same, with this machine's folders
     RESULTS.mkdir(exist_ok=True)
