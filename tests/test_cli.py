@@ -498,14 +498,33 @@ def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
         assert exit_info.value.code == 2
     for options, message in (
         (["--codec", "bmshj2018_hyperprio"], "did you mean"),
+        (["--codec", "bmshj2018_factorized"], "name some with --weights FOLDER"),
         (["--weights", "V99"], "unknown weights"),
         (["--device", "abacus"], "--device abacus"),
     ):
         result = run("compress", image, "-o", tmp_path / "out", *options)
         assert (result.status, result.out) == (2, "")
         assert message in result.err
+        assert "weights=None" not in result.err
+    result = run("compress", image, "-o", tmp_path / "out", "--codec", "8")
+    assert f"unknown codec '8'; known: {', '.join(cdzoo.list_codecs())}." in result.err
     assert not (tmp_path / "out").exists()
     assert run("compress", image, "-o", tmp_path, "--codec", "mbt2018_mean", "--weights", tmp_path).status == 1
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    weights: types.SimpleNamespace, streams: types.SimpleNamespace, run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    shutil.copy(streams.folder / "tiny.cdz", "b.cdz")
+    for command in (("compress", "-o", "out"), ("decompress", "-o", "out"), ("classify",)):
+        chosen = weights.model if command[0] == "classify" else weights.codec
+        result = run(command[0], "", *command[1:], "--weights", chosen, "--json")
+        assert result.status == 1
+        assert result.json["files"] == [{"file": "", "error": "No such file or directory: ''"}]
+    assert run("decompress", "b.cdz", "-o", "", "--weights", weights.codec).status == 1
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["a.png", "b.cdz"]
 
 
 def test_as_a_process(streams: types.SimpleNamespace, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> l
     target = Path(args.output)
     suffix = target.suffix.lower()
     if target.is_dir() or suffix not in IMAGE_SUFFIXES:
-        return plan_outputs(jobs, make_folder(target), ".png", report)
+        return plan_outputs(jobs, make_folder(args.output), ".png", report)
     if suffix != ".png":
         raise UsageError(f"--output {args.output}: decompress writes PNG files; name it .png, or name a folder.")
     if len(args.inputs) != 1 or len(jobs) > 1:

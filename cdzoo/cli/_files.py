@@ -47,6 +47,9 @@ def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) 
     jobs: dict[tuple[str, Path], Job] = {}  # a file that is named twice is read once
     for name in inputs:
         path = Path(name)
+        if not name:  # which a path takes for the current folder
+            report.fail(name, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name))
+            continue
         if os.path.isdir(path):  # False, too, for what may not be looked at, and is reported when it is read
             prefix = Path(os.path.basename(os.path.abspath(path))) if len(inputs) > 1 else Path()
             failed = len(report.files)

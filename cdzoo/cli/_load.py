@@ -56,12 +56,32 @@ def load(source: WeightsFolder) -> nn.Module:
 
 def load_codec(builder: str | None, weights: str) -> Codec:
     """A codec with weights; arguments as in :func:`find_weights`."""
+    if builder is not None:
+        _check_codec(builder, weights)
     source = find_weights(builder, weights, default="bmshj2018_hyperprior")
     if source.codec_entry is not source.config:
         raise UsageError(f"weights {source} are for {source.config['builder']}, which is no codec.")
     codec = load(source)
     assert isinstance(codec, Codec)
     return codec
+
+
+def _check_codec(builder: str, weights: str) -> None:
+    """Tell of codecs what :func:`find_weights` tells of codecs and networks, in words that fit a command.
+
+    Raises:
+        UsageError: an unknown name, or the default weights of a codec that has none.
+    """
+    if builder not in list_models():  # among which there is one that codes, too
+        try:
+            get_builder(builder, "codec")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    if weights == "DEFAULT" and not _member_names(builder):
+        raise UsageError(
+            f"no weights of {builder} are published; name some with --weights FOLDER or --weights hf://owner/repo, or "
+            f"take one of {', '.join(list_codecs(pretrained=True))}."
+        )
 
 
 def load_writer(codec: str, fingerprint: str) -> Codec:
