@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from cdzoo.codecs._base import Codec
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS
-from cdzoo.errors import PairingError
+from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.transforms import LatentTransform
 from cdzoo.types import Latent
 
@@ -83,7 +84,7 @@ class CompressedDomainModel(nn.Module):
         for position, (header, _) in enumerate(opened):
             groups.setdefault(header.image_size, []).append(position)
         outputs = [
-            self.from_latent(self.codec._decode_parts([opened[p] for p in positions], num_threads))
+            self.from_latent(self._decode([opened[p] for p in positions], positions, len(opened), num_threads))
             for positions in groups.values()
         ]
         if len({tuple(o.shape[1:]) for o in outputs}) > 1:
@@ -93,6 +94,16 @@ class CompressedDomainModel(nn.Module):
             )
         order = torch.tensor([p for positions in groups.values() for p in positions], device=outputs[0].device)
         return torch.cat(outputs)[torch.argsort(order)]
+
+    def _decode(self, group: Sequence[Any], positions: Sequence[int], total: int, num_threads: int | None) -> Latent:
+        """Decode opened streams of one size; errors name a stream's position among all, not that in the group."""
+        try:
+            return self.codec._decode_parts(group, num_threads)
+        except BitstreamError as error:
+            found = re.match(r"stream (\d+) of \d+", text := str(error))
+            if found is None:
+                raise
+            raise BitstreamError(f"stream {positions[int(found[1])]} of {total}{text[found.end() :]}") from error
 
 
 def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:

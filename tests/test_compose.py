@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -167,6 +168,14 @@ def test_errors_of_streams_come_through(codec: Codec, make_images: MakeImages) -
     (stream,) = codec.compress(make_images(1, 32, 32))
     with pytest.raises(BitstreamError, match="stream 1 of 2"):
         model.from_streams([stream, stream[:-4]])
+    # the symbols of another image: only decoding, size by size, shows that
+    other, forged = codec.compress(make_images(1, 48, 32))[0], bytearray(stream)
+    forged[22] ^= 1
+    forged[34:38] = zlib.crc32(forged[38:], zlib.crc32(forged[:34])).to_bytes(4, "little")
+    for streams in ([other, bytes(forged)], [stream, other, bytes(forged), other]):
+        position = streams.index(bytes(forged))
+        with pytest.raises(BitstreamError, match=f"^stream {position} of {len(streams)}: decoded symbols have CRC32"):
+            model.from_streams(streams)
     with pytest.raises(ValueError, match="at least one"):
         model.from_streams([])
     with pytest.raises(BitstreamError, match="max_pixels"):

@@ -10,6 +10,7 @@ import pickle
 import random
 import subprocess
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -285,6 +286,19 @@ def damage(folder: Path, other: Codec, make_images: Callable[..., Tensor]) -> di
         "bee/32x48.cdz": (PairingError, "load the weights that wrote the stream"),
         "bee/17x40.cdz": (BitstreamError, "truncated"),
     }
+
+
+def test_what_the_coder_finds_is_told_of_the_file(
+    codec: Codec, make_images: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    data = bytearray(codec.compress(make_images(1, 32, 32))[0])
+    data[38:46] = b"\xff" * 8  # where the coder's state stands
+    data[34:38] = zlib.crc32(data[38:], zlib.crc32(data[:34])).to_bytes(4, "little")
+    (tmp_path / "bad.cdz").write_bytes(data)
+    with pytest.raises(BitstreamError) as caught:
+        StreamDataset(tmp_path, codec, labels=None)[0]
+    assert str(caught.value).startswith(f"{tmp_path / 'bad.cdz'}: ")
+    assert "of 1:" not in str(caught.value)
 
 
 def test_broken_files_raise_skip_or_call(

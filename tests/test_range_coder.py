@@ -294,7 +294,7 @@ ESCAPE = (65000, 536, 16)
     ],
 )
 def test_damage_is_named(stream: bytes, k: int, reason: str) -> None:
-    with pytest.raises(BitstreamError, match=r"^streams\[0\] of 1: .*" + reason):
+    with pytest.raises(BitstreamError, match=r"^stream 0 of 1: .*" + reason):
         decode_batch([stream], np.zeros(k, np.uint8), SMALL)
 
 
@@ -304,7 +304,7 @@ def test_first_bad_stream_of_a_batch_is_named() -> None:
     streams[2] += bytes(4)
     streams[4] = b"\xff" * 8
     for threads in (1, 2, 5):
-        with pytest.raises(BitstreamError, match=r"^streams\[2\] of 5: 1 words"):
+        with pytest.raises(BitstreamError, match=r"^stream 2 of 5: 1 words"):
             decode_batch(streams, indexes, SMALL, num_threads=threads)
 
 
@@ -313,9 +313,9 @@ def test_every_truncation_is_refused() -> None:
     symbols, indexes = make_symbols(7, tables, 1, 150, outliers=0.1)
     (stream,) = encode_batch(symbols, indexes, tables)
     for size in range(len(stream)):
-        with pytest.raises(BitstreamError, match=r"streams\[0\] of 1"):
+        with pytest.raises(BitstreamError, match=r"stream 0 of 1"):
             decode_batch([stream[:size]], indexes, tables)
-        with pytest.raises(BitstreamError, match=r"streams\[0\] of 1"):
+        with pytest.raises(BitstreamError, match=r"stream 0 of 1"):
             decode_batch([stream[size + 1 :]], indexes, tables)
 
 
