@@ -529,9 +529,59 @@ def test_sizes_that_make_no_codec_are_refused() -> None:
     for levels in (1, 0, True, 6.0):
         with pytest.raises(ValueError, match="levels must be an integer of at least 2"):
             cdzoo.codecs.torfason2018(levels=levels)  # type: ignore[arg-type]
+    for levels in (32_768, 40_000):
+        with pytest.raises(ValueError, match="at most 32767"):
+            cdzoo.codecs.torfason2018(levels=levels, latent_channels=1, N=1)
+    for channels in (3, "01", [0.5]):
+        with pytest.raises(TypeError, match="channels must be a list of integers"):
+            cdzoo.codecs.torfason2018(channels=channels)  # type: ignore[arg-type]
     two = cdzoo.codecs.torfason2018(levels=2, latent_channels=1, N=1).eval()
     x = torch.rand(1, 3, 9, 9)
     assert torch.equal(two.decompress(two.compress(x)).y_hat, two.encode(x).y_hat)
+    for channels in (None, 1, "01"):
+        with pytest.raises(TypeError, match="channels must be a list of integers"):
+            two.select(channels)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="in a list or another iterable, not NoneType"):
+        two.calibrate(None)  # type: ignore[arg-type]
+    most = cdzoo.codecs.torfason2018(levels=32_767, latent_channels=1, N=1).eval()
+    with torch.no_grad():
+        most.g_a[-1].bias.fill_(9.0)  # the last symbol
+    assert torch.equal(most.decompress(most.compress(x)).y_hat, most.encode(x).y_hat)
+    assert most.encode(x).y_hat.max() == most.quantizer.centers[-1]
+
+
+def test_levels_may_be_numpys(make_codec: MakeCodec) -> None:
+    codec = cdzoo.codecs.torfason2018(levels=np.int64(6), latent_channels=24, N=16)  # type: ignore[arg-type]
+    reference = make_codec("torfason2018")
+    codec.load_state_dict(reference.state_dict())
+    assert codec.fingerprint == reference.fingerprint
+
+
+def test_nothing_but_the_state_dict_is_needed_after_meta(make_codec: MakeCodec, make_images: MakeImages) -> None:
+    reference, x = make_codec("torfason2018"), make_images(1, 32, 32)
+    with torch.device("meta"):
+        codec = cdzoo.codecs.torfason2018(latent_channels=24, N=16)
+    codec = codec.to_empty(device="cpu").eval()
+    for tensor in (*codec.parameters(), *codec.buffers()):
+        tensor.data.fill_(1)
+    codec.load_state_dict(reference.state_dict())
+    assert codec.fingerprint == reference.fingerprint
+    latent = codec.encode(x)
+    assert torch.equal(latent.y_hat, reference.encode(x).y_hat)
+    assert torch.equal(codec.decode(latent), reference.decode(latent))
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_inference_mode_leaves_no_trace(name: str, make_images: MakeImages) -> None:
+    x = make_images(1, 32, 32)
+    with torch.inference_mode():
+        codec = cdzoo.get_codec(name, latent_channels=3, N=4).eval()
+    codec.calibrate(x)
+    counts = codec.symbol_counts.clone()
+    with torch.inference_mode():
+        codec.calibrate(x)
+    assert torch.equal(codec.symbol_counts, counts)
+    codec.symbol_counts.add_(1)  # which PyTorch forbids for tensors that were made there
 
 
 def test_networks_read_their_latents(make_codec: MakeCodec, make_images: MakeImages) -> None:

@@ -9,6 +9,7 @@ that a table leaves out are escaped, and every latent can be coded.
 from __future__ import annotations
 
 import copy
+import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -25,7 +26,7 @@ from cdzoo.codecs.range_coder import SymbolTables
 from cdzoo.ops.channels import ChannelSelect, check_channels, select_channels
 from cdzoo.types import CodecOutput
 
-__all__ = ["CalibratedCodec", "CalibratedState", "gaussian_weights", "tables_from_weights"]
+__all__ = ["CalibratedCodec", "CalibratedState", "channel_tuple", "gaussian_weights", "tables_from_weights"]
 
 _TOTAL = 1 << 16
 
@@ -76,10 +77,26 @@ def gaussian_weights(means: Tensor, scales: Tensor, boundaries: Tensor) -> NDArr
     if not all(bool(t.isfinite().all()) for t in (means, scales, boundaries)):
         raise ValueError("the codec's parameters are not finite; load weights that are.")
     z = (boundaries - means.unsqueeze(1)) / scales.abs().clamp_min(1e-6).unsqueeze(1)
-    ends = torch.ones(len(means), 1, dtype=torch.float64)
+    ends = torch.ones(len(means), 1, dtype=torch.float64, device="cpu")
     below = torch.cat([0 * ends, torch.special.ndtr(z), ends], 1)
     weights: NDArray[np.int64] = (below.diff(dim=1) * 2**32).round().long().numpy()
     return weights
+
+
+def channel_tuple(channels: Iterable[int]) -> tuple[int, ...]:
+    """Channels as a builder keeps them.
+
+    Raises:
+        TypeError: not a list of integers.
+    """
+    try:
+        return tuple(map(operator.index, channels))
+    except TypeError:
+        raise _no_channels(channels) from None
+
+
+def _no_channels(channels: object) -> TypeError:
+    return TypeError(f"channels must be a list of integers such as [0, 1], not {channels!r}.")
 
 
 class CalibratedState(CodingState):
@@ -120,7 +137,7 @@ class _Counter:
     """A channel that counts what passes: ``(C, K + 1)``, the last column for symbols outside ``K``."""
 
     def __init__(self, shape: torch.Size, lowest: int) -> None:
-        self.counts, self._lowest = torch.zeros(shape, dtype=torch.int64), lowest
+        self.counts, self._lowest = torch.zeros(shape, dtype=torch.int64, device="cpu"), lowest
 
     def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
         """See :class:`~cdzoo.codecs._channel.Channel`."""
@@ -201,6 +218,10 @@ class CalibratedCodec(Codec):
         Raises:
             TypeError, ValueError: no images at all, or as :meth:`encode`. The codec stays as it was.
         """
+        if not hasattr(images, "__iter__"):
+            raise TypeError(
+                f"images must be batches (B, 3, H, W) in a list or another iterable, not {type(images).__name__}."
+            )
         counter = _Counter(self.symbol_counts.shape, self._lowest)
         for batch in [images] if isinstance(images, Tensor) else images:
             self._send(batch, counter)
@@ -208,7 +229,8 @@ class CalibratedCodec(Codec):
         if most == 0:
             raise ValueError("no images to calibrate with; pass an iterable of batches (B, 3, H, W).")
         counts = counter.counts >> max(0, most.bit_length() - 31)
-        self.symbol_counts.copy_(counts)
+        with torch.inference_mode(False):  # a tensor that can be loaded into later, wherever the old one was made
+            self.symbol_counts = counts.to(self.symbol_counts)
 
     def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
         if state is None:
@@ -245,8 +267,12 @@ class CalibratedCodec(Codec):
 
         Raises:
             ValueError: not a list of distinct integers, or a channel that latents of this codec have not got.
+            TypeError: no list at all.
         """
-        chosen, coding = check_channels(channels, of=self.latent_channels), self.coding
+        if isinstance(channels, str | bytes) or not isinstance(channels, Iterable):
+            raise _no_channels(channels)
+        with torch.device("cpu"):
+            chosen, coding = check_channels(channels, of=self.latent_channels), self.coding
         kept = chosen if self.selection is None else self.selection.indices.cpu()[chosen]
         codec = copy.deepcopy(self)
         codec.selection = ChannelSelect(kept).to(self.symbol_counts.device)

@@ -16,7 +16,6 @@ measured by ``codec.calibrate(images)``.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from cdzoo._registry import build, register_codec
 from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, gaussian_weights
+from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
 from cdzoo.codecs.hyperprior import _transforms
 
 __all__ = ["Choi2019_Weights", "ChoiCodec", "choi2019"]
@@ -85,8 +84,8 @@ class ChoiCodec(CalibratedCodec):
         return symbols.float()
 
     def _expected(self) -> NDArray[np.int64]:
-        zeros = torch.zeros(self.all_channels)
-        inner = torch.arange(-_LARGEST, _LARGEST + 2) - 0.5
+        zeros = torch.zeros(self.all_channels, device="cpu")
+        inner = torch.arange(-_LARGEST, _LARGEST + 2, device="cpu") - 0.5
         weights = gaussian_weights(zeros, zeros + _EXPECTED_SCALE, inner)
         return np.concatenate([weights[:, 1:-1], weights[:, :1] + weights[:, -1:]], axis=1)
 
@@ -120,7 +119,8 @@ def choi2019(
 
     Raises:
         ValueError: a size below 1, channels that are not there, or an argument that contradicts the weights.
+        TypeError: ``channels`` is no list of integers.
     """
     defaults = {"latent_channels": 256, "N": 256}
-    kept = None if channels is None else tuple(map(operator.index, channels))
+    kept = None if channels is None else channel_tuple(channels)
     return build(choi2019, weights, ChoiCodec, defaults, latent_channels=latent_channels, N=N, channels=kept)

@@ -19,7 +19,6 @@ to 255, with the constants below), and how the symbols are coded. Here every cha
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
 from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, gaussian_weights
+from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
 from cdzoo.errors import BitstreamError
 from cdzoo.ops.quantizer import SoftToHardQuantizer, nearest_center
 
@@ -38,6 +37,8 @@ __all__ = ["Torfason2018_Weights", "TorfasonCodec", "torfason2018"]
 
 MEAN, VARIANCE = (121.854, 113.589, 100.637), (4746.38, 4454.14, 4812.23)
 """Of red, green and blue on the scale 0 to 255."""
+
+_MAX_LEVELS = torch.iinfo(torch.int16).max
 
 
 class ResidualUnit(nn.Module):
@@ -87,11 +88,14 @@ class TorfasonCodec(CalibratedCodec):
 
     name: ClassVar[str] = "torfason2018"
     stride = 8
-    _mean: Tensor
-    _std: Tensor
 
     def __init__(self, *, latent_channels: int, levels: int, N: int, channels: Sequence[int] | None = None) -> None:
         quantizer = SoftToHardQuantizer(levels)
+        levels = quantizer.levels
+        if levels > _MAX_LEVELS:
+            raise ValueError(
+                f"levels must be at most {_MAX_LEVELS}, as many as symbols of 16 bits tell apart, not {levels}."
+            )
         super().__init__(latent_channels=latent_channels, symbols=range(levels), channels=channels)
         self.levels, self.N, outer = levels, N, max(1, N // 2)
         self.quantizer = quantizer
@@ -103,18 +107,25 @@ class TorfasonCodec(CalibratedCodec):
             *_up(latent_channels, N), nn.ReLU(inplace=True), *(ResidualUnit(N) for _ in range(3)),
             *_up(N, outer), nn.ReLU(inplace=True), *_up(outer, 3),
         )  # fmt: skip
-        self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(VARIANCE).sqrt().view(3, 1, 1), persistent=False)
 
     def _configuration(self) -> dict[str, Any]:
         return {"latent_channels": self.all_channels, "levels": self.levels, "N": self.N, **self._chosen()}
 
     def _analysis(self, x: Tensor) -> Tensor:
-        return self._keep(self.g_a((255 * x - self._mean) / self._std))
+        mean, std = self._moments()
+        return self._keep(self.g_a((255 * x - mean) / std))
 
     def _synthesis(self, y_hat: Tensor) -> Tensor:
-        x_hat: Tensor = (self.g_s(self._put_back(y_hat)) * self._std + self._mean) / 255
+        mean, std = self._moments()
+        x_hat: Tensor = (self.g_s(self._put_back(y_hat)) * std + mean) / 255
         return x_hat
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of pixels, ``(3, 1, 1)``; no state, since no checkpoint would restore it."""
+        weight: Any = self.g_a[0].weight
+        mean, variance = torch.tensor((MEAN, VARIANCE), device="cpu").view(2, 3, 1, 1)
+        moments = torch.stack([mean, variance.sqrt()]).to(weight.device, weight.dtype, non_blocking=True)
+        return moments[0], moments[1]
 
     def _quantize(self, y: Tensor) -> Tensor:
         y_hat: Tensor = self.quantizer(y)
@@ -180,8 +191,9 @@ def torfason2018(
             codec that has weights, call its :meth:`~cdzoo.codecs._calibrated.CalibratedCodec.select`.
 
     Raises:
-        ValueError: a size below 1, fewer than 2 levels, channels that are not there, or an argument that contradicts
-            the weights.
+        ValueError: a size below 1, fewer than 2 or more than 32767 levels, channels that are not there, or an argument
+            that contradicts the weights.
+        TypeError: ``channels`` is no list of integers.
     """
     defaults = {"latent_channels": 32, "levels": 6, "N": 128}
     return build(
@@ -192,5 +204,5 @@ def torfason2018(
         latent_channels=latent_channels,
         levels=levels,
         N=N,
-        channels=None if channels is None else tuple(map(operator.index, channels)),
+        channels=None if channels is None else channel_tuple(channels),
     )

@@ -12,6 +12,7 @@ value is what an entropy coder can reach, while its gradient is that of the soft
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor, nn
@@ -106,11 +107,12 @@ class SoftToHardQuantizer(nn.Module):
 
     def __init__(self, levels: int = 6, *, sigma: float = 1.0) -> None:
         super().__init__()
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
             raise ValueError(f"levels must be an integer of at least 2, not {levels!r}; one level carries no bits.")
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"sigma must be positive and finite, not {sigma!r}.")
-        self.levels, self.sigma = levels, sigma
+        self.levels = levels = operator.index(levels)
+        self.sigma = sigma
         self.centers = nn.Parameter(torch.linspace(-2, 2, 2 * levels + 1)[1::2].clone())
 
     def forward(self, y: Tensor) -> Tensor:
