@@ -94,18 +94,46 @@ def test_a_checkpoints_own_tables_are_kept(make_codec: MakeCodec) -> None:
     assert codec.fingerprint != make_codec("bmshj2018_hyperprior").fingerprint
 
 
-@pytest.mark.parametrize("damage", ["missing", "wrong"])
-def test_a_checkpoint_with_bad_tables_changes_nothing(damage: str, make_codec: MakeCodec) -> None:
+def without_a_row(state: dict[str, torch.Tensor]) -> None:
+    for name in ("_offset", "_quantized_cdf", "_cdf_length"):
+        state[f"entropy_bottleneck.{name}"] = state[f"entropy_bottleneck.{name}"][:-1]
+
+
+DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "no offsets": lambda state: state.pop("entropy_bottleneck._offset"),
+    "no scales": lambda state: state.pop("gaussian_conditional.scale_table"),
+    "wrong counts": lambda state: state["gaussian_conditional._quantized_cdf"][3].fill_(7),
+    "a row too few": without_a_row,
+    "a scale too few": lambda state: state.update(
+        {"gaussian_conditional.scale_table": state["gaussian_conditional.scale_table"][1:]}
+    ),
+    "one scale": lambda state: state.update({"gaussian_conditional.scale_table": torch.tensor(1.0)}),
+    "negative scales": lambda state: state["gaussian_conditional.scale_table"].neg_(),
+    "scales that are no numbers": lambda state: state["gaussian_conditional.scale_table"][5].fill_(float("nan")),
+    "weights that are no numbers": lambda state: state["h_s.0.weight"][0].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_changes_nothing(damage: str, make_codec: MakeCodec) -> None:
     state = compressai_model("bmshj2018_hyperprior", make_codec("bmshj2018_hyperprior")).state_dict()
-    if damage == "missing":
-        del state["entropy_bottleneck._offset"]
-    else:
-        state["gaussian_conditional._quantized_cdf"][3] = 7
-    codec = copy.deepcopy(make_codec("bmshj2018_hyperprior", seed=4))
-    before = codec.fingerprint
+    DAMAGE[damage](state)
+    codec = make_codec("bmshj2018_hyperprior", seed=4)
+    before, weights = codec.fingerprint, copy.deepcopy(codec.state_dict())
     with pytest.raises(ValueError, match="tables"):
         codec.load_compressai(state)
     assert codec.fingerprint == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in codec.state_dict().items())
+
+
+def test_what_is_no_state_dict_is_told_apart(make_codec: MakeCodec) -> None:
+    codec = make_codec("bmshj2018_hyperprior")
+    state = codec.state_dict()
+    for bad in (None, "x.pth", {1: torch.zeros(1)}, {name: tensor.numpy() for name, tensor in state.items()}):
+        with pytest.raises(TypeError, match="state_dict"):
+            codec.load_compressai(bad)
+    with pytest.raises(TypeError, match=r"pass checkpoint\['state_dict'\]"):
+        codec.load_compressai({"epoch": 3, "state_dict": state})
 
 
 def test_names_of_old_compressai_versions_are_understood(make_codec: MakeCodec) -> None:
@@ -141,6 +169,19 @@ def test_a_checkpoint_of_another_size_is_refused_whole(make_codec: MakeCodec) ->
 def test_compressai_strings_take_compressais_sizes_only(make_codec: MakeCodec, make_images: MakeImages) -> None:
     with pytest.raises(ValueError, match="multiples of 64"):
         make_codec("mbt2018_mean").compressai_strings(make_images(1, 224, 224))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compressai_strings_take_what_compress_takes(name: str, make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = make_codec(name), make_images(2, 64, 64).half()
+    expected = codec.compressai_strings(x.float())
+    assert codec.compressai_strings(x) == codec.compressai_strings(x.double()) == expected
+    double = copy.deepcopy(codec).double()
+    model = compressai_model(name, codec).double()
+    with torch.no_grad():
+        assert double.compressai_strings(x) == model.compress(x.double())["strings"]
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        codec.compressai_strings(255 * x)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -256,6 +297,7 @@ def vector_to_parameters(codec: Codec, tensor: torch.Tensor) -> None:
 
 WAYS: dict[str, Callable[[Codec, torch.Tensor], object]] = {
     "data in place": lambda codec, tensor: codec.g_a[0].weight.data.copy_(tensor),
+    "a row of data in place": lambda codec, tensor: codec.g_a[0].weight.data[1].copy_(tensor[1]),
     "data replaced": lambda codec, tensor: setattr(codec.g_a[0].weight, "data", tensor),
     "parameter replaced": replace_parameter,
     "assigning load": lambda codec, tensor: codec.load_state_dict(
@@ -273,6 +315,47 @@ def test_the_fingerprint_sees_every_way_of_changing_weights(way: str, make_codec
     assert codec.fingerprint != original
     WAYS[way](codec, weight)
     assert codec.fingerprint == original
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_cast_before_the_first_use_makes_no_other_codec(
+    name: str, make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec = make_codec(name)
+    cast = copy.deepcopy(codec).half()
+    streams = cast.compress(make_images(1, 32, 32))
+    assert same(codec.decompress(streams), cast.decompress(streams))
+    for dtype in (torch.bfloat16, torch.float64, torch.float16):  # each after the other
+        assert cast.to(dtype).fingerprint == codec.fingerprint
+        assert torch.nn.Sequential(make_codec(name)).to(dtype).float()[0].fingerprint == codec.fingerprint
+
+
+def test_a_codec_without_an_identity_can_be_cast(make_codec: MakeCodec) -> None:
+    codec = make_codec("bmshj2018_hyperprior")
+    with torch.no_grad():
+        codec.h_s[0].weight[0] = float("nan")
+    assert next(codec.half().parameters()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_of_another_default_device_do_not_mix_in(
+    name: str, make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    expected, codec, x = make_codec(name), make_codec(name), make_images(1, 64, 64)
+    expected.calibrate(x)
+    with torch.device("meta"):
+        before = codec.fingerprint
+        codec.calibrate([x])
+        streams = codec.compress(x)
+        x_hat = codec.decode(codec.decompress(streams))
+        loaded = copy.deepcopy(codec)
+        loaded.load_integer_state(codec.integer_state())
+        chosen = [codec.select([3, 1]).fingerprint] if name in CALIBRATED else codec.compressai_strings(x)
+    assert before == make_codec(name).fingerprint
+    assert streams == expected.compress(x)
+    assert torch.equal(x_hat, expected.decode(expected.encode(x)))
+    assert loaded.fingerprint == expected.fingerprint
+    assert chosen == ([expected.select([3, 1]).fingerprint] if name in CALIBRATED else expected.compressai_strings(x))
 
 
 def test_the_fingerprint_is_computed_once(make_codec: MakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,6 +440,28 @@ def test_wrong_arguments_are_told_what_is_right(make_codec: MakeCodec, make_imag
         codec.decompress([stream], max_pixels=100)
     with pytest.raises(ValueError, match="num_threads"):
         codec.compress(x, num_threads=0)
+    for count in ("2", 2.5):
+        with pytest.raises(TypeError, match="num_threads must be an integer"):
+            codec.decompress([stream], num_threads=count)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="max_pixels must be a number"):
+        codec.decompress([stream], max_pixels="1")  # type: ignore[arg-type]
+    for kind in (x.to(torch.float8_e4m3fn), x.to_sparse(), x.to("meta")):
+        with pytest.raises(TypeError, match="images"):
+            codec.compress(kind)
+
+
+def test_what_is_no_latent_is_told_apart(make_codec: MakeCodec, make_images: MakeImages) -> None:
+    codec, x = make_codec("bmshj2018_hyperprior"), make_images(1, 32, 32)
+    latent = codec.encode(x)
+    for bad in (None, latent.y_hat, tuple(latent)):
+        with pytest.raises(TypeError, match="decode takes a Latent"):
+            codec.decode(bad)
+    for y_hat in (latent.y_hat.numpy(), latent.y_hat + 0j):
+        with pytest.raises(TypeError, match="tensor of real numbers"):
+            codec.decode(latent._replace(y_hat=y_hat))
+    for size in (None, (32,), (32.0, 32), (0, 32), "32"):
+        with pytest.raises(ValueError, match="two integers"):
+            codec.decode(latent._replace(image_size=size))
 
 
 def test_sizes_follow_quality_as_in_compressai() -> None:
@@ -366,10 +471,12 @@ def test_sizes_follow_quality_as_in_compressai() -> None:
         for quality, (n, m) in cfgs[name.replace("_", "-")].items():
             codec = cdzoo.get_codec(name, quality=quality)
             assert (codec.N, codec.M, codec.latent_channels) == (n, m, m)
-    with pytest.raises(ValueError, match="quality"):
-        cdzoo.get_codec("mbt2018_mean", quality=9)
-    with pytest.raises(ValueError, match="metric"):
-        cdzoo.get_codec("mbt2018_mean", metric="psnr")
+    for quality in (9, True, 4.0, [4]):
+        with pytest.raises(ValueError, match="quality"):
+            cdzoo.get_codec("mbt2018_mean", quality=quality)
+    for metric in ("psnr", ["mse"]):
+        with pytest.raises(ValueError, match="metric"):
+            cdzoo.get_codec("mbt2018_mean", metric=metric)
 
 
 @pytest.mark.parametrize("name", NAMES)

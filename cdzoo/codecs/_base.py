@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdzoo.codecs._arguments import check_images, check_latent, check_range, thread_count
 from cdzoo.codecs._channel import Channel, Quantiser, Reader, Writer
 from cdzoo.codecs._coding_mode import inference_layers
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS, StreamHeader, pack, unpack
@@ -42,7 +43,7 @@ class _Derived:
     """What was computed from the parameters, and how to recognise that they are still the same."""
 
     stamp: tuple[object, ...]
-    contents: frozenset[str]
+    contents: set[str]
     coding: CodingState
     fingerprint: str
 
@@ -163,9 +164,9 @@ class Codec(nn.Module, ABC):
         Raises:
             TypeError, ValueError: as :meth:`encode`.
         """
-        writer = Writer(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0, _threads(num_threads))
+        writer = Writer(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0, thread_count(num_threads))
         self._send(x, writer)
-        size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self.fingerprint
+        size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self._in_force().fingerprint
         return [
             pack(self.name, fingerprint, size, checksum, parts)
             for parts, checksum in zip(writer.parts, writer.checksums, strict=True)
@@ -214,18 +215,11 @@ class Codec(nn.Module, ABC):
 
         Raises:
             ValueError: the latent has other channels, or a size that does not fit its ``image_size``.
+            TypeError: not a :class:`~cdzoo.types.Latent` of real numbers.
         """
-        y_hat, (height, width) = latent.y_hat, latent.image_size
-        expected = (self.latent_channels, -(-height // self.stride), -(-width // self.stride))
-        if y_hat.dim() != 4 or tuple(y_hat.shape[1:]) != expected:
-            raise ValueError(
-                f"latent of shape {tuple(y_hat.shape)} for images of {height}x{width}: {self.name} needs "
-                f"(B, {', '.join(map(str, expected))}); decode the latent as the codec returned it, before any "
-                "resizing."
-            )
-        parameter = next(self.parameters())
+        height, width = check_latent(latent, name=self.name, channels=self.latent_channels, stride=self.stride)
         with self._coding_mode():
-            x_hat = self._synthesis(y_hat.to(parameter.device, parameter.dtype))[..., :height, :width]
+            x_hat = self._synthesis(self._moved(latent.y_hat))[..., :height, :width]
             return x_hat.float().clamp(0, 1)
 
     # -- identity ------------------------------------------------------------------------------------------------
@@ -244,10 +238,14 @@ class Codec(nn.Module, ABC):
         """The integers in force; derived again whenever a parameter they depend on has changed."""
         return self._refresh().coding
 
-    def _coding_in_force(self) -> CodingState:
-        """The coding state that the running call has already made sure of."""
+    def _in_force(self) -> _Derived:
+        """What the running call has already made sure of."""
         assert self._derived is not None
-        return self._derived.coding
+        return self._derived
+
+    def _coding_in_force(self) -> CodingState:
+        """The coding state among it."""
+        return self._in_force().coding
 
     def integer_state(self) -> dict[str, Tensor]:
         """The coding state as named tensors, for saving beside the parameters."""
@@ -274,7 +272,7 @@ class Codec(nn.Module, ABC):
         if derived is not None and derived.stamp == stamp:
             return derived
         # The stamp may move without a change of value (a cast, a copy to another device): compare the contents.
-        if derived is not None and self._content(torch.float32) in derived.contents:
+        if derived is not None and self._content() in derived.contents:
             derived.stamp = stamp
             return derived
         with torch.no_grad():
@@ -289,25 +287,36 @@ class Codec(nn.Module, ABC):
             digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
         return _Derived(
             stamp=self._stamp(),
-            # also what the parameters look like after a cast, so that .half() is known to be the same codec
-            contents=frozenset(self._content(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+            contents={self._content()},
             coding=coding,
             fingerprint=digest.hexdigest()[:16],
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A cast changes what the integers would be derived from, but not the codec: they are derived before it, and
+        # the rounded parameters are known afterwards as another form of the same.
+        parameter, derived = next(self.parameters()), None
+        probe = fn(parameter.detach().new_empty(0))
+        if probe.dtype != parameter.dtype and not (probe.is_meta or parameter.is_meta):
+            with suppress(ValueError):  # parameters that no integers follow from: they have no identity to keep
+                derived = self._refresh()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if derived is not None:
+            derived.contents.add(self._content())
+        return self
+
     def _stamp(self) -> tuple[object, ...]:
-        """What moves when parameters change, without reading all of them.
+        """What moves when parameters change, at a small part of the cost of hashing them.
 
         Versions tell of ordinary changes, addresses of replaced tensors; writing through ``.data`` leaves no trace
-        but the values, of which each parameter gives a sample.
+        but the values, of whose bit patterns there is a sum for each parameter.
         """
         stamp: list[object] = []
+        sums: list[Tensor] = []
         for p in self._coding_tensors():
-            version = -1 if p.is_inference() else p._version
-            sample = p.detach().view(-1) if p.is_contiguous() else p.detach().reshape(-1)
-            sample = sample[:: max(1, p.numel() // 8)]
-            stamp += (p.data_ptr(), version, p.dtype, p.shape, *sample.tolist())
-        return tuple(stamp)
+            stamp += (p.data_ptr(), -1 if p.is_inference() else p._version, p.dtype, p.shape)
+            sums.append(_bits(p).sum())
+        return *stamp, *torch.stack([s.to(sums[0].device) for s in sums]).tolist()
 
     _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var")
     """Ends of the names of buffers that are to a codec what parameters are."""
@@ -333,10 +342,10 @@ class Codec(nn.Module, ABC):
     def _is_analysis(name: str) -> bool:
         return name.startswith(("g_a.", "h_a."))
 
-    def _content(self, dtype: torch.dtype) -> str:
+    def _content(self) -> str:
         digest = hashlib.sha256()
         for _, tensor in self._coding_parameters():
-            digest.update(_bytes(tensor.to(dtype).float() if tensor.is_floating_point() else tensor))
+            digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
         return digest.hexdigest()
 
     # -- shared steps --------------------------------------------------------------------------------------------
@@ -344,32 +353,22 @@ class Codec(nn.Module, ABC):
     def _send(self, x: Tensor, channel: Channel) -> Latent:
         self._check_images(x)
         self._refresh()
-        low, high = (float(v) for v in x.detach().aminmax())
-        if not (low >= -0.5 and high <= 1.5):
-            raise ValueError(
-                f"images have values from {low:g} to {high:g}, but must be finite and in [0, 1]; "
-                "divide 8-bit images by 255."
-            )
-        parameter = next(self.parameters())
+        check_range(x)
         with self._coding_mode():
-            y = self._analysis(self._pad(x.to(parameter.device, parameter.dtype))).float()
+            y = self._analysis(self._pad(self._moved(x))).float()
             y_hat, scales = self._code(channel, y, (y.shape[0], y.shape[2], y.shape[3]), y.device)
         return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1])))
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """To the parameters' device and dtype."""
+        parameter = next(self.parameters())
+        return x.to(parameter.device, parameter.dtype)
 
     def _pad(self, x: Tensor) -> Tensor:
         """Replicate the last row and column until both sides are multiples of the stride."""
         return pad_to_multiple(x, self.stride)
 
-    @staticmethod
-    def _check_images(x: Tensor) -> None:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"images must be a float tensor (B, 3, H, W) in [0, 1], not {kind}; try x.float() / 255.")
-        if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
-            raise ValueError(
-                f"images must have shape (B, 3, H, W) with B, H, W >= 1, not {tuple(x.shape)}; "
-                "add a batch dimension with x[None], and repeat a grey channel with x.expand(-1, 3, -1, -1)."
-            )
+    _check_images = staticmethod(check_images)
 
     def _open(self, streams: Sequence[bytes], max_pixels: int | None) -> list[_Opened]:
         """Check streams as far as that goes without decoding; their headers and parts."""
@@ -398,7 +397,7 @@ class Codec(nn.Module, ABC):
     def _decode_parts(self, opened: Sequence[_Opened], num_threads: int | None) -> Latent:
         """Decode opened streams of images of one size."""
         height, width = opened[0][0].image_size
-        reader = Reader([parts for _, parts in opened], _threads(num_threads))
+        reader = Reader([parts for _, parts in opened], thread_count(num_threads))
         shape = (len(opened), -(-height // self.stride), -(-width // self.stride))
         with self._coding_mode():
             y_hat, scales = self._code(reader, None, shape, next(self.parameters()).device)
@@ -421,12 +420,13 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
-def _threads(num_threads: int | None) -> int:
-    if num_threads is None:
-        return torch.get_num_threads()
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be at least 1, not {num_threads}; leave it out for torch's own setting.")
-    return num_threads
+def _bits(tensor: Tensor) -> Tensor:
+    """What a tensor's memory holds, ``(n,)``: int64, which adds up fastest, or integers as wide as its numbers."""
+    flat = tensor.detach().reshape(-1)
+    size = flat.element_size()
+    if flat.nbytes % 8 == 0 and flat.storage_offset() * size % 8 == 0:
+        return flat.view(torch.int64)
+    return flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[size])
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cdzoo.codecs.range_coder import SymbolTables
@@ -73,7 +74,8 @@ def scale_table() -> list[float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from compressai.models.base import get_scale_table
-    table: list[float] = get_scale_table().tolist()
+    with torch.device("cpu"):
+        table: list[float] = get_scale_table().tolist()
     return table
 
 

@@ -88,7 +88,7 @@ class IntegerDecoder:
         for index, layer in enumerate(self._layers):
             out[f"{index}.weight"] = layer.weight
             out[f"{index}.bias"] = layer.bias
-            out[f"{index}.bits"] = torch.tensor(layer.weight_bits, dtype=torch.int32)
+            out[f"{index}.bits"] = torch.tensor(layer.weight_bits, dtype=torch.int32, device="cpu")
         return out
 
     def __call__(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -156,11 +156,7 @@ def _quantise(module: nn.Conv2d | nn.ConvTranspose2d, slope: float | None) -> _L
     weight = module.weight.detach().cpu().double()
     if isinstance(module, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
-    bias = (
-        torch.zeros(weight.shape[0], dtype=torch.float64)
-        if module.bias is None
-        else module.bias.detach().cpu().double()
-    )
+    bias = weight.new_zeros(weight.shape[0]) if module.bias is None else module.bias.detach().cpu().double()
     if not (bool(weight.isfinite().all()) and bool(bias.isfinite().all())):
         raise ValueError("hyper-decoder weights are not finite (NaN or infinity); the training diverged.")
     # As many fractional bits as the bound on the sums leaves room for; int32 storage is a bound as well.

@@ -47,7 +47,8 @@ class FactorizedState(CodingState):
                 f"entropy bottleneck: quantiles lie up to {float(spans):g} from the median, but tables hold at most "
                 f"{_MAX_TABLE} symbols to each side; train with aux_loss(), which keeps the quantiles in place."
             )
-        twin.update(force=True)
+        with torch.device("cpu"):
+            twin.update(force=True)
         return cls(tables_of(twin), torch.round(medians * UNIT).long())
 
     def state(self) -> dict[str, Tensor]:
@@ -89,13 +90,15 @@ class HyperpriorState(CodingState):
         # Boundaries are rounded to the nearest bfloat16, which moves them by 0.4 % at most (a table's neighbours are
         # 13 % away) and makes an index a matter of one look-up.
         codes = self.boundaries.bfloat16().float().view(torch.int32) >> 16
-        self._lut = torch.bucketize(torch.arange(1 << 15, dtype=torch.int32), codes, right=True).to(torch.uint8)
+        patterns = torch.arange(1 << 15, dtype=torch.int32, device="cpu")
+        self._lut = torch.bucketize(patterns, codes, right=True).to(torch.uint8)
 
     @classmethod
     def derive(cls, bottleneck: nn.Module, gaussian: nn.Module, h_s: Sequence[nn.Module]) -> HyperpriorState:
         """From the modules' parameters, on the CPU in float32 whatever their device and dtype."""
         twin: Any = copy.deepcopy(gaussian).cpu().float()
-        twin.update_scale_table(scale_table(), force=True)
+        with torch.device("cpu"):
+            twin.update_scale_table(scale_table(), force=True)
         return cls(FactorizedState.derive(bottleneck), tables_of(twin), twin.scale_table[:-1], IntegerDecoder(h_s))
 
     @classmethod

@@ -130,6 +130,8 @@ def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple
     Raises:
         BitstreamError: see :func:`read_header`. Nothing is allocated before the checks are through.
     """
+    if max_pixels is not None and not hasattr(max_pixels, "__int__"):
+        raise TypeError(f"max_pixels must be a number, or None for no limit, not {max_pixels!r}.")
     try:
         view = memoryview(stream).cast("B")
     except TypeError:

@@ -20,6 +20,7 @@ that its checkpoints load. What differs:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
 from cdzoo._weights import Weights, WeightsEnum, WeightsLike
+from cdzoo.codecs._arguments import check_range
 from cdzoo.codecs._base import Codec, CodingState
 from cdzoo.codecs._channel import Channel, round_to_symbols
 from cdzoo.codecs._compressai import (
@@ -144,8 +146,10 @@ class FactorizedPrior(Codec):
         CompressAI versions and of ``DataParallel`` are understood.
 
         Raises:
-            ValueError: names or shapes do not fit; nothing is loaded then.
+            ValueError: names, shapes or tables do not fit; nothing is loaded then.
+            TypeError: not a mapping of names to tensors.
         """
+        _check_checkpoint(state_dict)
         renamed = {current_name(name): tensor for name, tensor in state_dict.items()}
         tables = {n: t for n, t in renamed.items() if n.rpartition(".")[2] in TABLE_BUFFERS}
         rest = {n: t for n, t in renamed.items() if n not in tables}
@@ -157,15 +161,15 @@ class FactorizedPrior(Codec):
                 f"({', '.join(wrong[:4])}, ...); N and M are the first sizes of g_a.0.weight and g_a.6.weight."
             )
         complete = prefixes_with_tables(tables) == self._entropy_models
-        try:  # tables first, so that bad ones leave everything as it was
-            for prefix in self._entropy_models if complete else ():
-                tables_at(prefix, tables)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"the checkpoint's probability tables are incomplete or invalid: {error}") from None
+        coding, twin = None, copy.deepcopy(self)  # which is loaded first, so that this one stays as it was
+        try:
+            twin.load_state_dict(rest)
+            if complete:
+                coding = twin._with_tables(twin._derive(None), tables)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the checkpoint's weights or tables are incomplete or invalid: {error}") from None
         self.load_state_dict(rest)
-        self._derived = None
-        if complete:
-            self._derived = self._describe(self._with_tables(self._derive(None), tables))
+        self._derived = None if coding is None else self._describe(coding)
 
     def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
         assert isinstance(coding, FactorizedState)
@@ -182,7 +186,7 @@ class FactorizedPrior(Codec):
                 the factorized prior).
 
         Raises:
-            ValueError: another size.
+            TypeError, ValueError: another size, or as :meth:`encode`.
         """
         self._check_images(x)
         multiple = self._compressai_multiple
@@ -191,8 +195,9 @@ class FactorizedPrior(Codec):
                 f"CompressAI's {self.name} takes sizes that are multiples of {multiple}, not {tuple(x.shape[-2:])}."
             )
         self._refresh()
+        check_range(x)
         with self._coding_mode():
-            return self._compressai_strings(self._analysis(x))
+            return self._compressai_strings(self._analysis(self._moved(x)))
 
     _compressai_multiple: ClassVar[int] = 16
     _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck"]
@@ -246,7 +251,7 @@ class ScaleHyperprior(GaussianPrior, FactorizedPrior):
         z_strings, z_hat = bottleneck_strings(coding.bottleneck, self.entropy_bottleneck, z)
         scales, means = self._split(self.h_s(z_hat))
         bounded = torch.clamp(scales, min=float(self.gaussian_conditional.scale_bound))
-        indexes = torch.bucketize(bounded.contiguous(), coding.boundaries.to(bounded.device)).to(torch.uint8)
+        indexes = torch.bucketize(bounded.contiguous(), coding.boundaries.to(bounded)).to(torch.uint8)
         symbols = round_to_symbols(y if means is None else y - means)
         flat, flat_indexes = (t.cpu().contiguous().numpy().reshape(len(y), -1) for t in (symbols, indexes))
         return [encode_batch(flat, flat_indexes, coding.gaussian), z_strings]
@@ -272,6 +277,22 @@ class MeanScaleHyperprior(ScaleHyperprior):
             conv(m * 3 // 2, m * 2, stride=1, kernel_size=3),
         )  # fmt: skip
         return h_a, h_s
+
+
+def _check_checkpoint(state_dict: object) -> None:
+    """Refuse what is no state dict.
+
+    Raises:
+        TypeError: not a mapping of names to tensors.
+    """
+    if not isinstance(state_dict, Mapping):
+        kind = type(state_dict).__name__
+        raise TypeError(f"state_dict must be what torch.load(path) or model.state_dict() gives, not {kind}.")
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            nested = next((n for n, value in state_dict.items() if isinstance(value, Mapping)), None)
+            advice = "torch.from_numpy makes tensors of arrays" if nested is None else f"pass checkpoint[{nested!r}]"
+            raise TypeError(f"state_dict must map names to tensors, not {name!r} to {type(tensor).__name__}; {advice}.")
 
 
 def bottleneck_strings(coding: FactorizedState, bottleneck: Any, z: Tensor) -> tuple[list[bytes], Tensor]:
@@ -313,9 +334,9 @@ class MBT2018_Mean_Weights(WeightsEnum):
 def _defaults(large_from: int, quality: int | None, metric: str | None) -> dict[str, Any]:
     """Sizes by quality: ``N=128, M=192`` at the low rates, ``N=192, M=320`` from ``large_from`` on (CompressAI's)."""
     quality, metric = 4 if quality is None else quality, "mse" if metric is None else metric
-    if quality not in range(1, 9):
-        raise ValueError(f"quality must be 1 (smallest files) to 8 (best images), not {quality!r}.")
-    if metric not in LAMBDAS:
+    if isinstance(quality, bool) or not hasattr(quality, "__index__") or quality not in range(1, 9):
+        raise ValueError(f"quality must be an integer, 1 (smallest files) to 8 (best images), not {quality!r}.")
+    if not isinstance(metric, str) or metric not in LAMBDAS:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
     n, m = (192, 320) if quality >= large_from else (128, 192)
     return {"N": n, "M": m, "quality": quality, "metric": metric}
