@@ -147,6 +147,7 @@ def test_files_that_are_nearly_right(
     exif[0x0112] = 6
     with Image.open(photos / "small.jpg") as image:
         image.resize((10, 12)).save(tmp_path / "tiny.jpg", exif=exif)
+        image.resize((100, 75)).save(tmp_path / "portrait.jpg", exif=exif)
         image.save(tmp_path / "drawing.jpg", "PNG")
     (tmp_path / "cut.jpg").write_bytes((photos / "truncated.jpg").read_bytes())
     names = [tmp_path / name for name in ("tiny.jpg", "drawing.jpg", "cut.jpg")]
@@ -156,6 +157,10 @@ def test_files_that_are_nearly_right(
     assert tiny["image_size"] == [12, 10]  # too small to be turned without decoding it
     assert "a PNG file" in drawing["error"]
     assert cut["error"].startswith("byte ")
+    _, result = classify(capsys, tmp_path / "portrait.jpg", "--weights", weights.jpeg)
+    (portrait,) = result["files"]
+    assert portrait["image_size"] == [100, 75]  # all of it, though rows that were not whole blocks are not read
+    assert portrait["bpp"] == pytest.approx(8 * (tmp_path / "portrait.jpg").stat().st_size / 7500)
     status, result = classify(capsys, names[2], "--weights", weights.jpeg, "--lenient")
     assert status == 0
     assert result["files"][0]["missing_blocks"] > 10

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from jpeg_files import encode, picture
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Subset
@@ -33,6 +34,7 @@ from cdzoo.data import (
     gray_to_ycbcr,
     write_shards,
 )
+from cdzoo.data._coefficient_decoder import read_upright
 from cdzoo.errors import BitstreamError, JPEGError
 
 CLASSES = ["ant", "bee", "cat"]
@@ -607,3 +609,29 @@ def test_batches_pass_through_collation_and_page_locking(
     coefficients, labels = pin_memory(batch)
     assert coefficients[2:] == batch[0][2:]
     assert set(pinned) == {*map(id, batch[0].planes), id(batch[0].qtables), id(labels)}
+
+
+# -- orientation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(15, 64), (64, 15), (64, 48)])
+def test_only_axes_that_are_turned_over_need_whole_blocks(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.effect_noise(size[::-1], 50).convert("RGB").save(file, "JPEG", exif=exif)
+    stored = read_jpeg(file.getvalue())
+    found = read_upright(file.getvalue(), max_pixels=None)
+    rows_turned, columns_turned = orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)
+    if (rows_turned and size[0] < 16) or (columns_turned and size[1] < 16):
+        assert found.image_size == stored.image_size
+        assert all(torch.equal(a, b) for a, b in zip(found.planes, stored.planes, strict=True))
+        return
+    rows, columns = (n - n % 16 if over else n for n, over in zip(size, (rows_turned, columns_turned), strict=True))
+    as_stored, turned = (decode_jpeg(c)[0].permute(1, 2, 0).numpy() * 255 for c in (stored, found))
+    image = Image.fromarray(as_stored[:rows, :columns].round().astype(np.uint8))
+    image.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
+    assert turned.shape == expected.shape
+    assert np.abs(turned - expected).max() < 0.51  # integers

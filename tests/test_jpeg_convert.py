@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -307,6 +308,34 @@ def test_explicit_names_what_has_no_form() -> None:
         to_jpeg_domain(network, mode="explicit")(files(8, 8))
 
 
+def test_explicit_says_why_memory_cannot_be_told() -> None:
+    class Shifted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.ones(2, 1, 1)
+
+    network = Shifted(nn.Conv2d(3, 2, 1))
+    with pytest.raises(ValueError, match=r"tensors of its own.*device=x\.device"):
+        to_jpeg_domain(network, mode="explicit")(files(8, 8))
+
+
+class SpaceToDepth(nn.Sequential):
+    """Reads three channels, and its first convolution 48."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:  # no tracing
+            return x
+        return super().forward(F.pixel_unshuffle(x, 4))
+
+
+def test_the_first_convolution_need_not_read_the_image() -> None:
+    network = SpaceToDepth(nn.Conv2d(48, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    c = files(32, 24)
+    for mode in ("fused", "factored"):
+        found = to_jpeg_domain(network, mode=mode)(c)
+        found = found.pixels() if isinstance(found, CoefficientMap) else found
+        torch.testing.assert_close(found, network(decode_jpeg(c, clamp=False)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["fused", "factored", "explicit"])
 def test_training_follows_the_pixel_network(mode: str) -> None:
     """Two steps in training mode: equal parameters and running statistics; then equal inference."""
@@ -325,6 +354,26 @@ def test_training_follows_the_pixel_network(mode: str) -> None:
         assert relative(converted.eval()(batches[0]), pixel.eval()(normalized(batches[0]))) < 1e-9
 
 
+def augmented(x: Tensor) -> Tensor:
+    y = x
+    y += 1
+    y *= 2
+    y -= 0.5
+    y /= 3
+    assert y is x
+    return x
+
+
+def assigned(x: Tensor, value: Any) -> Tensor:
+    x[:, :1] = value
+    return x
+
+
+def masked(x: Tensor) -> Tensor:
+    x[x > 0.5] = 0
+    return x
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "add a number": lambda x: 1 + x,
     "subtract": lambda x: x - 0.5 * x - 2,
@@ -340,6 +389,16 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean of channels": lambda x: x.mean(1),
     "in place": lambda x: F.relu(x.mul(-1), inplace=True).add_(1).contiguous(),
     "in place, on a variable": lambda x: [y := x.clone(), F.relu(y, inplace=True), y.sub_(1), y][-1],
+    "reflected operators": lambda x: [1 - x, 2**x, 1 / (x.abs() + 1), x][0] + x,
+    "reflected operators leave their operand": lambda x: [1 - x, 2**x, 1 / (x.abs() + 1), x][-1],
+    "augmented operators": lambda x: augmented(x.clone()),
+    "slices": lambda x: torch.cat([x[:, 1:], x[:, :1]], 1) + x,
+    "slices of space": lambda x: x[:, :, 1:-1, ::2] + x[:, :, 1:-1, ::2],
+    "a slice of a constant": lambda x: (1 - x)[:, :2],
+    "assignment to a slice": lambda x: assigned(x.clone(), 0.0),
+    "assignment of a map": lambda x: assigned(x.clone(), x[:, 1:2] * 2),
+    "assignment by a mask": lambda x: masked(x.clone()),
+    "option A": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1)),
     "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
     "channels last": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2),
     "reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),

@@ -6,14 +6,16 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jpeg_files import encode, picture
 from PIL import Image
 
+from cdzoo.codecs import _jpeg_bits
 from cdzoo.codecs.jpeg import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, write_jpeg
 from cdzoo.errors import JPEGError
 
@@ -302,3 +304,65 @@ def test_two_thousand_mutations_give_a_result_or_an_error(tmp_path: Path) -> Non
     assert errors > 500
     assert open_files() <= before
     assert resident_bytes() - memory < 16 << 20
+
+
+# -- restart markers ---------------------------------------------------------------------------------------------------
+
+
+def restart_markers(numbers: Sequence[int]) -> np.ndarray:
+    """A file's end: restart markers of these numbers with a byte between them, and the end of the image."""
+    data = b"".join(b"\xff" + bytes([0xD0 + number % 8, 7]) for number in numbers)
+    return np.frombuffer(data + b"\xff\xd9" + bytes(8), np.uint8)
+
+
+def resumed(numbers: Sequence[int], segment: int, num_segments: int) -> tuple[int, int]:
+    """Which marker to go on behind, and with which segment, by counting all that are left each time."""
+    for position, number in enumerate(numbers):
+        ahead = (number - segment) % 8
+        if ahead == 0 or len(numbers) - position == num_segments - 1 - segment:
+            return position, segment + 1
+        if ahead < 6:
+            return position, segment + 1 + ahead
+    return len(numbers), num_segments
+
+
+def test_where_to_go_on_in_a_damaged_scan() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        num_segments = int(rng.integers(2, 40))
+        numbers = [n % 8 for n in range(num_segments - 1)]
+        for _ in range(rng.integers(0, 4)):
+            place = int(rng.integers(0, len(numbers) + 1))
+            numbers[place : place + int(rng.integers(0, 3))] = rng.integers(0, 8, rng.integers(0, 3)).tolist()
+        data = restart_markers(numbers)
+        at, left, position, segment = np.int64(0), np.int64(0), 0, 0
+        while position < len(numbers) and segment < num_segments - 1:
+            expected = resumed(numbers[position:], segment, num_segments)
+            found = _jpeg_bits.resume(data, np.int64(3 * position), segment, num_segments, at, left)
+            pos, segment, at, left = (int(value) for value in found)
+            position += expected[0]
+            assert segment == expected[1]
+            assert pos == 3 * position + (2 if position < len(numbers) else 0)
+            position += 1
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 7])
+def test_restart_markers_are_counted_once(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they are numbered: the time for a hostile file stays in proportion to its size."""
+    calls = 0
+
+    def counted(data: np.ndarray, pos: int) -> int:
+        nonlocal calls
+        calls += 1
+        return int(next_marker(data, pos))
+
+    next_marker = _jpeg_bits.next_marker
+    monkeypatch.setattr(_jpeg_bits, "next_marker", counted)
+    monkeypatch.setattr(_jpeg_bits, "restarts", _jpeg_bits.restarts.py_func)
+    numbers = [(7 + step * n) % 8 for n in range(500)]
+    data = restart_markers(numbers)
+    at, left, pos, segment = 0, 0, 0, 0
+    while pos < data.size - 11 and segment < 10**6:
+        marker = next_marker(data, pos)
+        pos, segment, at, left = _jpeg_bits.resume.py_func(data, marker, segment, 10**6, at, left)
+    assert 400 < calls < 4 * len(numbers)

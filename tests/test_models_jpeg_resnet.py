@@ -116,6 +116,14 @@ def test_torchvision_weights(name: str, mode: str) -> None:
         assert (model(c) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_checkpoints_from_before_batches_were_counted() -> None:
+    pixel, model = torchvision.models.resnet18(), jpeg_resnet18()
+    state = {name: value for name, value in pixel.state_dict().items() if not name.endswith("num_batches_tracked")}
+    pixel.load_state_dict(state)  # PyTorch takes them
+    model.load_torchvision(state)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in pixel.state_dict().items())
+
+
 def test_torchvision_weights_load_in_full_or_not_at_all() -> None:
     model = jpeg_resnet18(num_classes=10)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -144,11 +144,16 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
             coefficients = read_upright(data, max_pixels=MAX_IMAGE_PIXELS, strict=not args.lenient)
         if missing := sum(w.message.num_missing for w in damage if isinstance(w.message, JPEGWarning)):
             facts["missing_blocks"] = missing
-        height, width = read_jpeg_header(data).image_size
+        header = read_jpeg_header(data)
+        height, width = header.image_size
+        if (
+            header.orientation >= 5 and coefficients.image_size != header.image_size
+        ):  # it was turned, and may be trimmed
+            height, width = width, height
         reduced = transforms(coefficients)
         with torch.no_grad():
             scores = network(reduced.to(device))
-        facts |= {"image_size": list(coefficients.image_size), "bpp": 8 * len(data) / (height * width)}
+        facts |= {"image_size": [height, width], "bpp": 8 * len(data) / (height * width)}
         return scores, {**facts, "read_size": list(reduced.image_size)}
 
     return Classifier(logits, getattr(network, "meta", {}), {"jpeg_model": shown_source(source)})

@@ -190,29 +190,47 @@ def ends_scan(data: Any, marker: int) -> Any:
 
 
 @jit
-def resume(data: Any, marker: int, segment: Any, num_segments: int) -> Any:
+def restarts(data: Any, marker: Any, at: Any, left: Any) -> Any:
+    """How many restart markers stand one behind the other from ``marker`` on, which is the first of them.
+
+    There are ``left`` from ``at`` on, as found before: a run of markers is counted once, however many of them are
+    damaged, so that the time for a file stays in proportion to its size.
+    """
+    while left > 0 and at < marker:
+        left -= 1
+        at = next_marker(data, at + 2)
+    if left > 0 and at == marker:
+        return left
+    left = np.int64(0)
+    while marker < data.size and 0xD0 <= data[marker + 1] < 0xD8:
+        left += 1
+        marker = next_marker(data, marker + 2)
+    return left
+
+
+@jit
+def resume(data: Any, marker: Any, segment: Any, num_segments: int, at: Any, left: Any) -> Any:
     """Where to go on, and with which segment, after ``segment`` of a damaged scan; the last one + 1 if nowhere.
 
     Restart markers count modulo 8, so a number tells how many segments are lost, unless it is the number itself that
     is damaged: then there are still as many markers as there should be, and their order is trusted.
+
+    Also returns what is known of the markers, see :func:`restarts`, for the next call.
     """
     while True:
         while marker < data.size and not 0xD0 <= data[marker + 1] < 0xD8:
             if ends_scan(data, marker):
-                return marker, num_segments
+                return marker, num_segments, at, left
             marker = next_marker(data, marker + 2)
         if marker >= data.size:
-            return marker, num_segments
+            return marker, num_segments, at, left
         ahead = (np.int64(data[marker + 1]) - 0xD0 - segment) & 7
         if ahead == 0:
-            return marker + 2, segment + 1
-        left = 0
-        other: Any = marker
-        while other < data.size and 0xD0 <= data[other + 1] < 0xD8:
-            left += 1
-            other = next_marker(data, other + 2)
+            return marker + 2, segment + 1, at, left
+        left = restarts(data, marker, at, left)
+        at = marker
         if left == num_segments - 1 - segment:
-            return marker + 2, segment + 1
+            return marker + 2, segment + 1, at, left
         if ahead < 6:
-            return marker + 2, segment + 1 + ahead
+            return marker + 2, segment + 1 + ahead, at, left
         marker = next_marker(data, marker + 2)  # it lies behind what has been decoded: drop what follows it

@@ -311,6 +311,7 @@ def decode_scan(
     num_segments = (num_mcus + interval - 1) // interval
     failure: Any = (OK, 0, 0, 0)
     segment = 0
+    at, left = np.int64(0), np.int64(0)  # of restart markers
     while True:
         first = segment * interval
         last = min(first + interval, num_mcus)
@@ -342,7 +343,7 @@ def decode_scan(
             failure = (BAD_RESTART, marker, 0, last)
         if missing.size == 0:
             break
-        pos, segment = resume(data, marker, segment, num_segments)
+        pos, segment, at, left = resume(data, marker, segment, num_segments, at, left)
         _mark(missing, last, min(segment * interval, num_mcus))
         if segment >= num_segments:
             _mark(missing, last, num_mcus)

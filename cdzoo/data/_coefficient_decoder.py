@@ -104,8 +104,11 @@ def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) ->
     """
     header = read_jpeg_header(data)
     coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
-    if min(header.image_size) < max(alignment(coefficients)):  # no whole block
-        return coefficients
+    # an axis that is turned over needs a whole block, see upright; which ones, of the image as it is stored
+    turned_over = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
+    for size, step, over in zip(header.image_size, alignment(coefficients), turned_over, strict=True):
+        if over and size < step:
+            return coefficients
     return upright(coefficients, header.orientation)
 
 

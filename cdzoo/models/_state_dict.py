@@ -45,9 +45,11 @@ def load_named(
         way_out: the last words of the message where a shape differs.
 
     Raises:
-        WeightsError: a tensor is missing or has another shape; nothing has been copied then.
+        WeightsError: a tensor is missing or has another shape; nothing has been copied then. Batch norms of old
+            checkpoints have no ``num_batches_tracked``; the module keeps its own then.
     """
-    own, pairs = module.state_dict(), list(names)
+    own = module.state_dict()
+    pairs = [pair for pair in names if pair[1] in state_dict or not pair[1].endswith(".num_batches_tracked")]
     missing = [theirs for _, theirs in pairs if theirs not in state_dict]
     if missing:
         raise WeightsError(

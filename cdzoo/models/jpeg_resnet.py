@@ -164,6 +164,12 @@ class JPEGResNetSmall(JPEGClassifier):
         return x
 
 
+def _statistics(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and deviation of pixels, where none are given."""
+    rgb = arguments["in_channels"] == 3
+    return {"mean": IMAGENET_MEAN if rgb else 0.5, "std": IMAGENET_STD if rgb else 0.5}
+
+
 class JPEGResNet(JPEGClassifier):
     """torchvision's ResNet over coefficients; all parameter names are torchvision's.
 
@@ -205,15 +211,15 @@ class JPEGResNet(JPEGClassifier):
         if len(layers) != 4:
             raise ValueError(f"layers={tuple(layers)} must be four numbers, for layer1 to layer4")
         self.in_channels = in_channels
-        rgb = in_channels == 3
+        statistics = _statistics({"in_channels": in_channels})
         self.entrance = JPEGEntrance(
             channels=in_channels,
             mode=mode,
             relu=relu,
             num_frequencies=num_frequencies,
             chroma=chroma,
-            mean=(IMAGENET_MEAN if rgb else 0.5) if mean is None else mean,
-            std=(IMAGENET_STD if rgb else 0.5) if std is None else std,
+            mean=statistics["mean"] if mean is None else mean,
+            std=statistics["std"] if std is None else std,
             memory_budget=memory_budget,
         )
         widths = [scaled_channels(channels, width) for channels in (64, 128, 256, 512)]
@@ -248,12 +254,15 @@ class JPEGResNet(JPEGClassifier):
         """Loads the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.
 
         Args:
-            state_dict: of a network of the same depth, width and number of classes.
+            state_dict: of a network of the same depth, width and number of classes. Checkpoints from before batch norms
+                counted their batches are read too, as PyTorch does.
 
         Raises:
             WeightsError: names or shapes differ; no parameter has been changed then.
         """
         own = self.state_dict()
+        counters = {name: tensor for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
+        state_dict = {**counters, **state_dict}
         wrong = [f"{name} is missing" for name in own.keys() - state_dict.keys()]
         wrong += [f"{name} has no place" for name in state_dict.keys() - own.keys()]
         wrong += [
@@ -325,7 +334,7 @@ def jpeg_resnet_small(
 
 
 def _jpeg_resnet(builder: Callable[..., JPEGResNet], weights: WeightsLike, **given: Any) -> JPEGResNet:
-    return build(builder, weights, JPEGResNet, _LAYERS[builder.__name__], **given)
+    return build(builder, weights, JPEGResNet, _LAYERS[builder.__name__], _statistics, **given)
 
 
 class JPEGResNet18_Weights(WeightsEnum):

@@ -33,6 +33,12 @@ _METADATA = {
     "is_contiguous", "stride", "__len__", "is_same_size",
 }  # fmt: skip
 
+_IN_PLACE = {
+    f"__i{name}__"
+    for name in ("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+}  # fmt: skip
+"""Operators that change their first operand; of methods, those do whose name ends in one underscore."""
+
 
 class CoefficientMap(Tensor):
     """A map ``(B, C, H, W)`` whose values are the coefficients ``(B, C, Hb, Wb, 8, 8)`` of its blocks.
@@ -83,8 +89,14 @@ class CoefficientMap(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, CoefficientMap))
+        name = func.__name__
+        if name == "__setitem__" and args[0] is first and not first.forms.explicit:
+            pixels = first.pixels()
+            pixels[args[1]] = args[2].pixels() if isinstance(args[2], CoefficientMap) else args[2]
+            first.coefficients = dct.dct2d(dct.blockify(pixels))
+            return None
         out = first.forms.run(func, args, kwargs)
-        in_place = func.__name__.endswith("_") or kwargs.get("inplace")
+        in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace")
         if in_place and isinstance(out, CoefficientMap) and args and args[0] is first:
             first.coefficients = out.coefficients
             return first

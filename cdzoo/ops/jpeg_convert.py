@@ -152,11 +152,14 @@ def _foldable_convolution(model: nn.Module) -> str | None:
 
 
 def _input_channels(model: nn.Module) -> int:
-    """3 or 1: what the convolution that reads the image takes, or, where tracing finds none, the first one."""
+    """3 or 1: what the convolution that reads the image takes.
+
+    Where tracing finds none it is the first one, if that can be; behind a space-to-depth stem there are more channels.
+    """
     name = _foldable_convolution(model)
     candidates = model.modules() if name is None else [model.get_submodule(name)]
     reader = next((module for module in candidates if isinstance(module, nn.Conv2d)), None)
-    channels = 3 if reader is None else reader.in_channels
+    channels = 3 if reader is None or (name is None and reader.in_channels != 1) else reader.in_channels
     if channels not in (1, 3):
         raise ValueError(
             f"the network reads images of {channels} channels, but JPEG files decode to 3 (RGB), or 1 (luma); replace "

@@ -202,6 +202,14 @@ def explicit_bytes(network: nn.Module, coefficients: JPEGCoefficients) -> int:
         with torch.no_grad():
             shapes = {name: value.to("meta") for name, value in state.items()}
             functional_call(network, shapes, (coefficients.to("meta"),))
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        raise ValueError(
+            f"the network makes tensors of its own that do not follow its input's device ({error}), so that nobody can "
+            "tell the memory of its explicit maps: make them with device=x.device, register them as buffers, or use "
+            'mode="factored" or "fused"'
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
