@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class WeightsFolder:
             raise WeightsError(
                 f"{self}: {file} does not exist; a folder of weights holds {CONFIG} and {TENSORS}."
             ) from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise WeightsError(f"{self}: {file} cannot be read as JSON ({error}); fetch or save it again.") from error
         required = {"kind": str, "builder": str, "arguments": dict, "sha256": str}
         for key, kind in required.items():
@@ -103,6 +104,13 @@ class WeightsFolder:
                 raise WeightsError(f"{self}: {key} in {CONFIG} must be an object or null, not {config[key]!r}.")
         if config["kind"] not in ("codec", "model"):
             raise WeightsError(f"{self}: kind in {CONFIG} is {config['kind']!r}, neither 'codec' nor 'model'.")
+        codec = config.get("codec") or {}
+        for owner, entry in (("", config), ("codec.", codec)):
+            for key in ("fingerprint", "weights", "repo_id", "revision"):
+                if not isinstance(entry.get(key), str | None):
+                    raise WeightsError(f"{self}: {owner}{key} in {CONFIG} must be a string, not {entry[key]!r}.")
+        if codec:
+            config["codec"] = {**dict.fromkeys(("fingerprint", "weights", "repo_id", "revision")), **codec}
         return config
 
     @property
@@ -206,26 +214,60 @@ class WeightsFolder:
         return codec
 
     def instantiate(self, cls: Callable[..., M], arguments: Mapping[str, Any]) -> M:
-        """``cls(**arguments)``, with a clear error when the configuration holds what the class does not take."""
+        """``cls(**arguments)``, with a clear error when the configuration holds what the class does not take.
+
+        A configuration that asks for more than the file of tensors has is refused before any memory is.
+        """
         try:
+            self._check_memory(cls, arguments)
             return cls(**arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
             raise WeightsError(
                 f"{self}: the arguments in {CONFIG} do not fit {self.config['builder']} of this version of cdzoo "
                 f"({error}); upgrade cdzoo, or fix the file."
             ) from error
 
+    def _check_memory(self, cls: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+        shapes = self._shapes()
+        if not shapes:
+            return  # whatever is wrong with the file, loading it says so
+        largest = max((size for shape in shapes for size in shape), default=0)
+        for name in ("N", "M", "latent_channels", "in_channels"):
+            if int(arguments.get(name) or 0) > largest:
+                raise ValueError(f"{name}={arguments[name]!r}, but no tensor of the file has more than {largest} rows")
+        if self.config["kind"] == "model" and not self.config.get("fingerprint"):  # others cannot be without memory
+            with torch.device("meta"):
+                planned = sum(tensor.numel() for tensor in cls(**arguments).state_dict().values())
+            if planned > 2**20 + 2 * (stored := sum(map(math.prod, shapes))):  # loading tells the rest in detail
+                raise ValueError(f"that makes {planned:,} numbers, and the file has {stored:,}")
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Of the tensors in the file, as its header has them; none where it cannot be read."""
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.path / TENSORS, framework="pt") as file:
+                return [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118  not a mapping
+        except Exception:  # no file, or SafetensorError
+            return []
+
     def load_into(self, module: nn.Module) -> None:
         """Copy every tensor into ``module``; all of them or none, no name left over on either side.
 
         Raises:
-            WeightsError: names, shapes or kinds of dtype differ, or a codec's fingerprint is not the recorded one.
+            WeightsError: names, shapes or kinds of dtype differ, a codec's fingerprint is not the recorded one, or the
+                module has no memory (meta device).
         """
+        own = module.state_dict()
+        if any(tensor.is_meta for tensor in own.values()):
+            raise WeightsError(
+                f"{self}: {self.config['builder']} was built on the meta device, where there is no memory to load "
+                "weights into; build it outside of torch.device('meta') and move it afterwards."
+            )
         tensors = self.tensors()
         digest = content_digest(tensors)
         integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(INTEGER_PREFIX)}
-        own = module.state_dict()
         missing, unexpected = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
         misfit = [
             f"{k}: {tuple(tensors[k].shape)} {tensors[k].dtype} for {tuple(own[k].shape)} {own[k].dtype}"
@@ -248,7 +290,7 @@ class WeightsFolder:
         # what save_pretrained needs to tell whether these facts still hold
         facts |= {"pretrained_meta": self.meta, "pretrained_digest": digest}
         if not hasattr(module, "load_integer_state"):
-            facts |= {"codec_fingerprint": codec.get("fingerprint"), "pretrained_codec": codec or None}
+            facts |= {"codec_fingerprint": codec.get("fingerprint"), "pretrained_codec": copy.deepcopy(codec) or None}
         if transforms is not None:
             facts["transforms"] = transforms
         for name, value in facts.items():

@@ -123,8 +123,11 @@ def get_builder(name: str, kind: Kind | None = None) -> Callable[..., nn.Module]
     """The builder of that name.
 
     Raises:
+        TypeError: the name is no string.
         ValueError: no such builder; the message suggests the nearest names.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind or 'codec or model'} is named by a string, not by {name!r}.")
     kinds: tuple[Kind, ...] = ("codec", "model") if kind is None else (kind,)
     for k in kinds:
         if name in _BUILDERS[k]:
@@ -217,16 +220,44 @@ _POSITIVE = ("N", "M", "latent_channels", "in_channels", "latent_stride", "upsca
 _SMALLEST = {**dict.fromkeys(_POSITIVE, 1), "num_classes": 0}
 
 
-def _check_sizes(arguments: Mapping[str, Any]) -> None:
+def check_sizes(arguments: Mapping[str, Any]) -> None:
     """The sizes that builders share follow one rule each; what else there is, classes check themselves."""
     for name, smallest in _SMALLEST.items():
         value = arguments.get(name, smallest)
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < smallest:
-            kind = "a positive integer" if smallest else "an integer that is not negative"
+            kind = "a positive integer" if smallest else "an integer that is not negative (0 gives features)"
             raise ValueError(f"{name} must be {kind}, not {value!r}.")
     width = arguments.get("width", 1.0)
     if isinstance(width, bool) or not isinstance(width, Real) or not (math.isfinite(width) and float(width) > 0):
         raise ValueError(f"width must be positive and finite, not {width!r}; 1.0 is the full width.")
+
+
+_UNLEARNED = ("drop_path", "mode", "relu", "num_frequencies", "chroma", "memory_budget")
+"""Arguments that weights fit whatever they are: how a network computes, and what is asked of it in training."""
+
+
+def defaults_of(cls: Callable[..., object]) -> dict[str, Any]:
+    """The defaults in a signature, by name."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON can hold, and lists as tuples, which nobody changes."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, bool | int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two arguments mean the same; one number may stand for as many as the other has."""
+    a, b = (tuple(v) if isinstance(v, list) else v for v in (a, b))
+    if isinstance(a, tuple) != isinstance(b, tuple):
+        many, one = (a, b) if isinstance(a, tuple) else (b, a)
+        return len(many) > 0 and all(v == one for v in many)
+    return bool(a == b)
 
 
 def build(
@@ -234,16 +265,20 @@ def build(
     weights: WeightsLike,
     cls: Callable[..., M],
     defaults: Mapping[str, Any],
+    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: {},
     /,
     **given: Any,
 ) -> M:
     """Instantiate ``cls`` for a builder: its defaults, then what the weights say, then what the caller said.
 
-    Arguments that are ``None`` count as not given. The module remembers how it was built (``module.builder``,
+    Arguments that are ``None`` count as not given. ``implied`` tells what ``cls`` takes for arguments that nobody gave,
+    from the others, where its signature does not. The module remembers how it was built (``module.builder``,
     ``module.arguments``), which is what ``save_pretrained`` writes down.
 
     Raises:
-        ValueError: the caller gave an argument that differs from what the weights were trained with, or a size
+        ValueError: the caller gave an argument that differs from what the weights were trained with (but for how a
+            network computes: ``mode``, ``relu``, ``num_frequencies``, ``chroma``, ``memory_budget``, ``drop_path``, if
+            the weights leave that open), or a size
             (``N``, ``M``, ``latent_channels``, ``in_channels``, ``latent_stride``, ``upscaled_channels``,
             ``num_classes``, ``width``) that nothing can have.
         WeightsError: the weights cannot be had or loaded.
@@ -252,18 +287,21 @@ def build(
 
     source = resolve_weights(builder.__name__, weights)
     stored = {} if source is None else source.arguments
-    said = {name: value for name, value in given.items() if value is not None}
-    _check_sizes(said)
-    for name, value in said.items():
-        if name in stored and stored[name] != value:
-            raise ValueError(
-                f"{builder.__name__}: {name}={value!r} conflicts with weights {source}, which were made with "
-                f"{name}={stored[name]!r}; leave {name} out, or pass weights=None to start from random values."
-            )
+    said = {name: _plain(value) for name, value in given.items() if value is not None}
+    check_sizes(said)
+    if source is not None:
+        trained = {**defaults_of(cls), **defaults}
+        trained = {**trained, **implied({**trained, **stored}), **stored}
+        for name, value in said.items():
+            if (name in stored or name not in _UNLEARNED) and name in trained and not _same(trained[name], value):
+                raise ValueError(
+                    f"{builder.__name__}: {name}={value!r} conflicts with weights {source}, which were made with "
+                    f"{name}={trained[name]!r}; leave {name} out, or pass weights=None to start from random values."
+                )
     arguments = {**defaults, **stored, **said}
 
     def make(**sizes: Any) -> M:
-        _check_sizes(sizes)
+        check_sizes(sizes)
         return cls(**sizes)
 
     module = cls(**arguments) if source is None else source.instantiate(make, arguments)

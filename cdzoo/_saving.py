@@ -20,12 +20,13 @@ from cdzoo._registry import get_builder, get_model_weights, list_codecs
 from cdzoo._version import __version__
 from cdzoo.codecs._base import Codec
 from cdzoo.codecs.container import write_atomically
-from cdzoo.errors import WeightsError
+from cdzoo.errors import PairingError, WeightsError
 from cdzoo.transforms import CoefficientTransform, InputTransform, LatentTransform
 
 __all__ = ["save_pretrained"]
 
 _FULL_PRECISION = ("entropy_bottleneck.", "gaussian_conditional.", "quantizer.")
+_DTYPES = (None, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OUTLIVES_TRAINING = ("license", "datasets", "data", "classes", "class_names", "wnids")
 
 
@@ -62,8 +63,11 @@ def save_pretrained(
         ``directory`` as a path.
 
     Raises:
-        TypeError: ``module`` was not made by a builder of cdzoo, or ``codec`` is not a codec.
-        ValueError: what would be written could not be loaded again, or does not fit ``dtype``.
+        TypeError: ``module`` was not made by a builder of cdzoo, ``codec`` is not a codec, or ``transforms`` is of a
+            kind that cannot be written down.
+        PairingError: the network does not read as many channels as the codec has.
+        ValueError: what would be written could not be loaded again, does not fit ``dtype``, or is nothing that the
+            model card can hold.
         OSError: the folder cannot be written.
     """
     module = getattr(module, "_orig_mod", module)  # inside what torch.compile returns
@@ -71,12 +75,20 @@ def save_pretrained(
     if not isinstance(builder, str) or not isinstance(getattr(module, "arguments", None), dict):
         raise TypeError(
             f"{type(module).__name__} was not made by a builder of cdzoo, so nobody knows how to build it again; save "
-            " the .codec or .model of a composed module, the .module of a parallel one, or build yours with "
+            "the .codec or .model of a composed module, the .module of a parallel one, or build yours with "
             "cdzoo.get_model(...) and load your tensors into that."
         )
     if codec is not None and not isinstance(codec, Codec):
         raise TypeError(f"codec must be a codec of cdzoo, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r}: weights are written as {', '.join(map(str, _DTYPES[1:]))}, or as they are.")
     transforms = getattr(module, "transforms", None) if transforms is None else transforms
+    if not isinstance(transforms, LatentTransform | CoefficientTransform | None):
+        raise TypeError(
+            f"transforms of type {type(transforms).__name__} cannot be written down; a LatentTransform and a "
+            "CoefficientTransform can. Set module.transforms = None to save the module without, and say in meta what "
+            "its input needs."
+        )
     if isinstance(module, Codec):
         tensors, fingerprint = _codec_tensors(module, dtype)
         belongs: dict[str, Any] = {"fingerprint": fingerprint}
@@ -89,7 +101,7 @@ def save_pretrained(
         "arguments": module.arguments,
         "repo_id": repo_id,
         "revision": revision,
-        "transforms": transforms.config() if isinstance(transforms, LatentTransform | CoefficientTransform) else None,
+        "transforms": None if transforms is None else transforms.config(),
         "meta": _inherited_meta(module, tensors) if meta is None else dict(meta),
         **belongs,
     }
@@ -102,13 +114,26 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise ValueError(f"arguments or meta of {builder} cannot be written as JSON: {error}.") from error
     _check_loadable(json.loads(text), tensors)
+    _check_meta(config["meta"])
+    card = model_card(config, tensors) if card is None else card
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / TENSORS, data)
-    write_atomically(directory / CARD, (model_card(config, tensors) if card is None else card).encode())
+    write_atomically(directory / CARD, card.encode())
     # last: until it is there, a folder that was interrupted is refused, for want of a file or because of the hash
     write_atomically(directory / CONFIG, text.encode())
     return directory
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    """What the model card reads has to be what it takes it for."""
+    for names, kind, what in (
+        (("metrics",), Mapping, "a mapping from names to values, or from data sets to such mappings"),
+        (("classes", "datasets", "tags"), list | tuple, "a list"),
+    ):
+        for name in names:
+            if not isinstance(meta.get(name), kind | None):
+                raise ValueError(f"meta[{name!r}] is {meta[name]!r}, and must be {what}.")
 
 
 def _inherited_meta(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -172,6 +197,12 @@ def _codec_entry(model: nn.Module, codec: Codec | None) -> dict[str, Any] | None
         if known is not None and known.get("fingerprint") == fingerprint:
             return dict(known)
         return None if fingerprint is None else _published_codec(fingerprint)
+    channels = getattr(model, "in_channels", None)
+    if getattr(model, "latent_stride", None) is not None and channels != codec.latent_channels:
+        raise PairingError(
+            f"the network reads {channels} latent channels, but {codec.name} (fingerprint {codec.fingerprint}) has "
+            f"{codec.latent_channels}; name the codec that it was trained with."
+        )
     entry = _published_codec(codec.fingerprint)
     source = getattr(codec, "pretrained_source", None) or {}
     if entry["weights"] is None and source.get("fingerprint") == codec.fingerprint:
@@ -204,6 +235,9 @@ class _Plan(WeightsFolder):
 
     def load_into(self, module: nn.Module) -> None:
         """Leave the module as it is: only its names and shapes are asked for."""
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return []
 
 
 def _check_loadable(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:

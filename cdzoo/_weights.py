@@ -7,6 +7,7 @@ in a repository of the Hugging Face Hub. Loading is strict and hash-checked, and
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -61,7 +62,7 @@ class Weights:
     @property
     def meta(self) -> dict[str, Any]:
         """``classes``, ``metrics``, ``recipe``, ``license``, ``codec``, ... as stated on the model card."""
-        return {**self.source.meta, "codec": self.source.config.get("codec")}
+        return {**self.source.meta, "codec": copy.deepcopy(self.source.config.get("codec"))}
 
     def transforms(self) -> InputTransform:
         """What acts on a ``Latent``, or on ``JPEGCoefficients``, before the network reads it; maybe the identity."""

@@ -106,6 +106,11 @@ class CompressedDomainModel(nn.Module):
             raise BitstreamError(f"stream {positions[int(found[1])]} of {total}{text[found.end() :]}") from error
 
 
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """What is inside a compiled, a data parallel or an averaged module."""
+    return getattr(module, "_orig_mod", getattr(module, "module", None))
+
+
 def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     """Put a codec and a network over its latents together.
 
@@ -125,7 +130,9 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     codec = getattr(codec, "_orig_mod", codec)  # inside what torch.compile returns
     if not isinstance(codec, Codec):
         raise TypeError(f"compose takes a codec first, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
-    inner = getattr(model, "_orig_mod", getattr(model, "module", model))  # compiled, or data parallel
+    inner: Any = model
+    while not hasattr(inner, "in_channels") and (wrapped := _wrapped(inner)) is not None:
+        inner = wrapped
     in_channels, stride = getattr(inner, "in_channels", None), getattr(inner, "latent_stride", None)
     if in_channels is None or stride is None:
         raise TypeError(

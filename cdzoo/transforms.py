@@ -70,7 +70,7 @@ class LatentTransform:
             raise ValueError(f"LatentTransform has no setting {sorted(unknown)}; it has size and mean.")
         size, mean = config.get("size"), config.get("mean")
         if size is not None and not (
-            isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
+            isinstance(size, list | tuple) and len(size) == 2 and all(type(s) is int and s > 0 for s in size)
         ):
             raise ValueError(f"LatentTransform size must be two positive integers or None, not {size!r}.")
         if mean is not None and not isinstance(mean, list | tuple):

@@ -108,9 +108,28 @@ def test_indices_are_in_the_state_dict():
         other(y_hat[:, : int(ranked.max())])
     with pytest.raises(RuntimeError, match="size mismatch"):
         nn.Sequential(ChannelSelect(range(4))).load_state_dict(select.state_dict())
+    for wrong in ([1, 1, 2], [-1, 0, 1]):
+        with pytest.raises(ValueError, match="channels"):
+            other.load_state_dict({"0.indices": torch.tensor(wrong)})
+    assert torch.equal(other[0].indices, ranked)  # nothing was taken over
     ranked.zero_()  # the caller's tensor is not the module's
     assert torch.equal(other[0].indices, select[0].indices)
     assert "3 channels" in repr(select)
+
+
+@pytest.mark.parametrize("channels", [5, None, "01", 2.5])
+def test_channels_are_a_list(channels):
+    with pytest.raises(TypeError, match="channels must be a list of integers, not"):
+        ChannelSelect(channels)
+    if channels is not None:
+        with pytest.raises(TypeError, match="channels must be a list of integers, not"):
+            cdzoo.models.resnet41(channels=channels)
+
+
+def test_selection_without_memory():
+    with torch.device("meta"):
+        assert ChannelSelect([0, 2])._needed == 3
+        assert cdzoo.models.resnet41(in_channels=4, channels=[0, 2], width=0.0625).select is not None
 
 
 def test_selection_compiles_and_exports():

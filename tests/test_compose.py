@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -125,6 +126,8 @@ def test_compiled_modules_are_looked_into(codec: Codec, make_images: MakeImages)
     with torch.no_grad():
         expected = cdzoo.compose(codec, inner)(x)
         assert torch.equal(cdzoo.compose(torch.compile(codec, backend="eager"), compiled)(x), expected)
+        for wrapped in (nn.DataParallel(inner), AveragedModel(nn.DataParallel(inner))):
+            assert torch.equal(cdzoo.compose(codec, torch.compile(wrapped, backend="eager"))(x), expected)
     inner.codec_fingerprint = "0123456789abcdef"
     with pytest.raises(PairingError):
         cdzoo.compose(codec, compiled)

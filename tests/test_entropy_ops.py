@@ -105,6 +105,8 @@ def test_the_gaussian_loss_takes_batches_only() -> None:
             gaussian_entropy_loss(torch.zeros(shape))
     with pytest.raises(ValueError, match="eps must be positive"):
         gaussian_entropy_loss(torch.zeros(1, 2), eps=0.0)
+    with pytest.raises(ValueError, match="eps must be positive"):
+        GaussianEntropyLoss(eps=0)
     assert gaussian_entropy_loss(gauss(1, 5).half()).dtype == torch.float32
 
 

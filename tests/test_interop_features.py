@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_modules import small
 from torch import Tensor
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import cdzoo
 from cdzoo.codecs import encode_jpeg
@@ -84,8 +85,48 @@ def test_pruned_networks_give_the_same_maps(name: str) -> None:
         assert model.prune_intermediate_layers([last]) == [last]
         assert sum(p.numel() for p in model.parameters()) < before
         assert len(model.feature_info) == last + 1
-        _, (found,) = model.forward_intermediates(x, 1)
-    assert torch.equal(found, expected)
+        final, (found,) = model.forward_intermediates(x, 1)
+        assert torch.equal(found, expected)
+        model.reset_classifier(4)  # a classifier over the last map that is left
+        assert model.forward_head(final).shape == (2, 4)
+
+
+PLAIN = [name for name in cdzoo.list_models() if not name.startswith(("jpeg_", "icat_"))]
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "channels"])
+def test_torchvision_extracts_features(name: str) -> None:
+    """``torch.fx`` traces every network over latents or pixels, and what it makes computes the same."""
+    model: Any = (
+        cdzoo.models.resnet41(width=0.0625, in_channels=8, channels=[3, 1]) if name == "channels" else small(name)
+    )
+    latent = inputs(model.eval())
+    x = (latent.y_hat, latent.scales) if isinstance(latent, Latent) else (latent,)
+    last = "backbone.layer3" if hasattr(model, "backbone") else model.feature_info[-2]["module"]
+    extractor = create_feature_extractor(model, [last])
+    whole = torch.fx.symbolic_trace(model)
+    with torch.no_grad():
+        caught: list[Tensor] = []
+        model.get_submodule(last).register_forward_hook(lambda module, args, output: caught.append(output))
+        expected = model(*x)
+        assert torch.equal(extractor(*x)[last], caught[0])
+        assert torch.equal(whole(*x), expected)
+
+
+@pytest.mark.parametrize("num_classes", [5.0, "5", True, -1, None])
+def test_numbers_of_classes(num_classes: Any) -> None:
+    for name in ("cresnet39", "resnet50", "cresnet39_d"):
+        model: Any = small(name)
+        before = model.get_classifier()
+        with pytest.raises(ValueError, match=r"num_classes must be an integer that is not negative .* not"):
+            model.reset_classifier(num_classes)
+        assert model.get_classifier() is before
+
+
+def test_scales_are_tensors() -> None:
+    model: Any = small("fa_cresnet39")
+    with pytest.raises(TypeError, match="scales must be a tensor of the shape of y_hat, not list"):
+        model(inputs(model).y_hat, [1])
 
 
 def test_stopping_early_runs_no_more() -> None:

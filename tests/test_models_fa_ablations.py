@@ -143,5 +143,5 @@ def test_options_that_are_none():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(change))):
             fa_cresnet39_ablation(**SMALL, **change)
-    with pytest.raises(ValueError, match="four numbers"):
+    with pytest.raises(ValueError, match="must be 4 integers, for layers 1 to 4"):
         fa_resnet50(num_convs=(1, 2, 3))

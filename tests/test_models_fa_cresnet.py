@@ -274,7 +274,7 @@ def test_wrong_inputs_are_refused(small):
         small(y_hat)
     with pytest.raises(ValueError, match="must be equal"):
         small(y_hat, torch.rand(1, 6, 5, 4))
-    with pytest.raises(ValueError, match=r"num_convs=\(3, 4\) must be three numbers"):
+    with pytest.raises(ValueError, match=r"num_convs=\(3, 4\) must be 3 integers, for layers 2 to 4"):
         FAcResNet(num_convs=(3, 4))
     with pytest.raises(ValueError, match=r"num_convs=-1 must not be negative"):
         FAcResNet(num_convs=(3, 4, -1), width=0.125)

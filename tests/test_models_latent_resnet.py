@@ -142,6 +142,15 @@ def test_multiply_adds_at_224_pixels():
 # -- torchvision -------------------------------------------------------------------------------------------------------
 
 
+def test_checkpoints_from_before_batches_were_counted(theirs):
+    given = {name: value for name, value in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
+    model = resnet41(in_channels=8, num_classes=7)
+    loaded = model.load_torchvision(given)
+    assert "layer4.0.bn1.weight" in loaded.taken
+    assert "layer4.0.bn1.num_batches_tracked" in loaded.kept
+    assert all(torch.equal(model.state_dict()[name], given[name]) for name in loaded.taken)
+
+
 @pytest.mark.parametrize("upscale", ["deconv", None])
 def test_resnet41_takes_everything_behind_its_entrance(theirs, upscale):
     torch.manual_seed(0)
@@ -294,7 +303,7 @@ def test_a_network_of_some_channels(builder, tmp_path):
         builder(weights=tmp_path, channels=(0, 1))
     with pytest.raises(ValueError, match=r"channels has 6, but the last of 6 is 5"):
         builder(**SMALL, channels=[6])
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(ValueError, match="list of integers, not float"):
         builder(**SMALL, channels=[1.5])
 
 

@@ -232,6 +232,57 @@ def test_arguments_of_the_zoo_that_fight_the_weights_raise(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "argument", "value", "trained"),
+    [
+        ("cresnet39", "stride_in_1x1", False, "True"),
+        ("cresnet39", "use_scales", True, "False"),
+        ("resnet41", "stride_in_1x1", True, "False"),
+        ("resnet41", "upscale", None, "'pixel_shuffle'"),
+        ("resnet41", "channels", [0, 1], "None"),
+        ("cresnet39_d", "stride_in_1x1", False, "True"),
+        ("fa_cresnet39", "latent_stride", 8, "16"),
+        ("fa_cresnet39", "num_convs", (1, 1, 1), r"\(3, 4, 5\)"),
+        ("mobilenet_v2_45", "upscaled_channels", 64, "24"),
+        ("jpeg_resnet18", "mean", 0.0, r"\(0.485, 0.456, 0.406\)"),
+        ("jpeg_resnet18", "bottleneck", None, None),
+        ("choi2019", "channels", [0, 1], "None"),
+    ],
+)
+def test_so_do_arguments_that_the_weights_left_at_their_defaults(name, argument, value, trained):
+    """The configuration of weights has only what was said; what was not is a fact about them all the same."""
+    builder = cdzoo.get_model if name in cdzoo.list_models() else cdzoo.get_codec
+    if trained is None:
+        with pytest.raises(TypeError, match=argument):  # no argument of this builder
+            builder(name, weights="DEFAULT", **{argument: value})
+        return
+    with pytest.raises(ValueError, match=rf"{argument}=.* conflicts with weights .* made with {argument}={trained}"):
+        builder(name, weights="DEFAULT", **{argument: value})
+
+
+def test_what_means_the_same_or_is_not_learned_may_be_said():
+    said = {"mean": [0.485, 0.456, 0.406], "std": (0.229, 0.224, 0.225), "in_channels": np.int64(3)}
+    model = cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mode="factored", chroma="fancy", **said)
+    assert model.entrance.mode == "factored"
+    small = cdzoo.get_model("jpeg_resnet_small", weights="DEFAULT", mean=(0.5, 0.5, 0.5), relu="exact")
+    assert small.arguments["width"] == 2
+    assert cdzoo.get_model("resnet41", weights="DEFAULT", upscale="pixel_shuffle", latent_stride=16).num_classes == 10
+
+
+def test_numpy_numbers_can_be_saved(tmp_path):
+    sizes = {"in_channels": np.int64(8), "num_classes": np.uint8(3), "width": np.float32(0.0625)}
+    model = cdzoo.get_model("cresnet39", **sizes)
+    cdzoo.save_pretrained(model, tmp_path)
+    assert cdzoo.from_pretrained(tmp_path).arguments == model.arguments == {"layers": (4, 6, 3), **sizes}
+
+
+@pytest.mark.parametrize("name", [3, None, b"cresnet39"])
+def test_names_are_strings(name):
+    for get in (cdzoo.get_model, cdzoo.get_codec):
+        with pytest.raises(TypeError, match=r"named by a string, not by"):
+            get(name)
+
+
+@pytest.mark.parametrize(
     ("argument", "value"),
     [("num_classes", v) for v in (-1, True, 2.5, float("nan"), "10")]
     + [("in_channels", v) for v in (-3, 0, True, 12.0)]

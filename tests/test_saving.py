@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 import cdzoo
 from cdzoo import _registry, _saving
 from cdzoo.codecs import Codec
-from cdzoo.errors import WeightsError
+from cdzoo.errors import PairingError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,47 @@ def test_what_could_not_be_loaded_is_not_saved(model, tmp_path):
     with pytest.raises(ValueError, match="cannot be written as JSON"):
         cdzoo.save_pretrained(model, tmp_path, meta={"confusion": torch.zeros(2, 2)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"metrics": [{"top-1 (%)": 70}]}, r"meta\['metrics'\] is \[.* must be a mapping"),
+        ({"metrics": 0.5}, "must be a mapping"),
+        ({"classes": 10}, r"meta\['classes'\] is 10, and must be a list"),
+        ({"datasets": "imagenet"}, "must be a list"),
+        ({"tags": "small"}, "must be a list"),
+    ],
+)
+def test_a_save_that_fails_leaves_what_was_there(meta, message, model, tmp_path):
+    cdzoo.save_pretrained(model, tmp_path)
+    other = cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=12, latent_stride=16)
+    with pytest.raises(ValueError, match=message):
+        cdzoo.save_pretrained(other, tmp_path, meta=meta)
+    assert_same(model, cdzoo.from_pretrained(tmp_path))
+
+
+def test_transforms_that_cannot_be_written_are_not_dropped(model, tmp_path):
+    module = copy.deepcopy(model)
+    for given in ({"transforms": lambda latent: latent}, {}):
+        with pytest.raises(TypeError, match="transforms of type function cannot be written down"):
+            cdzoo.save_pretrained(module, tmp_path, **given)
+        module.transforms = lambda latent: latent
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64, "float16"])
+def test_types_that_could_not_be_loaded(dtype, codec, model, tmp_path):
+    for module in (codec, model):
+        with pytest.raises(ValueError, match=f"dtype={dtype!r}: weights are written as torch.float16"):
+            cdzoo.save_pretrained(module, tmp_path, dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_is_not_saved_as_one_of_a_codec_that_it_cannot_read(codec, tmp_path):
+    model = cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=codec.latent_channels + 1)
+    with pytest.raises(PairingError, match=rf"reads {codec.latent_channels + 1} latent channels.*{codec.fingerprint}"):
+        cdzoo.save_pretrained(model, tmp_path, codec=codec)
 
 
 def test_what_no_builder_made_is_not_saved(codec, model, tmp_path):

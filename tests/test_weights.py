@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -156,6 +157,11 @@ DAMAGE = [
     (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
     (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
     (lambda folder: (folder / "config.json").write_text("[]"), "no 'kind'"),
+    (lambda folder: (folder / "config.json").write_text("[" * 100_000), "cannot be read as JSON"),
+    (lambda folder: edit(folder, repo_id=7), "repo_id in config.json must be a string, not 7"),
+    (lambda folder: edit(folder, codec={"fingerprint": 5}), "codec.fingerprint in config.json must be a string, not 5"),
+    (lambda folder: edit(folder, codec={"weights": ["x"]}), "codec.weights in config.json must be a string"),
+    (lambda folder: edit(folder, transforms={"size": [True, True]}), "unusable transforms"),
     (without_a_key, "no 'sha256' of type str"),
     (lambda folder: edit(folder, kind="dataset"), "'dataset', neither 'codec' nor 'model'"),
     (lambda folder: edit(folder, builder="cresnet93"), "unknown (codec|model) 'cresnet93'; .*Upgrade cdzoo"),
@@ -164,6 +170,40 @@ DAMAGE = [
     (lambda folder: edit(folder, transforms=[28]), "transforms in config.json must be an object or null"),
     (lambda folder: edit(folder, meta="good"), "meta in config.json must be an object or null"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "value"),
+    [
+        ("model", "width", 1e9), ("model", "width", 300.0), ("model", "num_classes", 10**12),
+        ("model", "in_channels", 10**7), ("codec", "N", 10**5),
+        ("codec", "M", 10**9),
+    ],
+)  # fmt: skip
+def test_more_memory_than_the_file_has_tensors_for_is_not_taken(kind, argument, value, folders):
+    config = json.loads((folders / kind / "config.json").read_text())
+    edit(folders / kind, arguments={**config["arguments"], argument: value})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"arguments in config.json do not fit"):
+        cdzoo.from_pretrained(folders / kind)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+def test_nothing_is_loaded_into_a_module_without_memory(folders):
+    for kind in ("model", "codec"):
+        with torch.device("meta"), pytest.raises((WeightsError, NotImplementedError)) as info:
+            cdzoo.from_pretrained(folders / kind)
+        if kind == "model":
+            assert "was built on the meta device" in str(info.value)
+
+
+def test_facts_of_weights_are_copies():
+    member = cdzoo.models.cResNet39_Weights.DEFAULT
+    before = member.meta
+    member.meta["codec"]["fingerprint"] = "0" * 16
+    cdzoo.models.cresnet39(weights=member).pretrained_codec["fingerprint"] = "0" * 16
+    assert member.meta == before
+    assert member.build_codec().fingerprint == before["codec"]["fingerprint"]
 
 
 @pytest.mark.parametrize("kind", ["codec", "model"])

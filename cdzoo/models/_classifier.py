@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 
+from cdzoo._registry import check_sizes
 from cdzoo.ops.attention import AttentionPool2d
 from cdzoo.types import Latent
 
@@ -20,10 +22,9 @@ def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
     """A linear layer, or the identity for ``num_classes=0``.
 
     Raises:
-        ValueError: ``num_classes`` is negative.
+        ValueError: ``num_classes`` is no integer, or negative.
     """
-    if num_classes < 0:
-        raise ValueError(f"num_classes must not be negative, got {num_classes}; 0 gives features instead of logits")
+    check_sizes({"num_classes": num_classes})
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
@@ -164,6 +165,7 @@ class Classifier(nn.Module, ABC):
                 owner, _, child = name.rpartition(".")
                 delattr(self.get_submodule(owner), child)
         self.feature_info = self.feature_info[: 1 + max(taken)]
+        self.num_features = self.feature_info[-1]["num_chs"]
         if prune_head:
             self.reset_classifier(0)
         return taken
@@ -188,7 +190,7 @@ class Classifier(nn.Module, ABC):
         What ``meta`` says of the former classes (their names, their identifiers) is dropped.
 
         Raises:
-            ValueError: ``num_classes`` is negative.
+            ValueError: ``num_classes`` is no integer, or negative.
         """
         reference = next(self.parameters())
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
@@ -224,7 +226,7 @@ class LatentClassifier(Classifier):
 
         Raises:
             ValueError: wrong number of channels, missing scales, or scales of another shape than ``y_hat``.
-            TypeError: neither a tensor nor a ``Latent``.
+            TypeError: neither a tensor nor a ``Latent``; scales that are no tensor.
         """
         return self.forward_head(self.forward_features(y_hat, scales))
 
@@ -234,26 +236,37 @@ class LatentClassifier(Classifier):
             if scales is not None:
                 raise ValueError("scales were given twice: a Latent brings its own; pass the Latent alone")
             y_hat, scales, _ = y_hat
-        if not isinstance(y_hat, Tensor):
-            raise TypeError(
-                f"y_hat must be a tensor (B, {self.in_channels}, h, w) or a Latent, not {type(y_hat).__name__}; of "
-                "what codec(x) returns pass output.latent"
-            )
-        if y_hat.dim() != 4 or y_hat.shape[1] != self.in_channels:
-            raise ValueError(
-                f"y_hat has shape {tuple(y_hat.shape)}, this network reads (B, {self.in_channels}, h, w): take a codec "
-                f"of {self.in_channels} latent channels, or build the network with in_channels of your codec's number"
-            )
-        if not self.uses_scales:
-            return y_hat, None
-        if scales is None:
-            raise ValueError(
-                "this network also reads the hyperprior's standard deviations and got none: call model(y_hat, scales), "
-                "or pass the Latent of a codec with a hyperprior"
-            )
-        if scales.shape != y_hat.shape:
-            raise ValueError(
-                f"scales have shape {tuple(scales.shape)}, y_hat has {tuple(y_hat.shape)}: they must be equal, so crop "
-                "and resize both alike"
-            )
-        return y_hat, scales
+        y_hat = _checked_latent(y_hat, self.in_channels)
+        return y_hat, _checked_scales(scales, y_hat) if self.uses_scales else None
+
+
+@torch.fx.wrap
+def _checked_latent(y_hat: Any, in_channels: int) -> Tensor:
+    if not isinstance(y_hat, Tensor):
+        raise TypeError(
+            f"y_hat must be a tensor (B, {in_channels}, h, w) or a Latent, not {type(y_hat).__name__}; of what "
+            "codec(x) returns pass output.latent"
+        )
+    if y_hat.dim() != 4 or y_hat.shape[1] != in_channels:
+        raise ValueError(
+            f"y_hat has shape {tuple(y_hat.shape)}, this network reads (B, {in_channels}, h, w): take a codec of "
+            f"{in_channels} latent channels, or build the network with in_channels of your codec's number"
+        )
+    return y_hat
+
+
+@torch.fx.wrap
+def _checked_scales(scales: Any, y_hat: Tensor) -> Tensor:
+    if scales is None:
+        raise ValueError(
+            "this network also reads the hyperprior's standard deviations and got none: call model(y_hat, scales), or "
+            "pass the Latent of a codec with a hyperprior"
+        )
+    if not isinstance(scales, Tensor):
+        raise TypeError(f"scales must be a tensor of the shape of y_hat, not {type(scales).__name__}")
+    if scales.shape != y_hat.shape:
+        raise ValueError(
+            f"scales have shape {tuple(scales.shape)}, y_hat has {tuple(y_hat.shape)}: they must be equal, so crop and "
+            "resize both alike"
+        )
+    return scales

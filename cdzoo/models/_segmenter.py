@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdzoo._registry import get_builder
+from cdzoo._registry import check_sizes, get_builder
 from cdzoo.models._bottleneck import Bottleneck
 from cdzoo.models._classifier import _NAMES_OF_CLASSES, Classifier, LatentClassifier
 from cdzoo.models._state_dict import LoadedNames, load_named
@@ -106,8 +106,7 @@ class Segmenter(nn.Module):
         self.classifier = self._head(num_classes)
 
     def _head(self, num_classes: int) -> nn.Module:
-        if num_classes < 0:
-            raise ValueError(f"num_classes must not be negative, got {num_classes}; 0 gives features for logits")
+        check_sizes({"num_classes": num_classes})
         return ASPPHead(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -124,7 +123,7 @@ class Segmenter(nn.Module):
         What ``meta`` says of the former classes (their names, their identifiers) is dropped.
 
         Raises:
-            ValueError: ``num_classes`` is negative.
+            ValueError: ``num_classes`` is no integer, or negative.
         """
         reference = next(self.backbone.parameters())
         self.classifier = self._head(num_classes).to(reference.device, reference.dtype).train(self.training)

@@ -165,7 +165,7 @@ class RGBResNetD(Segmenter):
         """
         logits = self._upsample(self.forward_head(self.forward_features(x)), None)
         # negative padding crops like a slice, but torch.export needs no proof that there is something to crop
-        bottom, right = (-side % self.output_stride for side in x.shape[-2:])
+        bottom, right = (-x.shape[axis] % self.output_stride for axis in (2, 3))
         return F.pad(logits, (0, -right, 0, -bottom))
 
 

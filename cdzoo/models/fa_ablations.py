@@ -31,7 +31,7 @@ from cdzoo._registry import build, register_model
 from cdzoo._weights import WeightsEnum
 from cdzoo.models._bottleneck import SCALES_CHANNELS, Bottleneck, scaled_channels
 from cdzoo.models._classifier import init_resnet_weights
-from cdzoo.models.fa_cresnet import FAcResNet
+from cdzoo.models.fa_cresnet import FAcResNet, check_num_convs
 from cdzoo.models.rgb_resnet import RGBResNet
 from cdzoo.ops.attention import FeatureAdaptation
 
@@ -96,7 +96,7 @@ class AblatedFAcResNet(FAcResNet):
             position=position,
             parts=parts,
         )
-        n2, n3, n4 = num_convs
+        n2, n3, n4 = check_num_convs(num_convs, (3, 4, 5))
         c2, c3, c4 = (Bottleneck.expansion * scaled_channels(planes, width) for planes in (128, 256, 512))
         self.layer3.add_module("fa", fa(c3, c3, num_convs=n3))
         self.layer4.add_module("fa", fa(c4, c4, num_convs=n4))
@@ -142,8 +142,7 @@ class FAResNet(RGBResNet):
         num_convs: Sequence[int] = (2, 3, 4, 5),
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes, width=width, stride_in_1x1=False)
-        if len(num_convs) != 4:
-            raise ValueError(f"num_convs={tuple(num_convs)} must be four numbers, for layers 1 to 4")
+        check_num_convs(num_convs, (2, 3, 4, 5))
         for name, n in zip(("layer1", "layer2", "layer3", "layer4"), num_convs, strict=True):
             (zero, first), *rest = self.get_submodule(name).named_children()
             assert isinstance(first, Bottleneck)
@@ -194,7 +193,7 @@ def fa_cresnet39_ablation(
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,
-        num_convs=None if num_convs is None else tuple(num_convs),
+        num_convs=num_convs,
         latent_stride=latent_stride,
         use_scales=use_scales,
         fa_position=fa_position,
@@ -235,5 +234,5 @@ def fa_resnet50(
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,
-        num_convs=None if num_convs is None else tuple(num_convs),
+        num_convs=num_convs,
     )

@@ -44,6 +44,20 @@ if TYPE_CHECKING:
 __all__ = ["FA_cResNet39_Weights", "FAcResNet", "fa_cresnet39"]
 
 
+def check_num_convs(num_convs: Sequence[int], like: Sequence[int]) -> Sequence[int]:
+    """As many integers as ``like`` has, one for each of the last layers up to the fourth.
+
+    Raises:
+        ValueError: they are not.
+    """
+    integers = isinstance(num_convs, Sequence) and all(type(n) is int for n in num_convs)
+    if not integers or len(num_convs) != len(like):
+        raise ValueError(
+            f"num_convs={num_convs!r} must be {len(like)} integers, for layers {5 - len(like)} to 4, such as {like}"
+        )
+    return num_convs
+
+
 def _adapted_stage(in_channels: int, planes: int, num_blocks: int, *, num_convs: int) -> nn.Sequential:
     """A stage of stride 2 with an adaptation module ``fa`` behind block 0 (equation 10)."""
     blocks = list(bottleneck_stage(in_channels, planes, num_blocks, stride=2).named_children())
@@ -81,9 +95,7 @@ class FAcResNet(LatentClassifier):
     ) -> None:
         super().__init__()
         self.in_channels, self.latent_stride = in_channels, latent_stride
-        if len(num_convs) != 3:
-            raise ValueError(f"num_convs={num_convs} must be three numbers, for layers 2, 3 and 4, such as (3, 4, 5)")
-        n2, n3, n4 = num_convs
+        n2, n3, n4 = check_num_convs(num_convs, (3, 4, 5))
         c2, c3, c4 = (scaled_channels(planes, width) for planes in (128, 256, 512))
         self.fa_y_hat = FeatureAdaptation(in_channels, 4 * c2, num_convs=n2)
         self.fa_scales = FeatureAdaptation(in_channels, SCALES_CHANNELS, num_convs=n2)
@@ -221,6 +233,6 @@ def fa_cresnet39(
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,
-        num_convs=None if num_convs is None else tuple(num_convs),
+        num_convs=num_convs,
         latent_stride=latent_stride,
     )

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from cdzoo._registry import build, register_model
+from cdzoo._registry import build, defaults_of, register_model
 from cdzoo._weights import WeightsEnum
 from cdzoo.codecs._compressai import compressai, without_tables
 from cdzoo.codecs._gaussian_prior import GaussianPrior
@@ -181,6 +181,7 @@ def icat_small(
         weights,
         _icat,
         {"hyperprior": False},
+        lambda arguments: defaults_of(ICAT),
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,

@@ -24,7 +24,6 @@ the channels (section 3.4.4), see ``channels`` and :mod:`cdzoo.ops.channels`.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +34,7 @@ from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._bottleneck import bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
-from cdzoo.ops.channels import select_channels
+from cdzoo.ops.channels import check_channels, select_channels
 
 if TYPE_CHECKING:
     from cdzoo._weights import WeightsLike
@@ -181,7 +180,7 @@ def upscale_and_channels(upscale: str | None, channels: Sequence[int] | None) ->
     """Two arguments of builders as :func:`build` takes them, for whom ``None`` means that nothing was given."""
     return {
         "upscale": None if upscale == "default" else "none" if upscale is None else upscale,
-        "channels": None if channels is None else tuple(map(operator.index, channels)),
+        "channels": None if channels is None else tuple(check_channels(channels).tolist()),
     }
 
 

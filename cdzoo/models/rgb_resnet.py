@@ -13,8 +13,9 @@ by the rule that gives 39 in cResNet-39 it would be 69.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch.fx
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
@@ -84,17 +85,7 @@ class RGBResNet(Classifier):
         return self._run_stages(self._enter(x))
 
     def _enter(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"this network reads pixels (B, {self.in_channels}, H, W), not {type(x).__name__}: decode it first, "
-                "with codec.decode or cdzoo.codecs.decode_jpeg"
-            )
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, this network reads (B, {self.in_channels}, H, W): convert the images, "
-                "or build the network with another in_channels"
-            )
-        stem: Tensor = self.bn1(self.conv1(x))
+        stem: Tensor = self.bn1(self.conv1(_checked_pixels(x, self.in_channels)))
         return stem
 
     def _stage_modules(self, stage: str) -> list[str]:
@@ -103,6 +94,21 @@ class RGBResNet(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> logits ``(B, num_classes)``."""
         return self.forward_head(self.forward_features(x))
+
+
+@torch.fx.wrap
+def _checked_pixels(x: Any, in_channels: int) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"this network reads pixels (B, {in_channels}, H, W), not {type(x).__name__}: decode it first, with "
+            "codec.decode or cdzoo.codecs.decode_jpeg"
+        )
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, this network reads (B, {in_channels}, H, W): convert the images, or build "
+            "the network with another in_channels"
+        )
+    return x
 
 
 class ResNet50_Weights(WeightsEnum):

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from cdzoo.types import Latent
@@ -76,9 +77,15 @@ def check_channels(indices: Any, *, of: int | None = None) -> Tensor:
         of: how many channels there are, where that is known.
 
     Raises:
+        TypeError: not a list at all.
         ValueError: not a list of integers from 0, none at all, one of them twice, or one that is not there.
     """
-    tensor = indices.detach().cpu() if isinstance(indices, Tensor) else torch.as_tensor(list(indices))
+    if isinstance(indices, Tensor):
+        tensor = indices.detach().cpu()
+    elif isinstance(indices, Iterable) and not isinstance(indices, str):
+        tensor = torch.as_tensor(list(indices), device="cpu")
+    else:
+        raise TypeError(f"channels must be a list of integers, not {indices!r}; rank_channels(latents)[:32] makes one.")
     if tensor.numel() == 0:
         raise ValueError("channels must be at least one index, and none was given.")
     if tensor.dim() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -113,8 +120,9 @@ class ChannelSelect(nn.Module):
 
     def __init__(self, indices: Tensor | Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("indices", check_channels(indices))
-        self._needed = int(self.indices.max()) + 1
+        checked = check_channels(indices)
+        self.register_buffer("indices", checked)
+        self._needed = int(checked.max()) + 1
         self.register_load_state_dict_post_hook(_recount)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Latent | Tensor) -> Any:
@@ -134,15 +142,25 @@ class ChannelSelect(nn.Module):
         return whole.index_copy(1, self.indices, x)
 
     def _pick(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1] < self._needed:
-            raise ValueError(
-                f"latent of shape {tuple(x.shape)}, but the selection asks for channel {self._needed - 1} of "
-                "(B, M, h, w): it was made for a codec with more latent channels."
-            )
-        return x.index_select(1, self.indices)
+        return _checked(x, self._needed).index_select(1, self.indices)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if (name := f"{prefix}indices") in state_dict:
+            check_channels(state_dict[name])  # before they are taken over
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{len(self.indices)} channels"
+
+
+@torch.fx.wrap
+def _checked(x: Tensor, needed: int) -> Tensor:
+    if x.dim() != 4 or x.shape[1] < needed:
+        raise ValueError(
+            f"latent of shape {tuple(x.shape)}, but the selection asks for channel {needed - 1} of (B, M, h, w): "
+            "it was made for a codec with more latent channels."
+        )
+    return x
 
 
 def _recount(module: nn.Module, _: Any) -> None:

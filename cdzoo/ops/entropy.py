@@ -86,10 +86,14 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
     """
     if y.dim() < 2 or y.numel() == 0:
         raise ValueError(f"y must be a batch of latents (B, ...), not of shape {tuple(y.shape)}.")
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, not {eps!r}: the logarithm of a variance of 0 is not finite.")
+    _check_eps(eps)
     variance = y.float().flatten(1).var(1, correction=0)
     return variance.clamp_min(eps).log().mean()
+
+
+def _check_eps(eps: float) -> None:
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, not {eps!r}: the logarithm of a variance of 0 is not finite.")
 
 
 class GaussianEntropyLoss(nn.Module):
@@ -97,10 +101,14 @@ class GaussianEntropyLoss(nn.Module):
 
     Args:
         eps: smallest variance.
+
+    Raises:
+        ValueError: ``eps`` is not positive.
     """
 
     def __init__(self, *, eps: float = 1e-9) -> None:
         super().__init__()
+        _check_eps(eps)
         self.eps = eps
 
     def forward(self, y: Tensor) -> Tensor:
