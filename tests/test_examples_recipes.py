@@ -192,6 +192,26 @@ def test_metrics(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
     matrix = e.ConfusionMatrix(3)
     matrix.add(torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert matrix.metrics(run)["miou"] == 100  # class 2 is nowhere
+    assert "miou_error" not in matrix.metrics(run)  # of one image
+
+
+def test_the_error_of_a_mean_iou(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    """One class whose share is right in each image: the deviation of a ratio of sums, by the delta method."""
+    run = recipes["training"].Run(argparse.Namespace(out=tmp_path, device="cpu", threads=None, seed=0))
+    matrix, rng = recipes["evaluation"].ConfusionMatrix(2), np.random.default_rng(0)
+    right, pixels = rng.integers(20, 100, 60), 100
+    for count in right:
+        predicted = torch.zeros(pixels, dtype=torch.long)
+        predicted[:count] = 1
+        matrix.add(predicted, torch.ones(pixels, dtype=torch.long))
+    found = matrix.metrics(run)
+    # class 0 is predicted and never true: half of the mean is 0
+    assert found["miou"] == pytest.approx(50 * right.mean() / pixels, abs=0.01)
+    assert found["miou_error"] == pytest.approx(50 * right.std() / pixels / 60**0.5, rel=0.1)
+    same = recipes["evaluation"].ConfusionMatrix(2)
+    for _ in range(9):
+        same.add(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+    assert same.metrics(run)["miou_error"] == 0
 
 
 def test_crops_of_tensors_belong_together(recipes: dict[str, ModuleType]) -> None:
@@ -207,6 +227,10 @@ def test_crops_of_tensors_belong_together(recipes: dict[str, ModuleType]) -> Non
         assert y.shape == (4, 2, 4, 4)
         assert torch.equal(scales, 1000 + y)
         assert all(set(row.flatten().tolist()) <= set(n.flatten().tolist()) for row, n in zip(y, numbers, strict=True))
+    rows = [recipes["data"].crop_and_flip([numbers], 4, train=True, mirror=mirror)[0] for mirror in (False, True) * 9]
+    grow = [torch.diff(row, dim=-1).flatten(1) > 0 for row in rows]
+    assert all(bool(up.all()) for up in grow[::2])  # none is mirrored
+    assert {bool(row.all()) for up in grow[1::2] for row in up} == {False, True}
     centre, _ = recipes["data"].crop_and_flip([numbers, None], 4, train=False)
     assert torch.equal(centre, numbers[..., 1:5, 1:5])
 

@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import importlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -97,10 +98,40 @@ def test_original_images_and_few_channels(scripts: dict[str, ModuleType], tmp_pa
     codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
     cdzoo.save_pretrained(codec, tmp_path / "codec")
     more = ["--codec", str(tmp_path / "codec"), "--data", str(three_classes), "--rates", "0.001"]
-    found = heads(scripts, tmp_path / "few", "--model", "resnet41", "--channels", "3", *more)["metrics"]
+    found = heads(scripts, tmp_path / "few", "--model", "resnet41", "--channels", "3", "--no-mirror", *more)["metrics"]
     assert len(cdzoo.from_pretrained(tmp_path / "few" / "classifier").select.indices) == 3
     assert found["search"] == {}
     assert found["lr"] == 0.001
+    # with a cache, the original images are the squares that codecs are given, whole and in a random view
+    cached = ["--data", str(three_classes), "--rates", "0.001", "--cache", str(tmp_path / "cache"), "--views", "1"]
+    found = heads(scripts, tmp_path / "original", "--model", "mobilenet_v2", *cached)["metrics"]
+    assert found["reads"] == "decoded"  # by the codec of a smoke run
+    args = argparse.Namespace(
+        data=three_classes, cache=tmp_path / "cache", views=1, size=64, crop=48, held=False, smoke=False, limit=None,
+        workers=0,
+    )  # fmt: skip
+    run = argparse.Namespace(args=args, device=torch.device("cpu"), out=tmp_path)
+    inputs = sys.modules["classification"].ClassifierInputs(run, None, "original")
+    files = sorted(folder.name for folder in (tmp_path / "cache").glob("*-squares"))
+    assert [name.split("-")[0:2] for name in files] == [["train64", "0"], ["train64", "1"], ["val64", "0"]]
+    image, label = inputs.val[0]
+    assert torch.equal(image, scripts["data"].whole(64)(scripts["data"].read(inputs.files["val"][0][0])))
+    assert label == inputs.files["val"][0][1]
+    (x, _) = inputs(next(iter(scripts["data"].batches(inputs.val, 2))), train=False)
+    assert x.shape == (2, 3, 48, 48)
+
+
+def test_seeds_read_what_has_their_seed(scripts: dict[str, ModuleType]) -> None:
+    plan = scripts["plan"]
+    by_name = {p.name: p for p in plan.PLAN}
+    assert len({p.name for p in plan.SEEDS}) == len(plan.SEEDS)
+    for planned in plan.SEEDS:
+        name, _, seed = planned.name.rpartition("-seed")
+        first = by_name[name]
+        assert planned.arguments.endswith(f" --seed {seed}")
+        for need, theirs in zip(first.needs, planned.needs, strict=True):
+            assert theirs == (need if need.startswith("codec-") else f"{need}-seed{seed}")
+            assert f"{{home}}/{theirs}/" in planned.arguments
 
 
 def test_a_head_starts_from_layers_that_are_frozen_at_first(
@@ -307,7 +338,7 @@ def test_networks_of_files_are_measured_on_files(scripts: dict[str, ModuleType],
 
 def test_what_decides_a_claim(scripts: dict[str, ModuleType]) -> None:
     c = scripts["claims"]
-    share = lambda mean, images=922: c.Measured(mean, 0.0, 1, images)  # noqa: E731
+    share = lambda mean, images=922: c.Measured(mean, 0.0, 1, c.share_error(mean, images))  # noqa: E731
     # two standard errors of 60 against 50 % of 922 images are 4.6 points
     assert share(60.0).error == pytest.approx(100 * (0.6 * 0.4 / 922) ** 0.5)
     assert c.at_least(share(60.0), share(50.0)) == c.HOLDS
@@ -317,7 +348,9 @@ def test_what_decides_a_claim(scripts: dict[str, ModuleType]) -> None:
     assert c.at_least(share(46.0), share(50.0), 1.0) == c.FAILS
     assert c.at_least(share(60.0, 100), share(50.0, 100)) == c.UNDECIDED
     # seeds have their images in common: more of them take nothing off the first part
-    assert c.Measured(60.0, 2.0, 4, 922, 2.0).error == pytest.approx((share(60.0).error ** 2 + 1) ** 0.5)
+    assert c.Measured(60.0, 2.0, 4, c.share_error(60.0, 922), 2.0).error == pytest.approx(
+        (share(60.0).error ** 2 + 1) ** 0.5
+    )
     assert c.overall([c.HOLDS, c.HOLDS]) == c.HOLDS
     assert c.overall([c.HOLDS, c.FAILS, c.HOLDS]) == "1 of 3: does not hold; 2 of 3: holds"
     curve = [(0.1, 20.0), (0.3, 24.0), (0.4, 30.0)]
@@ -339,11 +372,20 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
     results = c.Results(tmp_path)
     assert str(results.measured("head-x")) == "62.0 ± 2.0 (2 seeds)"
     (tmp_path / "bare.json").write_text(json.dumps({**run, "metrics": {"top1": 60.0}}))
-    assert c.Results(tmp_path).measured("bare").images == 922
+    assert c.Results(tmp_path).measured("bare").sampling == pytest.approx(c.share_error(60.0, 922))
     text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
     assert verdict == c.HOLDS
     assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
     assert results.measured("head-x").deviation == pytest.approx(8**0.5)
+    # a run with one seed has the deviation of those that have several, each pair with its own mean
+    for name, top1 in (("head-w", 10.0), ("head-w-seed1", 12.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**run, "metrics": {"top1": top1}}))
+    segmenter = {**run, "metrics": {"miou": 40.0, "miou_error": 2.5, "images": 101}}
+    (tmp_path / "segmenter.json").write_text(json.dumps(segmenter))
+    results = c.Results(tmp_path)
+    assert results.measured("head-y").deviation == results.deviation() == pytest.approx(((8 + 2) / 2) ** 0.5)
+    # scenes are no shares; and of the seeds of other runs
+    assert results.measured("segmenter", "miou").error == pytest.approx(math.hypot(2.5, 5**0.5))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +393,7 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
     [
         ((60.0, 0.3), (40.0, 0.3), "holds"),
         ((60.0, 0.2), (40.0, 0.3), "holds"),
+        ((60.0, 0.305), (40.0, 0.3), "holds"),  # as good as equal
         ((60.0, 0.4), (40.0, 0.3), "not decided at this scale"),  # with more bits
         ((40.0, 0.4), (60.0, 0.3), "does not hold"),
         ((40.0, 0.2), (60.0, 0.3), "not decided at this scale"),  # with fewer
@@ -369,7 +412,8 @@ def test_what_was_won_with_more_bits_is_not_decided(
         (tmp_path / f"{name}.json").write_text(json.dumps({"run": "zoo/heads.py", "metrics": metrics}))
     text, found = c.compare([("head-x", "head-y")])(c.Results(tmp_path))
     assert found == verdict
-    assert text.endswith("0.30 bpp" if first[1] == second[1] else f"{first[1]:.2f} and 0.30 bpp")
+    rates = dict.fromkeys(f"{rate:.2f}" for _, rate in (first, second))
+    assert text.endswith(f" at {' and '.join(rates)} bpp")
 
 
 def test_cheaper_is_judged_by_the_counts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -420,6 +464,80 @@ def test_what_decides_the_claims_of_icat(scripts: dict[str, ModuleType], tmp_pat
         assert c.icat_cost(c.Results(tmp_path))[1] == verdict
 
 
+def test_what_decides_the_claims_that_have_figures_of_their_own(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = scripts["claims"]
+
+    def write(name: str, content: Any) -> None:
+        (tmp_path / "results").mkdir(exist_ok=True)
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content))
+
+    def judge(name: str) -> tuple[str, str]:
+        result: tuple[str, str] = getattr(c, name)(c.Results(tmp_path / "results"))
+        return result
+
+    # 000: another codec's curve at this codec's rate
+    points = [("torfason2018", 0.1, 20.0), ("torfason2018", 0.3, 24.0), ("choi2019", 0.2, 22.5)]
+    write("rate_distortion", [{"codec": k, "bpp": r, "psnr": q} for k, r, q in points])
+    assert judge("better_codec") == ("0.20 bpp: 22.5 dB against 22.0 dB", c.HOLDS)
+    write("rate_distortion", [{"codec": k, "bpp": r, "psnr": q - (k == "choi2019")} for k, r, q in points])
+    assert judge("better_codec")[1] == c.FAILS
+    write("rate_distortion", [{"codec": k, "bpp": r + (k == "choi2019"), "psnr": q} for k, r, q in points])
+    assert judge("better_codec")[1] == c.UNDECIDED  # beyond the other's rates
+
+    # 001: both measures, at one rate
+    for ssim, ms_ssim, bpp, verdict in (
+        (0.8, 0.95, 0.3, c.HOLDS), (0.8, 0.95, 0.32, c.UNDECIDED), (0.8, 0.9, 0.3, c.UNDECIDED),
+        (0.699, 0.929, 0.3, c.UNDECIDED), (0.6, 0.9, 0.3, c.FAILS),
+    ):  # fmt: skip
+        for name, values in (("joint-both", (ssim, ms_ssim, bpp)), ("joint-control", (0.7, 0.93, 0.3))):
+            metrics = dict(zip(("ssim", "ms_ssim", "bpp_real"), values, strict=True))
+            write(name, {"run": "torfason2018.py", "metrics": metrics})
+        assert judge("joint_quality")[1] == verdict, (ssim, ms_ssim, bpp)
+
+    # 002: each rate for itself
+    settings = {"_LOW": 0.6, "": 0.4}
+    rows = [{"codec": "bmshj2018_hyperprior", "setting": f"IMAGENETTE_N48_M64{s}", "empty_channels": v,
+             "zero_values": 0.9} for s, v in settings.items()]  # fmt: skip
+    write("sparsity", [*rows, {"codec": "choi2019", "setting": "IMAGENETTE", "empty_channels": 0, "zero_values": 0}])
+    text, verdict = judge("sparsity")
+    assert verdict == "lowest rate: holds; middle: does not hold"
+    assert text.endswith("lowest rate: 60 %, 90 %; middle: 40 %, 90 %")
+
+    # 002: within a tenth; a hundred times
+    for ours, decoding, verdict in ((10.9, 1001.0, "holds; decoding: holds"), (11.1, 999.0, None)):
+        times = {"reading": 1.0, "decoding": decoding, "fa_cresnet39": ours, "resnet50": 10.0}
+        write("runtime-002", [{"network": k, "milliseconds": v} for k, v in times.items()])
+        assert judge("inference_time")[1] == f"speed: {verdict or 'does not hold; decoding: does not hold'}"
+
+    # 003: at each number of frequencies
+    monkeypatch.setattr(c, "HERE", tmp_path / "zoo")
+    folder = tmp_path / "jpeg_resnet_paper" / "results"
+    folder.mkdir(parents=True)
+    accuracy = [
+        {
+            "how": how,
+            "relu": relu,
+            "frequencies": n,
+            "network": network,
+            "top1": 50.0 + network + (relu == "asm") * gain,
+        }
+        for how, networks in (("converted", 2), ("adapted", 1))
+        for relu in ("asm", "apx")
+        for n in range(1, 16)
+        for network in range(networks)
+        for gain in [20 if n < 4 else 0]
+    ]
+    (folder / "accuracy.json").write_text(json.dumps({"files": 5000, "accuracy": accuracy}))
+    asm_or_apx = c.approximations(("converted", "asm"), ("converted", "apx"))
+    text, verdict = asm_or_apx(c.Results(tmp_path / "results"))
+    assert verdict == f"3 of 14: holds; 11 of 14: {c.UNDECIDED}"
+    assert text == "frequencies: top-1 2: 70.5 / 50.5, 4: 50.5 / 50.5, 6: 50.5 / 50.5, 8: 50.5 / 50.5, 12: 50.5 / 50.5"
+    learned = c.approximations(("adapted", "asm"), ("converted", "apx"))
+    assert learned(c.Results(tmp_path / "results"))[1] == verdict
+
+
 def test_counted_cost_is_the_published_one(scripts: dict[str, ModuleType]) -> None:
     cost = scripts["cost"]
     assert cost.count(cost.timm.create_model("deit_small_patch16_224"))[""] == pytest.approx(
@@ -441,6 +559,11 @@ def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleT
     assert {name: counted[name] for name in published} == pytest.approx(published, abs=0.015)
     assert all(row["milliseconds"] > 0 for row in rows)
     assert {row["network"] for row in rows if row["reads"] == "pixels"} == {"resnet50", "resnet71"}
+
+    other = scripts["runtime"].measure("002", size=64, batch=1, rounds=1, N=8, M=12)
+    assert [row["network"] for row in other] == ["reading", "decoding", "fa_cresnet39", "resnet50"]
+    assert [row["reads"] for row in other] == ["bits", "bits", "latents", "pixels"]
+    assert other[1]["milliseconds"] > other[0]["milliseconds"] > 0
 
     c = scripts["claims"]
 

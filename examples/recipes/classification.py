@@ -78,9 +78,9 @@ class ClassifierInputs:
     ) -> None:
         args = run.args
         self.run, self.codec, self.kind, self.augment = run, codec, kind, augment
-        self.cached = codec is not None and args.cache is not None and kind != "original"
+        self.cached = args.cache is not None
         if args.held and not self.cached:
-            raise SystemExit("--held is about what a codec leaves in --cache: give both, or leave it out.")
+            raise SystemExit("--held is about what is kept in --cache: give both, or leave it out.")
         self.transform = LatentTransform(size=None if size is None else (size, size))
         self.crop = args.crop
         root = args.data
@@ -98,12 +98,13 @@ class ClassifierInputs:
         if not self.cached:
             return Images(files, random if split == "train" else whole(args.size))
         home, decoded = Path(args.cache), self.kind == "decoded"
+        codec = None if self.kind == "original" else self.codec
         views = args.views if split == "train" else 0
         names = [f"{split}{args.size}-{view}" for view in range(1 + views)]
         made = [whole(args.size), *[random] * views]
         return Cached(
             [
-                cache(self.run, self.codec, files, view, home / name, decoded=decoded)
+                cache(self.run, codec, files, view, home / name, decoded=decoded)
                 for name, view in zip(names, made, strict=True)
             ],
             self.run.device if args.held else None,

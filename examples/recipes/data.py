@@ -272,19 +272,24 @@ def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, fold
 
 
 def cache(
-    run: Run, codec: Codec, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path, *, decoded: bool
-) -> Path:
+    run: Run, codec: Codec | None, files: Sequence[tuple[Path, int]], transform: Transform, folder: Path, *,
+    decoded: bool,
+) -> Path:  # fmt: skip
     """Encode every image once, and keep the latents (float16), or the decoded images (uint8); returns the folder.
 
     The squares that codecs were given stay too, three bytes a pixel, until somebody deletes ``*-squares``.
 
     Args:
+        codec: none for the squares themselves.
         transform: see :func:`keep`; all codecs are given the same squares.
         folder: where to; what is there already is left alone.
     """
     names = hashlib.sha256("\n".join(str(file) for file, _ in files).encode()).hexdigest()[:8]
     kind = "decoded" if decoded else "latents"
     squares = folder.with_name(f"{folder.name}-{names}-squares")
+    if codec is None:
+        keep(run, files, transform, squares)
+        return squares
     folder = folder.with_name(f"{folder.name}-{names}-{kind}-{codec.fingerprint}")
     with only_one(folder) as empty:
         if empty:
@@ -322,10 +327,15 @@ def _fill(folder: Path, rows: Iterable[dict[str, Tensor]], labels: Sequence[int]
 # -- random crops of what a network reads ------------------------------------------------------------------------
 
 
-def crop_and_flip(tensors: Sequence[Tensor | None], side: int, *, train: bool) -> list[Tensor | None]:
+def crop_and_flip(
+    tensors: Sequence[Tensor | None], side: int, *, train: bool, mirror: bool = True
+) -> list[Tensor | None]:
     """The same square of each tensor ``(B, C, h, w)``: at random and mirrored half the time, or at the centre.
 
     In training each sample has a place of its own.
+
+    Args:
+        mirror: whether to; a mirrored latent is not that of the mirrored image.
     """
     first = next(t for t in tensors if t is not None)
     height, width = first.shape[-2:]
@@ -334,7 +344,7 @@ def crop_and_flip(tensors: Sequence[Tensor | None], side: int, *, train: bool) -
         top, left = (height - side) // 2, (width - side) // 2
         return [None if t is None else t[..., top : top + side, left : left + side] for t in tensors]
     tops, lefts = (torch.randint(n - side + 1, (len(first),)).tolist() for n in (height, width))
-    flips = (torch.rand(len(first)) < 0.5).tolist()
+    flips = (torch.rand(len(first)) < 0.5).tolist() if mirror else [False] * len(first)
     results: list[Tensor | None] = []
     for tensor in tensors:
         if tensor is None:

@@ -28,6 +28,7 @@ with a network for stride 8; ResNet-41 and MobileNetV2-45 do that themselves.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 import torch
 from classification import ClassifierInputs, add_input_options, load_codec, save_classifier, train_in_stages
-from data import Images, batches, list_classes, thinned, whole
+from data import Images, batches, crop_and_flip, list_classes, thinned, whole
 from schedules import cosine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,13 +55,14 @@ LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cresnet72": ("cresnet72", {}),
     "cresnet39+scales": ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
     "fa_cresnet39": ("fa_cresnet39", {}),
+    "fa_cresnet39+few": ("fa_cresnet39", {"num_convs": (2, 3, 4)}),
     "fa_cresnet39-scales": ("fa_cresnet39_ablation", {"use_scales": False}),
     "cresnet39+scales+attention": ("fa_cresnet39_ablation", {"parts": "attention"}),
     "cresnet39+scales+enhancement": ("fa_cresnet39_ablation", {"parts": "enhancement"}),
     "resnet41": ("resnet41", {}),
     "mobilenet_v2_45": ("mobilenet_v2_45", {}),
 }
-"""Networks that read latents: builder, and what distinguishes the row of a table."""
+"""Networks that read latents: builder, and what distinguishes the row of a table; ``+few`` is for 002's lowest rate."""
 PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet50", {}),
     "resnet50v1.5": ("resnet50", {"stride_in_1x1": False}),
@@ -158,7 +160,8 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     if latents and args.enlarge > 1:
         assert codec is not None
         side = args.crop // codec.stride * args.enlarge
-    inputs = ClassifierInputs(run, codec, kind, size=side)
+    augment = functools.partial(crop_and_flip, mirror=args.mirror or not latents)
+    inputs = ClassifierInputs(run, codec, kind, augment=augment, size=side)
     if latents and args.centre:
         inputs.subtract_means()
     losses = search(run, inputs, codec)
@@ -211,6 +214,10 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--width", type=float, default=1.0)
     add("--enlarge", type=int, default=1, help="latents are brought to so many times their size")
     add("--centre", action="store_true", help="subtract each latent channel's mean, as 001 does")
+    add(
+        "--mirror", action=argparse.BooleanOptionalAction, default=True,
+        help="mirror latents half the time, as 001 does; images always are",
+    )  # fmt: skip
     add("--channels", type=int, help="read so many latent channels, those of most variance")
     add("--rates", type=float, nargs="+", default=(1e-3, 4e-3), help="learning rates to choose from")
     add("--search-epochs", type=float, default=1.0)

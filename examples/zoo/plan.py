@@ -53,7 +53,8 @@ CODECS = [
     _hyperprior("codec-high", "--lmbda 0.02", 7),
     _hyperprior("codec-ms-ssim", "--metric ms-ssim --lmbda 12 --crop 176 --batch 4", 8),
 ]  # fmt: skip
-"""At one rate, about 0.3 bits per pixel, for each codec; then the lowest and the highest, and another metric."""
+"""At one rate, about 0.3 bits per pixel of Kodak's photographs, for each codec; then the lowest and the highest, and
+another metric."""
 
 TORFASON2018 = [
     Planned(f"codec-torfason2018-{name}", "recipes/torfason2018.py", f"{_CODEC} --rate {rate} --minutes 15")
@@ -111,7 +112,7 @@ ONE_RATE = [
     head("hyperprior", "mobilenet_v2"),
     head(None, "mobilenet_v2"),
 ]
-"""Step 1: every head on latents at about 0.3 bits per pixel, and its rivals on pixels."""
+"""Step 1: every head on latents at the first rate, and its rivals on pixels."""
 
 _ICAT = "--small --data {data} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 4"
 ICAT = [
@@ -149,7 +150,7 @@ _SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkp
 SEGMENTATION = [
     Planned(
         f"segmenter-{codec}-{kind}", "recipes/torfason2018.py",
-        f"{_SEGMENTER} --minutes 7 --codec {_FOLDERS[codec]} --model {model} "
+        f"{_SEGMENTER} --epochs 18 --codec {_FOLDERS[codec]} --model {model} "
         f"--classifier {{home}}/head-{codec}-{start}/classifier",
         (f"head-{codec}-{start}",),
     )
@@ -158,6 +159,10 @@ SEGMENTATION = [
 ]  # fmt: skip
 
 _ANCHOR = "resnet50v1.5"
+
+
+_FA = {"low": "fa_cresnet39+few"}
+"""At the lowest rate 002's FA modules have two to four convolutions, at others three to five."""
 
 
 def _started(codec: str, model: str, of: Callable[..., Planned] = head, epochs: float = 8) -> Planned:
@@ -171,8 +176,10 @@ def _started(codec: str, model: str, of: Callable[..., Planned] = head, epochs: 
 STARTED = [
     planned
     for codec in ("hyperprior", "low", "high")
-    for planned in (head(codec, _ANCHOR), _started(codec, "fa_cresnet39"), _started(codec, "cresnet39+scales"))
-]
+    for planned in (
+        head(codec, _ANCHOR), _started(codec, _FA.get(codec, "fa_cresnet39")), _started(codec, "cresnet39+scales")
+    )
+]  # fmt: skip
 """002 at three rates; the lowest and the highest are step 2."""
 
 PARTS = [_started("hyperprior", f"cresnet39+scales+{part}") for part in ("attention", "enhancement")]
@@ -184,8 +191,17 @@ METRICS = [head("ms-ssim", _ANCHOR), _started("ms-ssim", "fa_cresnet39")]
 INPUTS = [_started("hyperprior", "fa_cresnet39-scales")]
 """Without scales (002, table 3)."""
 
+CONVOLUTIONS = [_started("low", "fa_cresnet39")]
+"""As many convolutions at the lowest rate as at others (002, table 3)."""
+
 CHANNELS = [head("choi2019", "resnet41", f"--channels {n}", name=f"resnet41-{n}channels") for n in (8, 4)]
 """An eighth and a sixteenth of all channels, as 32 and 16 of 256 in the paper."""
+
+UNMIRRORED = [
+    head("hyperprior", "cresnet39", "--enlarge 2 --rates 0.004 --no-mirror", name="cresnet39-unmirrored"),
+    head("choi2019", "resnet41", "--rates 0.004 --no-mirror", name="resnet41-unmirrored"),
+]
+"""A mirrored latent is not that of the mirrored image: what the common recipe wins or loses by mirroring latents."""
 
 _JOINT = (
     "joint --small --data {data} --threads 1 --cpu-clock --rate 0.330 --half --lr 0.0025 --clip 1 --evaluate-every 4"
@@ -241,6 +257,14 @@ SIZES = [
     for name, low, high in (("variable", 96, 192), ("fixed-small", 96, 96), ("fixed-large", 192, 192))
 ]  # fmt: skip
 """Training on one size or on many, for validation images of many (000, table 3); the paper has 224 and 448."""
+SIZES.append(
+    Planned(
+        "sizes-decoded", "recipes/wang2022.py",
+        f"{_SIZES} --codec {_FOLDERS['choi2019']} --model resnet50 --epochs 4 --mixed-sizes 96 192 --pixel-size 128",
+        ("codec-choi2019",),
+    )
+)  # fmt: skip
+"""And after reconstruction, at one size (000, table 2)."""
 
 LARGE = [
     Planned(
@@ -287,7 +311,7 @@ FULL = [
     *(
         _started(codec, model, full, FULL_EPOCHS)
         for codec in ("hyperprior", "low")
-        for model in ("fa_cresnet39", "cresnet39+scales")
+        for model in (_FA.get(codec, "fa_cresnet39"), "cresnet39+scales")
     ),
     full("choi2019", "resnet41"),
     full("choi2019", "resnet50"),
@@ -324,12 +348,15 @@ PLAN = [
     *JOINT,
     *SIZES,
     *CHANNELS,
+    *UNMIRRORED,
     *CODECS[5:],
     *METRICS,
     head("choi2019", "mobilenet_v2_45"),
+    head("choi2019", "mobilenet_v2"),
     *DEPTHS,
     *PARTS,
     *INPUTS,
+    *CONVOLUTIONS,
     *ICAT_ABLATIONS,
     *TORFASON2018,
     *OTHER_RATES,

@@ -2,9 +2,9 @@
 
     sparsity.py --data imagenette --codecs Choi2019_Weights.DEFAULT runs/zoo/codec-low/codec --limit 400
 
-For each codec, over held-out images: the share of latent values that are zero, the share of channels that are zero
-everywhere in an image (the mean over images), and the share of all variance that the best eighth of the channels has,
-ranked as in 3.4.4 of Wang et al.
+For each codec, over held-out images: the share of latent values that are zero; the shares of channels in which all of
+an image's values are zero, and of those in which less than a twentieth is not (means over images); and the share of all
+variance that the best eighth of the channels has, ranked as in 3.4.4 of Wang et al.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from training import write_text
 def measure(source: str, images: Images) -> dict[str, Any]:
     """The figures of one codec."""
     codec = named_codec(source)
-    zeros, silent, variance, count = 0.0, 0.0, torch.zeros(codec.latent_channels, dtype=torch.float64), 0
+    zeros, silent, empty, count = 0.0, 0.0, 0.0, 0
+    variance = torch.zeros(codec.latent_channels, dtype=torch.float64)
     for x, _ in batches(images, 16):
         y_hat = codec.encode(x).y_hat.double()
         zero = y_hat == 0
         zeros += float(zero.double().mean((1, 2, 3)).sum())
-        silent += float(zero.flatten(2).all(2).double().mean(1).sum())
+        filled = 1 - zero.double().mean((2, 3))
+        silent += float((filled == 0).double().mean(1).sum())
+        empty += float((filled < 0.05).double().mean(1).sum())
         variance += y_hat.var((2, 3), correction=0).sum(0)
         count += len(x)
     best = variance.sort(descending=True).values[: codec.latent_channels // 8]
@@ -44,6 +47,7 @@ def measure(source: str, images: Images) -> dict[str, Any]:
         "channels": codec.latent_channels,
         "zero_values": round(zeros / count, 4),
         "silent_channels": round(silent / count, 4),
+        "empty_channels": round(empty / count, 4),
         "variance_of_best_eighth": round(float(best.sum() / variance.sum()), 4),
         "images": count,
     }
