@@ -232,10 +232,13 @@ class WeightsFolder:
         if not shapes:
             return  # whatever is wrong with the file, loading it says so
         largest = max((size for shape in shapes for size in shape), default=0)
-        for name in ("N", "M", "latent_channels", "in_channels"):
+        for name in ("N", "M", "latent_channels", "in_channels", "num_classes"):
             if int(arguments.get(name) or 0) > largest:
                 raise ValueError(f"{name}={arguments[name]!r}, but no tensor of the file has more than {largest} rows")
-        if self.config["kind"] == "model" and not self.config.get("fingerprint"):  # others cannot be without memory
+        if sum(arguments.get("layers", ())) > len(shapes):
+            raise ValueError(f"layers={arguments['layers']!r}, but the file has {len(shapes)} tensors")
+        # a network of the published width has hundreds of megabytes at most; codecs cannot be built without memory
+        if arguments.get("width", 1) > 1 and not self.config.get("fingerprint"):
             with torch.device("meta"):
                 planned = sum(tensor.numel() for tensor in cls(**arguments).state_dict().values())
             if planned > 2**20 + 2 * (stored := sum(map(math.prod, shapes))):  # loading tells the rest in detail

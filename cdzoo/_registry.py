@@ -225,8 +225,9 @@ def check_sizes(arguments: Mapping[str, Any]) -> None:
     for name, smallest in _SMALLEST.items():
         value = arguments.get(name, smallest)
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < smallest:
-            kind = "a positive integer" if smallest else "an integer that is not negative (0 gives features)"
-            raise ValueError(f"{name} must be {kind}, not {value!r}.")
+            kind = "a positive integer" if smallest else "an integer that is not negative"
+            hint = "" if smallest else "; 0 gives features instead of logits"
+            raise ValueError(f"{name} must be {kind}, not {value!r}{hint}.")
     width = arguments.get("width", 1.0)
     if isinstance(width, bool) or not isinstance(width, Real) or not (math.isfinite(width) and float(width) > 0):
         raise ValueError(f"width must be positive and finite, not {width!r}; 1.0 is the full width.")

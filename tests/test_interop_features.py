@@ -118,7 +118,7 @@ def test_numbers_of_classes(num_classes: Any) -> None:
     for name in ("cresnet39", "resnet50", "cresnet39_d"):
         model: Any = small(name)
         before = model.get_classifier()
-        with pytest.raises(ValueError, match=r"num_classes must be an integer that is not negative .* not"):
+        with pytest.raises(ValueError, match="num_classes must be an integer that is not negative, not"):
             model.reset_classifier(num_classes)
         assert model.get_classifier() is before
 

@@ -176,7 +176,7 @@ DAMAGE = [
     ("kind", "argument", "value"),
     [
         ("model", "width", 1e9), ("model", "width", 300.0), ("model", "num_classes", 10**12),
-        ("model", "in_channels", 10**7), ("codec", "N", 10**5),
+        ("model", "in_channels", 10**7), ("model", "layers", [10, 10, 10**9]), ("codec", "N", 10**5),
         ("codec", "M", 10**9),
     ],
 )  # fmt: skip
