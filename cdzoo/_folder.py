@@ -218,10 +218,15 @@ class WeightsFolder:
 
         A configuration that asks for more than the file of tensors has is refused before any memory is.
         """
+        if torch.empty(0).is_meta:
+            raise WeightsError(
+                f"{self}: {self.config['builder']} is being built on the meta device, where there is no memory to load "
+                "weights into; build it outside of torch.device('meta') and move it afterwards."
+            )
         try:
             self._check_memory(cls, arguments)
             return cls(**arguments)
-        except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise WeightsError(
                 f"{self}: the arguments in {CONFIG} do not fit {self.config['builder']} of this version of cdzoo "
                 f"({error}); upgrade cdzoo, or fix the file."
@@ -232,15 +237,19 @@ class WeightsFolder:
         if not shapes:
             return  # whatever is wrong with the file, loading it says so
         largest = max((size for shape in shapes for size in shape), default=0)
-        for name in ("N", "M", "latent_channels", "in_channels", "num_classes"):
+        some = arguments.get("channels") is not None  # then no tensor has all of them
+        for name in ("N", "M", "num_classes", *(() if some else ("latent_channels", "in_channels"))):
             if int(arguments.get(name) or 0) > largest:
                 raise ValueError(f"{name}={arguments[name]!r}, but no tensor of the file has more than {largest} rows")
         if sum(arguments.get("layers", ())) > len(shapes):
             raise ValueError(f"layers={arguments['layers']!r}, but the file has {len(shapes)} tensors")
         # a network of the published width has hundreds of megabytes at most; codecs cannot be built without memory
         if arguments.get("width", 1) > 1 and not self.config.get("fingerprint"):
-            with torch.device("meta"):
-                planned = sum(tensor.numel() for tensor in cls(**arguments).state_dict().values())
+            try:
+                with torch.device("meta"):
+                    planned = sum(tensor.numel() for tensor in cls(**arguments).state_dict().values())
+            except RuntimeError as error:  # more numbers than can be counted
+                raise ValueError(f"that makes more numbers than there can be: {error}") from error
             if planned > 2**20 + 2 * (stored := sum(map(math.prod, shapes))):  # loading tells the rest in detail
                 raise ValueError(f"that makes {planned:,} numbers, and the file has {stored:,}")
 
@@ -258,16 +267,9 @@ class WeightsFolder:
         """Copy every tensor into ``module``; all of them or none, no name left over on either side.
 
         Raises:
-            WeightsError: names, shapes or kinds of dtype differ, a codec's fingerprint is not the recorded one, or the
-                module has no memory (meta device).
+            WeightsError: names, shapes or kinds of dtype differ, or a codec's fingerprint is not the recorded one.
         """
-        own = module.state_dict()
-        if any(tensor.is_meta for tensor in own.values()):
-            raise WeightsError(
-                f"{self}: {self.config['builder']} was built on the meta device, where there is no memory to load "
-                "weights into; build it outside of torch.device('meta') and move it afterwards."
-            )
-        tensors = self.tensors()
+        own, tensors = module.state_dict(), self.tensors()
         digest = content_digest(tensors)
         integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(INTEGER_PREFIX)}

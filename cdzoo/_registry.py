@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overload
 
@@ -244,8 +244,10 @@ def defaults_of(cls: Callable[..., object]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which JSON can hold, and lists as tuples, which nobody changes."""
-    if isinstance(value, list | tuple):
+    """Numbers of NumPy and torch as Python's, which JSON can hold, and sequences as tuples, which nobody changes."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple | range | Iterator):
         return tuple(map(_plain, value))
     if isinstance(value, bool | int | float) or not isinstance(value, Real):
         return value

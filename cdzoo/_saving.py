@@ -114,8 +114,9 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise ValueError(f"arguments or meta of {builder} cannot be written as JSON: {error}.") from error
     _check_loadable(json.loads(text), tensors)
-    _check_meta(config["meta"])
-    card = model_card(config, tensors) if card is None else card
+    if card is None:
+        _check_meta(config["meta"])
+        card = model_card(config, tensors)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / TENSORS, data)
@@ -228,6 +229,7 @@ class _Plan(WeightsFolder):
     """Weights that are not written yet: enough for a builder to build, and nothing to load."""
 
     plan: dict[str, Any] = field(default_factory=dict)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -237,16 +239,16 @@ class _Plan(WeightsFolder):
         """Leave the module as it is: only its names and shapes are asked for."""
 
     def _shapes(self) -> list[tuple[int, ...]]:
-        return []
+        return self.shapes
 
 
 def _check_loadable(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Refuse to write what a builder could not read: a replaced layer, an argument that was changed afterwards."""
-    name = config["builder"]
+    name, shapes = config["builder"], [tuple(tensor.shape) for tensor in tensors.values()]
     # random values are drawn for nothing, and must not change what a training run that saves draws next
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         try:
-            twin = get_builder(name, config["kind"])(weights=_Plan(Path(), name, plan=config))
+            twin = get_builder(name, config["kind"])(weights=_Plan(Path(), name, plan=config, shapes=shapes))
         except (ValueError, WeightsError) as error:
             raise ValueError(f"{name}(**{config['arguments']}) cannot be built again: {error}") from error
     need = {n: tuple(t.shape) for n, t in twin.state_dict().items()}

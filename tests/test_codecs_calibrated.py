@@ -571,6 +571,18 @@ def test_nothing_but_the_state_dict_is_needed_after_meta(make_codec: MakeCodec, 
     assert torch.equal(codec.decode(latent), reference.decode(latent))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_bits_do_not_depend_on_the_default_dtype(dtype: torch.dtype, make_images: MakeImages) -> None:
+    codec, x = cdzoo.codecs.torfason2018(weights="DEFAULT").eval(), make_images(1, 64, 64)
+    before, streams = codec.encode(x).y_hat, codec.compress(x)
+    try:
+        torch.set_default_dtype(dtype)
+        assert torch.equal(codec.encode(x).y_hat, before)
+        assert codec.compress(x) == streams
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_inference_mode_leaves_no_trace(name: str, make_images: MakeImages) -> None:
     x = make_images(1, 32, 32)

@@ -369,6 +369,11 @@ def assigned(x: Tensor, value: Any) -> Tensor:
     return x
 
 
+def shifted(x: Tensor) -> Tensor:
+    x[:, :1] += 1
+    return x
+
+
 def masked(x: Tensor) -> Tensor:
     x[x > 0.5] = 0
     return x
@@ -394,6 +399,14 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "augmented operators": lambda x: augmented(x.clone()),
     "slices": lambda x: torch.cat([x[:, 1:], x[:, :1]], 1) + x,
     "slices of space": lambda x: x[:, :, 1:-1, ::2] + x[:, :, 1:-1, ::2],
+    "augmented assignment to a slice": lambda x: shifted(x.clone()),
+    "an activation of a slice": lambda x: F.relu(x[:, :2], inplace=True),
+    "a method of a slice": lambda x: [y := x.clone(), y[:, :1].add_(1), y][-1],
+    "a slice of a slice": lambda x: [y := x.clone(), y[:, 1:][:, :1].mul_(2), y][-1],
+    "assignment to a variable": lambda x: [y := x.clone(), assigned(y[:, 1:], 0.0), y][-1],
+    "an activation in place of a slice": lambda x: [y := x.clone(), F.relu(y[:, :2], inplace=True), y][-1],
+    "a chunk in place": lambda x: [y := x.clone(), y.chunk(2, 1)[0].mul_(2), y][-1],
+    "a piece in place": lambda x: [y := x.clone(), y.split([4, 7], dim=-2)[1].sub_(1), y][-1],
     "a slice of a constant": lambda x: (1 - x)[:, :2],
     "assignment to a slice": lambda x: assigned(x.clone(), 0.0),
     "assignment of a map": lambda x: assigned(x.clone(), x[:, 1:2] * 2),
@@ -415,6 +428,20 @@ def test_coefficient_maps_behave_like_tensors(operation: Callable[[Tensor], Tens
     expected = operation(x)
     assert out.shape == expected.shape
     torch.testing.assert_close(out.pixels() if isinstance(out, CoefficientMap) else out, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.view(x.shape).add_(1),
+        lambda x: x.narrow(1, 0, 2).relu_(),
+        lambda x: x.reshape(x.shape).__setitem__(slice(None), 0.0),
+    ],
+)
+def test_changes_of_a_view_that_would_be_lost_are_refused(change: Callable[[Tensor], Any]) -> None:
+    forms = LayerForms(mode="factored", relu="exact", num_frequencies=15)
+    with pytest.raises(ValueError, match="changes a view of a map in place, which would not change the map"):
+        change(CoefficientMap(dct2d(blockify(torch.randn(2, 3, 11, 9))), (11, 9), forms))
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

@@ -268,6 +268,25 @@ def test_what_means_the_same_or_is_not_learned_may_be_said():
     assert cdzoo.get_model("resnet41", weights="DEFAULT", upscale="pixel_shuffle", latent_stride=16).num_classes == 10
 
 
+@pytest.mark.parametrize(
+    "mean", [np.array([0.485, 0.456, 0.406]), torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)]
+)
+def test_arrays_are_compared_by_value(mean):
+    assert cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mean=mean).arguments["mean"] == tuple(mean.tolist())
+    with pytest.raises(ValueError, match=r"mean=.* conflicts with weights"):
+        cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mean=mean + 1)
+
+
+@pytest.mark.parametrize("num_convs", [range(1, 4), iter([1, 2, 3]), np.array([1, 2, 3]), torch.tensor([1, 2, 3])])
+def test_sequences_of_any_kind_can_be_saved(num_convs, tmp_path):
+    model = cdzoo.get_model("fa_cresnet39", in_channels=4, num_classes=3, width=0.0625, num_convs=num_convs)
+    cdzoo.save_pretrained(model, tmp_path)
+    assert cdzoo.from_pretrained(tmp_path).arguments["num_convs"] == (1, 2, 3)
+    model.reset_classifier(np.int64(5))
+    cdzoo.save_pretrained(model, tmp_path)
+    assert cdzoo.from_pretrained(tmp_path).num_classes == 5
+
+
 def test_numpy_numbers_can_be_saved(tmp_path):
     sizes = {"in_channels": np.int64(8), "num_classes": np.uint8(3), "width": np.float32(0.0625)}
     model = cdzoo.get_model("cresnet39", **sizes)

@@ -213,6 +213,8 @@ def test_a_save_that_fails_leaves_what_was_there(meta, message, model, tmp_path)
     with pytest.raises(ValueError, match=message):
         cdzoo.save_pretrained(other, tmp_path, meta=meta)
     assert_same(model, cdzoo.from_pretrained(tmp_path))
+    cdzoo.save_pretrained(other, tmp_path, meta=meta, card="# A card of one's own needs no form")
+    assert_same(other, cdzoo.from_pretrained(tmp_path))
 
 
 def test_transforms_that_cannot_be_written_are_not_dropped(model, tmp_path):

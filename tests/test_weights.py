@@ -7,7 +7,6 @@ import hashlib
 import json
 import pickle
 import re
-import resource
 import shutil
 from pathlib import Path
 
@@ -183,18 +182,28 @@ DAMAGE = [
 def test_more_memory_than_the_file_has_tensors_for_is_not_taken(kind, argument, value, folders):
     config = json.loads((folders / kind / "config.json").read_text())
     edit(folders / kind, arguments={**config["arguments"], argument: value})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(WeightsError, match=r"arguments in config.json do not fit"):
+    rules = (
+        "no tensor of the file has more than",
+        r"that makes [\d,]+ numbers, and the file has",
+        "that makes more numbers than there can be",
+        r"but the file has \d+ tensors",
+    )
+    rule = "|".join(rules)
+    with pytest.raises(WeightsError, match=f"arguments in config.json do not fit.*({rule})"):
         cdzoo.from_pretrained(folders / kind)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+@pytest.mark.parametrize("builder", ["resnet41", "mobilenet_v2_45"])
+def test_a_network_of_few_channels_has_no_tensor_of_all(builder, tmp_path):
+    model = cdzoo.get_model(builder, in_channels=1920, width=0.0625, num_classes=3, channels=range(8))
+    cdzoo.save_pretrained(model, tmp_path)
+    assert_same(model, cdzoo.from_pretrained(tmp_path))
 
 
 def test_nothing_is_loaded_into_a_module_without_memory(folders):
     for kind in ("model", "codec"):
-        with torch.device("meta"), pytest.raises((WeightsError, NotImplementedError)) as info:
+        with torch.device("meta"), pytest.raises(WeightsError, match="is being built on the meta device"):
             cdzoo.from_pretrained(folders / kind)
-        if kind == "model":
-            assert "was built on the meta device" in str(info.value)
 
 
 def test_facts_of_weights_are_copies():

@@ -422,7 +422,9 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 def _bits(tensor: Tensor) -> Tensor:
     """What a tensor's memory holds, ``(n,)``: int64, which adds up fastest, or integers as wide as its numbers."""
-    flat = tensor.detach().reshape(-1)
+    strides: tuple[int, ...] = tensor.stride()
+    by_stride = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+    flat = tensor.detach().permute(by_stride).reshape(-1)  # no copy, whatever the memory format
     size = flat.element_size()
     if flat.nbytes % 8 == 0 and flat.storage_offset() * size % 8 == 0:
         return flat.view(torch.int64)

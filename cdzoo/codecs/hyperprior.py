@@ -166,6 +166,8 @@ class FactorizedPrior(Codec):
             twin.load_state_dict(rest)
             if complete:
                 coding = twin._with_tables(twin._derive(None), tables)
+        except torch.OutOfMemoryError:
+            raise
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's weights or tables are incomplete or invalid: {error}") from None
         self.load_state_dict(rest)

@@ -38,6 +38,8 @@ __all__ = ["Torfason2018_Weights", "TorfasonCodec", "torfason2018"]
 MEAN, VARIANCE = (121.854, 113.589, 100.637), (4746.38, 4454.14, 4812.23)
 """Of red, green and blue on the scale 0 to 255."""
 
+STD = tuple(torch.tensor(VARIANCE, dtype=torch.float32, device="cpu").sqrt().tolist())
+
 _MAX_LEVELS = torch.iinfo(torch.int16).max
 
 
@@ -123,9 +125,9 @@ class TorfasonCodec(CalibratedCodec):
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of pixels, ``(3, 1, 1)``; no state, since no checkpoint would restore it."""
         weight: Any = self.g_a[0].weight
-        mean, variance = torch.tensor((MEAN, VARIANCE), device="cpu").view(2, 3, 1, 1)
-        moments = torch.stack([mean, variance.sqrt()]).to(weight.device, weight.dtype, non_blocking=True)
-        return moments[0], moments[1]
+        # filled where they are used: a copy from the host would wait for the device
+        mean, std = (torch.stack([weight.new_full((1, 1), v) for v in values]) for values in (MEAN, STD))
+        return mean, std
 
     def _quantize(self, y: Tensor) -> Tensor:
         y_hat: Tensor = self.quantizer(y)

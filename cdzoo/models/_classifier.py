@@ -195,7 +195,7 @@ class Classifier(nn.Module, ABC):
         reference = next(self.parameters())
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.fc.train(self.training)
-        self.num_classes = num_classes
+        self.num_classes = num_classes = int(num_classes)
         arguments = getattr(self, "arguments", None)
         if arguments is not None:
             arguments["num_classes"] = num_classes

@@ -127,7 +127,7 @@ class Segmenter(nn.Module):
         """
         reference = next(self.backbone.parameters())
         self.classifier = self._head(num_classes).to(reference.device, reference.dtype).train(self.training)
-        self.num_classes = num_classes
+        self.num_classes = num_classes = int(num_classes)
         arguments = getattr(self, "arguments", None)
         if arguments is not None:
             arguments["num_classes"] = num_classes

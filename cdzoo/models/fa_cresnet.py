@@ -50,7 +50,7 @@ def check_num_convs(num_convs: Sequence[int], like: Sequence[int]) -> Sequence[i
     Raises:
         ValueError: they are not.
     """
-    integers = isinstance(num_convs, Sequence) and all(type(n) is int for n in num_convs)
+    integers = isinstance(num_convs, list | tuple) and all(type(n) is int for n in num_convs)
     if not integers or len(num_convs) != len(like):
         raise ValueError(
             f"num_convs={num_convs!r} must be {len(like)} integers, for layers {5 - len(like)} to 4, such as {like}"

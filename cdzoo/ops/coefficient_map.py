@@ -40,6 +40,14 @@ _IN_PLACE = {
 """Operators that change their first operand; of methods, those do whose name ends in one underscore."""
 
 
+_PIECES = ("chunk", "split", "tensor_split")
+_OTHER_VIEWS = (
+    "detach", "expand", "flatten", "movedim", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes",
+    "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
+)  # fmt: skip
+"""What shares its memory with the tensor that it is taken from, besides slices."""
+
+
 class CoefficientMap(Tensor):
     """A map ``(B, C, H, W)`` whose values are the coefficients ``(B, C, Hb, Wb, 8, 8)`` of its blocks.
 
@@ -47,11 +55,15 @@ class CoefficientMap(Tensor):
         coefficients: orthonormal, zero beyond the image.
         image_size: ``(H, W)``.
         forms: how operations on it are carried out.
+        source: for a slice, the map that it was taken from and the index; what changes it in place changes that.
+        is_view: whether it shares the memory of another tensor in PyTorch, but not here.
     """
 
     coefficients: Tensor
     image_size: tuple[int, int]
     forms: LayerForms
+    source: tuple[CoefficientMap, Any] | None = None
+    is_view: bool = False
 
     @staticmethod
     def __new__(
@@ -90,23 +102,57 @@ class CoefficientMap(Tensor):
                 return func(*args, **kwargs)
         first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, CoefficientMap))
         name = func.__name__
-        if name == "__setitem__" and args[0] is first and not first.forms.explicit:
-            pixels = first.pixels()
-            pixels[args[1]] = args[2].pixels() if isinstance(args[2], CoefficientMap) else args[2]
-            first.coefficients = dct.dct2d(dct.blockify(pixels))
-            return None
-        out = first.forms.run(func, args, kwargs)
         in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace")
-        if in_place and isinstance(out, CoefficientMap) and args and args[0] is first:
-            first.coefficients = out.coefficients
-            return first
-        return out
+        changed = first if args and args[0] is first and (in_place or name == "__setitem__") else None
+        if changed is not None and changed.is_view:
+            raise ValueError(
+                f"{resolve_name(func) or name} changes a view of a map in place, which would not change the map; "
+                'change the map itself or a slice of it, compute out of place, or use mode="fused"'
+            )
+        if changed is not None and name == "__setitem__" and not first.forms.explicit:
+            return changed._assign(args[1], args[2])
+        out = first.forms.run(func, args, kwargs)
+        if changed is not None and isinstance(out, CoefficientMap):
+            changed._become(out.coefficients)
+            return changed
+        return out if changed is not None else _as_views(out, name, args, kwargs)
+
+    def _become(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        if self.source is not None:
+            whole, index = self.source
+            whole._assign(index, self)
+
+    def _assign(self, index: Any, value: Any) -> None:
+        pixels = self.pixels()
+        pixels[index] = value.pixels() if isinstance(value, CoefficientMap) else value
+        self._become(dct.dct2d(dct.blockify(pixels)))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise NotImplementedError(f"{func} reached a CoefficientMap below PyTorch's functions")
+
+
+def _as_views(out: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What came of a function, its maps with a note of what they are views of."""
+    whole = args[0] if args else None
+    if not isinstance(whole, CoefficientMap):
+        return out
+    if name == "__getitem__" and isinstance(out, CoefficientMap):
+        out.source = (whole, args[1])
+    elif name in _PIECES:
+        axis, start = kwargs.get("dim", args[2] if len(args) > 2 else 0) % 4, 0
+        for piece in out:
+            stop = start + piece.shape[axis]
+            piece.source = (whole, (slice(None),) * axis + (slice(start, stop),))
+            start = stop
+    elif name in _OTHER_VIEWS:
+        for view in pytree.tree_leaves(out):
+            if isinstance(view, CoefficientMap):
+                view.is_view = True
+    return out
 
 
 class LayerForms(nn.Module):

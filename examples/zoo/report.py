@@ -26,7 +26,7 @@ is large, and *does not hold* means that it was not found here, not that the pap
 
 For accuracy and mIoU, *holds* and *does not hold* mean that a difference is beyond two standard errors: of the number
 of validation images (922; for mIoU of 101 scenes, by drawing them anew), and of training, which is the deviation
-between seeds; where a run has one seed only, it is that of all runs that have several{deviation}. What lies between is
+between seeds: {deviation}. What lies between is
 *not decided at this scale*, and so is what was won with more bits (more than 3 %). A codec that was trained for minutes
 can be better than a format, which holds then, but not show that the paper's is not. Counts and times are compared as
 they are; what the others hang on stands in `examples/zoo/claims.py`. Claims that were not put to the test are listed as
@@ -246,7 +246,11 @@ def claims(results: Results) -> str:
 def page(results: Results) -> str:
     """The page as Markdown."""
     deviation = results.deviation()
-    introduction = INTRODUCTION.format(deviation=f" ({deviation:.1f} points)" if deviation else "")
+    introduction = INTRODUCTION.format(
+        deviation=f"where a run has one seed only, that of all runs that have several ({deviation:.1f} points)"
+        if deviation
+        else "no run has several yet, so that this is not counted"
+    )
     parts = [introduction, "## Claims", claims(results), HOW, "## Classifiers", heads(results)]
     if accuracies(results):
         parts.append("![Accuracy over the rate](results/rate_accuracy.png)")
