@@ -256,7 +256,6 @@ def _plain(value: Any) -> Any:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two arguments mean the same; one number may stand for as many as the other has."""
-    a, b = (tuple(v) if isinstance(v, list) else v for v in (a, b))
     if isinstance(a, tuple) != isinstance(b, tuple):
         many, one = (a, b) if isinstance(a, tuple) else (b, a)
         return len(many) > 0 and all(v == one for v in many)
@@ -281,9 +280,8 @@ def build(
     Raises:
         ValueError: the caller gave an argument that differs from what the weights were trained with (but for how a
             network computes: ``mode``, ``relu``, ``num_frequencies``, ``chroma``, ``memory_budget``, ``drop_path``, if
-            the weights leave that open), or a size
-            (``N``, ``M``, ``latent_channels``, ``in_channels``, ``latent_stride``, ``upscaled_channels``,
-            ``num_classes``, ``width``) that nothing can have.
+            the weights leave that open), or a size (``N``, ``M``, ``latent_channels``, ``in_channels``,
+            ``latent_stride``, ``upscaled_channels``, ``num_classes``, ``width``) that nothing can have.
         WeightsError: the weights cannot be had or loaded.
     """
     from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle

@@ -92,11 +92,7 @@ def channel_tuple(channels: Iterable[int]) -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, channels))
     except TypeError:
-        raise _no_channels(channels) from None
-
-
-def _no_channels(channels: object) -> TypeError:
-    return TypeError(f"channels must be a list of integers such as [0, 1], not {channels!r}.")
+        raise TypeError(f"channels must be a list of integers such as [0, 1], not {channels!r}.") from None
 
 
 class CalibratedState(CodingState):
@@ -269,10 +265,7 @@ class CalibratedCodec(Codec):
             ValueError: not a list of distinct integers, or a channel that latents of this codec have not got.
             TypeError: no list at all.
         """
-        if isinstance(channels, str | bytes) or not isinstance(channels, Iterable):
-            raise _no_channels(channels)
-        with torch.device("cpu"):
-            chosen, coding = check_channels(channels, of=self.latent_channels), self.coding
+        chosen, coding = check_channels(channels, of=self.latent_channels), self.coding
         kept = chosen if self.selection is None else self.selection.indices.cpu()[chosen]
         codec = copy.deepcopy(self)
         codec.selection = ChannelSelect(kept).to(self.symbol_counts.device)

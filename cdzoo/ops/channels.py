@@ -82,7 +82,7 @@ def check_channels(indices: Any, *, of: int | None = None) -> Tensor:
     """
     if isinstance(indices, Tensor):
         tensor = indices.detach().cpu()
-    elif isinstance(indices, Iterable) and not isinstance(indices, str):
+    elif isinstance(indices, Iterable) and not isinstance(indices, str | bytes):
         tensor = torch.as_tensor(list(indices), device="cpu")
     else:
         raise TypeError(f"channels must be a list of integers, not {indices!r}; rank_channels(latents)[:32] makes one.")
