@@ -57,15 +57,30 @@ LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fa_cresnet39": ("fa_cresnet39", {}),
     "fa_cresnet39+few": ("fa_cresnet39", {"num_convs": (2, 3, 4)}),
     "fa_cresnet39-scales": ("fa_cresnet39_ablation", {"use_scales": False}),
+    "fa_cresnet39+last": ("fa_cresnet39_ablation", {"fa_position": "post"}),
+    "fa_cresnet39+pool-max": ("fa_cresnet39_ablation", {"pooling": "max"}),
+    "fa_cresnet39+pool-avg": ("fa_cresnet39_ablation", {"pooling": "avg"}),
+    "fa_cresnet39+pool-max-avg": ("fa_cresnet39_ablation", {"pooling": "max+avg"}),
+    "fa_cresnet39+pool-shared": ("fa_cresnet39_ablation", {"pooling": "shared"}),
+    "fa_cresnet39+cau-skip": ("fa_cresnet39_ablation", {"position": "skip"}),
+    "fa_cresnet39+cau-inner": ("fa_cresnet39_ablation", {"position": "inner"}),
+    "fa_cresnet39+cau-post": ("fa_cresnet39_ablation", {"position": "post"}),
+    "fa_cresnet39+scale": ("fa_cresnet39_ablation", {"transform": "scale"}),
+    "fa_cresnet39+bias": ("fa_cresnet39_ablation", {"transform": "bias"}),
+    "fa_cresnet39+1fc": ("fa_cresnet39_ablation", {"reduction": "1fc"}),
+    "fa_cresnet39+r1": ("fa_cresnet39_ablation", {"reduction": 1}),
+    "fa_cresnet39+convs444": ("fa_cresnet39_ablation", {"num_convs": (4, 4, 4)}),
     "cresnet39+scales+attention": ("fa_cresnet39_ablation", {"parts": "attention"}),
     "cresnet39+scales+enhancement": ("fa_cresnet39_ablation", {"parts": "enhancement"}),
     "resnet41": ("resnet41", {}),
     "mobilenet_v2_45": ("mobilenet_v2_45", {}),
 }
-"""Networks that read latents: builder, and what distinguishes the row of a table; ``+few`` is for 002's lowest rate."""
+"""Networks that read latents: builder, and what distinguishes the row of a table; ``+few`` is for 002's lowest rate,
+the other names with a plus are changes of 002's table 3."""
 PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet50", {}),
     "resnet50v1.5": ("resnet50", {"stride_in_1x1": False}),
+    "fa_resnet50": ("fa_resnet50", {}),
     "resnet71": ("resnet71", {}),
     "mobilenet_v2": ("mobilenet_v2", {}),
 }

@@ -42,17 +42,19 @@ def _hyperprior(name: str, arguments: str, minutes: int) -> Planned:
     return Planned(name, "recipes/hyperprior.py", f"{_CODEC} {more} {arguments}")
 
 
+def _choi2019(name: str, beta1: int) -> Planned:
+    more = f"--N 48 --latent-channels 64 --init {HYPERPRIOR} --lr 5e-4 --beta1 {beta1} --minutes 10"
+    return Planned(name, "recipes/wang2022.py", f"{_CODEC} {more}")
+
+
 CODECS = [
     Planned("codec-torfason2018", "recipes/torfason2018.py", f"{_CODEC} --rate 0.330 --minutes 25"),
-    Planned(
-        "codec-choi2019", "recipes/wang2022.py",
-        f"{_CODEC} --N 48 --latent-channels 64 --init {HYPERPRIOR} --lr 5e-4 --beta1 100 --minutes 10",
-    ),
+    _choi2019("codec-choi2019", 100),
     _hyperprior("codec-mbt2018-mean", "--model mbt2018_mean --lmbda 0.006", 8),
     _hyperprior("codec-low", "--lmbda 0.0012", 7),
     _hyperprior("codec-high", "--lmbda 0.02", 7),
     _hyperprior("codec-ms-ssim", "--metric ms-ssim --lmbda 12 --crop 176 --batch 4", 8),
-]  # fmt: skip
+]
 """At one rate, about 0.3 bits per pixel of Kodak's photographs, for each codec; then the lowest and the highest, and
 another metric."""
 
@@ -62,8 +64,12 @@ TORFASON2018 = [
 ]
 """001's codec at its other rates."""
 
+CHOI2019 = [_choi2019("codec-choi2019-low", 20), _choi2019("codec-choi2019-high", 200)]
+"""000's at its lowest and highest rate."""
+
 _FOLDERS = {
-    planned.name.removeprefix("codec-"): f"{{home}}/{planned.name}/codec" for planned in (*CODECS, *TORFASON2018)
+    planned.name.removeprefix("codec-"): f"{{home}}/{planned.name}/codec"
+    for planned in (*CODECS, *TORFASON2018, *CHOI2019)
 }
 _FOLDERS["hyperprior"] = HYPERPRIOR
 
@@ -87,9 +93,9 @@ def head(codec: str | None, model: str, arguments: str = "", *, name: str = "") 
 
 
 def seeded(planned: Planned, seed: int) -> Planned:
-    """The same from other random values, as is everything that it reads but for codecs."""
+    """The same from other random values, as is everything that it reads but for codecs; without another search."""
     names = {name: name if name.startswith("codec-") else f"{name}-seed{seed}" for name in planned.needs}
-    arguments = planned.arguments
+    arguments = planned.arguments + (" --rates 0.004" if planned.script == "zoo/heads.py" else "")
     for name, other in names.items():
         arguments = arguments.replace(f"{{home}}/{name}/", f"{{home}}/{other}/")
     return planned._replace(
@@ -147,16 +153,35 @@ ICAT_ABLATIONS = [
 """What bits are spent on, and aggregation (004, figure 6)."""
 
 _SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 20"
-SEGMENTATION = [
-    Planned(
-        f"segmenter-{codec}-{kind}", "recipes/torfason2018.py",
+
+
+def _segmenter(codec: str, kind: str, script: str, model: str, start: str) -> Planned:
+    """From the layers of a classifier on what the same codec leaves."""
+    return Planned(
+        f"segmenter-{codec}-{kind}",
+        script,
         f"{_SEGMENTER} --epochs 18 --codec {_FOLDERS[codec]} --model {model} "
         f"--classifier {{home}}/head-{codec}-{start}/classifier",
         (f"head-{codec}-{start}",),
     )
+
+
+SEGMENTATION = [
+    _segmenter(codec, kind, "recipes/torfason2018.py", model, start)
     for codec in ("torfason2018", "torfason2018-low")
     for kind, model, start in (("latents", "cresnet39_d", "cresnet39"), ("decoded", "resnet50_d", "resnet50"))
-]  # fmt: skip
+]
+
+DEEPER_SEGMENTATION = [
+    *(
+        _segmenter(codec, "latents51", "recipes/torfason2018.py", "cresnet51_d", "cresnet51")
+        for codec in ("torfason2018", "torfason2018-low", "torfason2018-high")
+    ),
+    _segmenter("torfason2018-high", "decoded", "recipes/torfason2018.py", "resnet50_d", "resnet50"),
+    _segmenter("torfason2018-high", "latents", "recipes/torfason2018.py", "cresnet39_d", "cresnet39"),
+    _segmenter("choi2019", "latents", "recipes/wang2022.py", "resnet41_seg", "resnet41"),
+]
+"""The network that costs what that of decoded images does, the highest rate (001, table 2), and 000's (table 5)."""
 
 _ANCHOR = "resnet50v1.5"
 
@@ -190,6 +215,18 @@ METRICS = [head("ms-ssim", _ANCHOR), _started("ms-ssim", "fa_cresnet39")]
 
 INPUTS = [_started("hyperprior", "fa_cresnet39-scales")]
 """Without scales (002, table 3)."""
+
+VARIANTS = [
+    *(
+        _started("hyperprior", f"fa_cresnet39+{variant}")
+        for variant in (
+            "last", "pool-max", "pool-avg", "pool-max-avg", "pool-shared", "cau-skip", "cau-inner", "cau-post",
+            "scale", "bias", "1fc", "r1", "convs444",
+        )
+    ),
+    head("hyperprior", "fa_resnet50"),
+]  # fmt: skip
+"""The rest of 002's table 3, at one rate: one thing changed at a time, as ``heads.py`` names it."""
 
 CONVOLUTIONS = [_started("low", "fa_cresnet39")]
 """As many convolutions at the lowest rate as at others (002, table 3)."""
@@ -232,12 +269,29 @@ JOINT = [
 ]  # fmt: skip
 """Joint training, and its three controls (001, 6.1)."""
 
+JOINT_SEGMENTATION = [
+    Planned(
+        f"segmenter-{joint}", "recipes/torfason2018.py",
+        f"{_SEGMENTER} --epochs 18 --codec {{home}}/{codec}/codec --model cresnet39_d "
+        f"--classifier {{home}}/{joint}/classifier",
+        (joint,) if joint == codec else (codec, joint),
+    )
+    for joint, codec in (("joint-both", "joint-both"), ("joint-control-longer", "joint-control"))
+]  # fmt: skip
+"""Segmentation from what joint training and the longest of its controls came to (001, 6.2)."""
+
 OTHER_RATES = [
     head(f"torfason2018-{rate}", model, arguments)
     for rate in ("low", "high")
     for model, arguments in (("cresnet39", "--centre"), ("resnet50", ""))
 ]
 """001 at its lowest and highest rate."""
+
+OTHER_RATES_000 = [
+    *(head(f"choi2019-{rate}", model) for rate in ("low", "high") for model in ("resnet41", "resnet50")),
+    head("choi2019-low", "resnet41", "--channels 8", name="resnet41-8channels"),
+]
+"""000 at its lowest and highest rate; few channels are said to be better at the lowest (table 4)."""
 
 DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
 OTHER_DEPTHS = [
@@ -288,7 +342,8 @@ SEEDS = [
     for seed in (1, 2)
     for planned in group
 ]
-"""Of comparisons at the first rate whose two networks differ by less than two points: three seeds, with that of all."""
+"""Of comparisons at the first rate whose two networks differ by less than two points: three seeds, with that of all.
+The rate is the one that the search of the first seed came to, the same for all of them."""
 
 FULL_EPOCHS, WIDE_EPOCHS = 20, 34
 _DEVICE = "--held --workers 16 --threads 1 --amp bf16 --ema 0.998 --evaluate-every 1000 --checkpoint-minutes 60"
@@ -363,7 +418,12 @@ PLAN = [
     *SEGMENTATION[2:],
     *LARGE,
     *OTHER_DEPTHS,
+    *CHOI2019,
+    *OTHER_RATES_000,
     *SEEDS,
+    *DEEPER_SEGMENTATION,
+    *JOINT_SEGMENTATION,
+    *VARIANTS,
     *FULL,
     *WIDE,
 ]
