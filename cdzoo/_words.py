@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["class_labels", "explain", "printable"]
+__all__ = ["class_labels", "explain", "one_line", "printable"]
 
 
 def explain(error: BaseException) -> str:
@@ -20,6 +20,11 @@ def explain(error: BaseException) -> str:
 def printable(name: str) -> str:
     """A file's name where only Unicode can stand: bytes that are none become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def one_line(name: str) -> str:
+    """A file's name for people: what would move the cursor or end the line becomes escapes, too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(name))
 
 
 def class_labels(meta: Mapping[str, Any], num_classes: int) -> list[dict[str, str]]:

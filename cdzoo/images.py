@@ -16,7 +16,16 @@ from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "image_size", "png_bytes", "read_image", "to_pillow"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "decode_image",
+    "image_size",
+    "is_own_png",
+    "png_bytes",
+    "read_image",
+    "read_image_size",
+    "to_pillow",
+]
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -27,6 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 """What counts as an image where a folder is searched; a file that is named outright may have any suffix."""
 _ORIENTATION = 0x0112  # of Exif
+_SOFTWARE = "cdzoo"  # in the PNG files that are written here
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
@@ -67,16 +77,31 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError: it is no image, or so large that Pillow refuses it.
     """
+    return _size(io.BytesIO(data), f"an image of {len(data)} bytes")
+
+
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """:func:`image_size` of a file.
+
+    Raises:
+        OSError: as :func:`read_image`.
+        ValueError: as :func:`image_size`.
+    """
+    with open(path, "rb") as file:
+        return _size(file, repr(os.fspath(path)))
+
+
+def _size(file: BinaryIO, name: str) -> tuple[int, int]:
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(file) as image:
                 width, height = image.size
                 turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         except Exception as error:
-            raise ValueError(f"an image of {len(data)} bytes has no header that can be read ({error}).") from error
+            raise ValueError(f"{name} has no header that can be read ({error}).") from error
     return (width, height) if turned else (height, width)
 
 
@@ -105,7 +130,9 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
         except MemoryError:
             raise
         except Exception as error:  # each of Pillow's decoders has its own way to fail on damaged data
-            raise ValueError(f"{name} cannot be decoded ({error}); the file is truncated or damaged.") from error
+            raise ValueError(
+                f"{name} cannot be decoded ({error}); the file is truncated or damaged, or of a kind that is not read."
+            ) from error
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
@@ -119,9 +146,29 @@ def to_pillow(x: Tensor) -> Image.Image:
 
 def png_bytes(x: Tensor) -> bytes:
     """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as the bytes of an 8-bit RGB PNG file."""
-    buffer = io.BytesIO()
-    to_pillow(x).save(buffer, "PNG")
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_text("Software", _SOFTWARE)
+    to_pillow(x).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def is_own_png(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as :func:`png_bytes` does.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    from PIL import Image
+
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file, formats=("PNG",)) as image:
+                return bool(image.info.get("Software") == _SOFTWARE)
+        except Exception:  # whatever it is, it is something else
+            return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 import cdzoo
 from cdzoo import _registry, _weights
@@ -225,6 +225,31 @@ def test_what_is_no_stream_is_not_replaced(weights: types.SimpleNamespace, run: 
     assert "overwritten by its own result" in result.err
 
 
+def test_another_images_stream_is_not_replaced(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    wide, tall, out = (tmp_path / name for name in ("wide/a.png", "tall/a.png", "out"))
+    for path, size in ((wide, (24, 16)), (tall, (16, 24))):
+        path.parent.mkdir()
+        Image.new("RGB", size).save(path)
+        os.utime(path, (0, 0))  # as archives have it that are to be the same whenever they are made
+    options = ("-o", out, "--weights", weights.codec)
+    assert run("compress", wide, *options).status == 0
+    before = (out / "a.cdz").read_bytes()
+    for age in (0, 1):  # whether it looks up to date or not
+        os.utime(tall, (age, age))
+        result = run("compress", tall, *options)
+        assert (result.status, (out / "a.cdz").read_bytes()) == (1, before)
+        assert "holds an image of 24x16 pixels, and this one has 16x24; --overwrite replaces it" in result.err
+    assert run("compress", wide, *options).out.endswith("0 written, 1 skipped, 0 failed\n")
+    assert run("compress", tall, *options, "--overwrite").status == 0
+    assert read_header((out / "a.cdz").read_bytes()).image_size == (24, 16)
+    # a picture that is turned has the size that it is shown at
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 16)).save(tmp_path / "turned.jpg", exif=exif)
+    for status in ("1 written, 0 skipped", "0 written, 1 skipped"):
+        assert status in run("compress", tmp_path / "turned.jpg", *options).out
+
+
 def test_output_that_cannot_be_written(album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     args = ("compress", album / "tiny.png", "--weights", weights.codec, "--json")
@@ -347,6 +372,38 @@ def test_decompress(
         assert run("decompress", *inputs, "-o", tmp_path / output, "--weights", weights.codec).status == 2
 
 
+def test_decompress_replaces_what_it_wrote(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    stream, target = streams.folder / "la.cdz", tmp_path / "la.png"
+    options = ("--weights", weights.codec)
+    assert run("decompress", stream, "-o", tmp_path, *options).status == 0
+    own = target.read_bytes()
+    for before in (own, own[:200], b""):  # the whole, half of it, and a place that was only made
+        target.write_bytes(before)
+        assert run("decompress", stream, "-o", target, *options).status == 0
+        assert target.read_bytes() == own
+    Image.open(target).save(target)  # of somebody else
+    for other in (target.read_bytes(), b"my notes", own[:20]):
+        target.write_bytes(other)
+        result = run("decompress", stream, streams.folder / "grey.cdz", "-o", tmp_path, *options)
+        assert (result.status, target.read_bytes()) == (1, other)
+        assert "exists and was not written by cdzoo decompress; --overwrite replaces it" in result.err
+        assert (tmp_path / "grey.png").exists()
+    assert run("decompress", stream, "-o", tmp_path, *options, "--overwrite").status == 0
+    assert target.read_bytes() == own
+    target.unlink()
+    os.mkfifo(target)
+    assert run("decompress", stream, "-o", tmp_path, *options).status == 1
+    # a suffix that no image has may be half of a folder's name, or a mistake
+    result = run("decompress", stream, "-o", tmp_path / "la.pmg", *options)
+    assert (result.status, (tmp_path / "la.pmg").exists()) == (2, False)
+    assert "Name a .png file, or make the folder first" in result.err
+    assert run("decompress", streams.folder / "sub", "-o", tmp_path / "v1.2", *options).status == 0
+    (tmp_path / "v1.3").mkdir()
+    assert run("decompress", stream, "-o", tmp_path / "v1.3", *options).status == 0
+
+
 # -- classify ----------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +465,82 @@ def test_pairs_that_do_not_fit(
     assert "was not published" in result.err
     assert run("classify", stream, "--weights", weights.codec).status == 2
     assert run("compress", stream, "-o", tmp_path, "--weights", weights.model).status == 2
+
+
+def test_a_damaged_file_is_marked(album: Path, run: Run, tmp_path: Path) -> None:
+    whole = (album / "rgb.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "no_end.jpg").write_bytes(whole[:-2])
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    result = run("classify", tmp_path, "--lenient", "--json")
+    assert result.status == 0
+    found = {Path(e["file"]).name: e for e in result.json["files"]}
+    assert "damage" not in found["whole.jpg"]
+    assert found["cut.jpg"]["missing_blocks"] > 0
+    assert "missing_blocks" not in found["no_end.jpg"]
+    strict = {Path(e["file"]).name: e.get("error") for e in run("classify", tmp_path, "--json").json["files"]}
+    for name in ("cut.jpg", "no_end.jpg"):
+        assert strict[name].split(" (")[0] in found[name]["damage"]
+    lines = [line for line in run("classify", tmp_path, "--lenient").out.splitlines() if not line.startswith(" ")]
+    assert re.search(r"cut\.jpg  40x50  [0-9.]+ bpp  \d+ blocks missing$", lines[0])
+    assert lines[1].endswith(" bpp  damaged")
+    assert lines[2].endswith(" bpp")
+
+
+def test_formats_under_a_wrong_name(album: Path, run: Run, tmp_path: Path) -> None:
+    image = Image.open(album / "rgb.jpg")
+    known = {"PNG": "a PNG", "WEBP": "a WebP", "JPEG2000": "a JPEG 2000"} | (
+        {"AVIF": "an AVIF"} if features.check("avif") else {}
+    )
+    for kind in known:
+        image.save(tmp_path / f"{kind}.jpg", kind)
+    errors = {Path(e["file"]).stem: e["error"] for e in run("classify", tmp_path, "--json").json["files"]}
+    assert {kind: error.split(" file,")[0] for kind, error in errors.items()} == known
+    # dimensions that nobody stores: the words of the reader, without what it calls the data
+    data = bytearray((album / "rgb.jpg").read_bytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff" * 4
+    (tmp_path / "huge.jpg").write_bytes(data)
+    assert run("classify", tmp_path / "huge.jpg").err.startswith(
+        f"cdzoo classify: {tmp_path / 'huge.jpg'}: 65535 x 65535 pixels are more than max_pixels="
+    )
+
+
+def test_a_codec_that_is_given_is_looked_at(
+    album: Path, streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run
+) -> None:
+    result = run("classify", album / "rgb.jpg", "--codec", "nonsense")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown codec 'nonsense'" in result.err
+    result = run("classify", album / "rgb.jpg", "--codec", weights.codec)
+    assert result.status == 0
+    assert "--codec changes nothing: there is no .cdz stream among the files" in result.err
+    # a pair that does not fit stops the streams, and no JPEG file
+    result = run("classify", streams.folder / "tiny.cdz", album / "rgb.jpg", "--codec", weights.factorized, "--json")
+    assert result.status == 1
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert errors["rgb.jpg"] is None
+    assert "fa_cresnet39" in errors["tiny.cdz"]
+
+
+def test_names_that_a_terminal_would_obey(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    names = ["red\x1b[31m.cdz", "two\nlines.cdz", "d\u00e9j\u00e0 vu.cdz"]
+    for name in names:
+        shutil.copy(streams.folder / "tiny.cdz", tmp_path / name)
+    (tmp_path / "bad\x9b\n.cdz").touch()
+    args = ("classify", tmp_path, "--weights", weights.model, "--codec", weights.codec, "--top", "1")
+    result = run(*args)
+    text = result.out + result.err
+    assert not set(text) & {"\x1b", "\x9b"}
+    for shown in (r"red\x1b[31m.cdz", r"two\nlines.cdz", "d\u00e9j\u00e0 vu.cdz", r"bad\x9b\n.cdz: "):
+        assert shown in text
+    assert len(result.out.splitlines()) == 6
+    assert len(result.err.splitlines()) == 1
+    assert {Path(e["file"]).name for e in run(*args, "--json").json["files"]} == {*names, "bad\x9b\n.cdz"}
+    result = run("decompress", tmp_path, "-o", tmp_path / "png", "--weights", weights.codec)
+    assert len(result.out.splitlines()) == 4
 
 
 def test_labels() -> None:
@@ -492,6 +625,8 @@ def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
         ["classify"],
         ["classify", "a.cdz", "--top", "0"],
         ["list", "--kind", "things"],
+        ["demo", "--size", "0"],
+        ["bench", "jpeg", "--quality", "96"],
     ):
         with pytest.raises(SystemExit) as exit_info:
             main(arguments)
@@ -506,6 +641,13 @@ def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
         assert (result.status, result.out) == (2, "")
         assert message in result.err
         assert "weights=None" not in result.err
+    assert run("compress", image, "-o", tmp_path / "out", "--device", "meta").status == 2
+    result = run("bench", "jpeg", "--model", "resnet1")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown classifier of torchvision 'resnet1'; did you mean 'resnet18' or" in result.err
+    result = run("classify", album / "rgb.jpg", "--model", "resnet49")
+    assert "no weights of resnet49 are published; name some with --weights FOLDER" in result.err
+    assert ", ".join(cdzoo.list_models(pretrained=True)) in result.err
     result = run("compress", image, "-o", tmp_path / "out", "--codec", "8")
     assert f"unknown codec '8'; known: {', '.join(cdzoo.list_codecs())}." in result.err
     assert not (tmp_path / "out").exists()
@@ -533,7 +675,7 @@ def test_as_a_process(streams: types.SimpleNamespace, tmp_path: Path) -> None:
     shutil.copy(streams.folder / "tiny.cdz", tmp_path / name)
     result = subprocess.run([*command, "info", tmp_path / name], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "caf\\udce9.cdz" in result.stdout
+    assert "caf\\xe9.cdz" in result.stdout
     # a reader that has seen enough, such as head
     process = subprocess.Popen([*command, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -551,6 +693,10 @@ def test_a_result_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPat
         result = run("list")
     assert result.status == 1
     assert "the result cannot be written: No space left on device" in result.err
+    monkeypatch.setattr(sys, "stdout", None)  # as where it was closed from the start
+    result = run("list")
+    assert result.status == 1
+    assert "the result cannot be written: Bad file descriptor" in result.err
 
 
 # -- weights that come with the package --------------------------------------------------------------------------

@@ -47,13 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.abort(explain(error), status=1)
     try:
         report.print(args.render)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError as error:
         # the reader (head, less) has seen enough, or the disk is full; keep the interpreter from complaining when it
         # closes the stream
         if not isinstance(error, BrokenPipeError):
             report.note(f"error: the result cannot be written: {explain(error)}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return report.status
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import torchvision
+
+from cdzoo._registry import unknown_name
 from cdzoo.bench import Timing, bench_jpeg
-from cdzoo.cli._report import Report, table
+from cdzoo.cli._files import positive
+from cdzoo.cli._report import Report, UsageError, table
 
 __all__ = ["add_commands"]
 
@@ -26,25 +30,29 @@ def add_commands(commands: Any) -> None:
         "them with libjpeg-turbo and running it on pixels: inference and training.",
     )
     jpeg.add_argument("--model", default="resnet18", metavar="NAME", help="a classifier of torchvision (resnet18)")
-    jpeg.add_argument("--sizes", type=_count, nargs="+", default=[224], metavar="PX", help="sides of the files (224)")
-    jpeg.add_argument("--batch", type=_count, default=8, metavar="N", help="files in a batch (8)")
-    jpeg.add_argument("--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help="thread counts (1 2)")
+    jpeg.add_argument("--sizes", type=positive, nargs="+", default=[224], metavar="PX", help="sides of the files (224)")
+    jpeg.add_argument("--batch", type=positive, default=8, metavar="N", help="files in a batch (8)")
+    jpeg.add_argument("--threads", type=positive, nargs="+", default=[1, 2], metavar="N", help="thread counts (1 2)")
     jpeg.add_argument("--modes", nargs="+", choices=["fused", "factored"], default=["fused", "factored"])
     jpeg.add_argument("--tasks", nargs="+", choices=["inference", "training"], default=["inference", "training"])
-    jpeg.add_argument("--quality", type=_count, default=75, metavar="Q", help="of the files, 1 to 95 (75)")
-    jpeg.add_argument("--rounds", type=_count, default=7, metavar="N", help="medians are taken over so many (7)")
+    jpeg.add_argument("--quality", type=_quality, default=75, metavar="Q", help="of the files, 1 to 95 (75)")
+    jpeg.add_argument("--rounds", type=positive, default=7, metavar="N", help="medians are taken over so many (7)")
     jpeg.add_argument("--photo", metavar="FILE", help="an image to cut the files from, in place of the packaged one")
     jpeg.add_argument("--json", action="store_true", help="print one JSON document")
     jpeg.set_defaults(run=_jpeg, render=_render_jpeg)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+def _quality(text: str) -> int:
+    number = positive(text)
+    if number > 95:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 95, as Pillow recommends")
     return number
 
 
 def _jpeg(args: argparse.Namespace, report: Report) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if args.model not in known:
+        raise UsageError(str(unknown_name("classifier of torchvision", args.model, known)))
     rows = bench_jpeg(
         model=args.model,
         sizes=args.sizes,

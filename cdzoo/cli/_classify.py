@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from cdzoo._weights import WeightsFolder
-from cdzoo._words import class_labels
-from cdzoo.cli._files import Job, add_inputs, check_regular, find_jobs
+from cdzoo._words import class_labels, one_line
+from cdzoo.cli._files import Job, add_inputs, check_regular, find_jobs, positive
 from cdzoo.cli._load import find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, JPEGWarning, read_header, read_jpeg_header
 from cdzoo.compose import CompressedDomainModel, compose
 from cdzoo.data._coefficient_decoder import read_upright
-from cdzoo.errors import CdzooError, JPEGError
+from cdzoo.errors import CdzooError, JPEGError, PairingError
 from cdzoo.transforms import CoefficientTransform
 
 __all__ = ["CLASSIFIERS", "Classifier", "add_commands", "codec_for", "pair", "top_classes"]
@@ -59,14 +59,8 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
     parser.add_argument("--codec", metavar="NAME|FOLDER", help="codec, by default the one that the weights belong to")
-    parser.add_argument("--top", type=_positive, default=5, metavar="N", help="how many classes to show (5)")
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="how many classes to show (5)")
     parser.set_defaults(run=classify, render=_render)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return number
 
 
 def codec_for(given: str | None) -> Codec | None:
@@ -112,13 +106,27 @@ def _latent_classifier(args: argparse.Namespace) -> Classifier:
     return Classifier(logits, getattr(network.model, "meta", {}), facts)
 
 
-_OTHER_FORMATS = {b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_OTHER_FORMATS = {
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+}
 
 
 def _check_format(data: bytes) -> None:
-    for magic, name in _OTHER_FORMATS.items():
-        if data.startswith(magic):
-            raise ValueError(f"a {name} file, whatever it is called; run 'cdzoo compress' on it and classify the .cdz.")
+    kind = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+    if kind is None and data[4:8] == b"ftyp":
+        kind = "HEIF" if data[8:11] in (b"hei", b"hev", b"mif") else "AVIF"
+    if kind is not None:
+        what = f"{'an' if kind == 'AVIF' else 'a'} {kind} file, whatever it is called"
+        raise ValueError(f"{what}; run 'cdzoo compress' on it and classify the .cdz.")
 
 
 def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
@@ -142,7 +150,10 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
         with warnings.catch_warnings(record=True) as damage:
             warnings.simplefilter("always", JPEGWarning)
             coefficients = read_upright(data, max_pixels=MAX_IMAGE_PIXELS, strict=not args.lenient)
-        if missing := sum(w.message.num_missing for w in damage if isinstance(w.message, JPEGWarning)):
+        found = [w.message for w in damage if isinstance(w.message, JPEGWarning)]
+        if found:
+            facts["damage"] = "; ".join(_bare(str(warning)) for warning in found)
+        if missing := sum(warning.num_missing for warning in found):
             facts["missing_blocks"] = missing
         header = read_jpeg_header(data)
         height, width = header.image_size
@@ -170,12 +181,17 @@ def classify(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo classify``."""
     jobs = find_jobs(args.inputs, CLASSIFIERS.keys(), report)
     needed = {prepare for job in jobs if (prepare := CLASSIFIERS.get(job.source.suffix.lower())) is not None}
-    prepared: dict[Callable[[argparse.Namespace], Classifier], Classifier | _WrongInputError] = {}
+    if args.codec is not None and _latent_classifier not in needed:
+        codec_for(args.codec)  # a wrong name should not go unnoticed
+        report.note("--codec changes nothing: there is no .cdz stream among the files")
+    prepared: dict[Callable[[argparse.Namespace], Classifier], Classifier | CdzooError] = {}
     for prepare in needed:
         try:
             prepared[prepare] = classifier = prepare(args)
             report.facts |= classifier.facts
-        except _WrongInputError as error:  # concerns files of this kind only
+        except (_WrongInputError, PairingError) as error:  # concerns files of this kind only
+            if isinstance(error, PairingError) and len(needed) == 1:
+                raise
             prepared[prepare] = error
 
     def work(job: Job) -> dict[str, Any]:
@@ -187,16 +203,21 @@ def classify(args: argparse.Namespace, report: Report) -> None:
                 "run 'cdzoo compress' on images first, and classify the .cdz."
             )
         classifier = prepared[prepare]
-        if isinstance(classifier, _WrongInputError):
+        if isinstance(classifier, CdzooError):
             raise classifier
         check_regular(job.source)
         try:
             scores, facts = classifier.logits(job.source.read_bytes())
         except JPEGError as error:
-            raise JPEGError(str(error).removeprefix("JPEG data, ")) from error
+            raise JPEGError(_bare(str(error))) from error
         return {**facts, "top": top_classes(scores, classifier.meta, args.top)}
 
     report.each(jobs, _source, work)
+
+
+def _bare(message: str) -> str:
+    """What is said of a JPEG file, without what it is called there."""
+    return message.removeprefix("JPEG data").lstrip(",: ")
 
 
 def top_classes(logits: Tensor, meta: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -235,9 +256,11 @@ def _render(report: Report) -> str:
         facts = [width_x_height(entry["image_size"]), f"{entry['bpp']:.4f} bpp"]
         if entry.get("missing_blocks"):
             facts.append(f"{entry['missing_blocks']} blocks missing")
+        elif "damage" in entry:
+            facts.append("damaged")
         if entry.get("read_size", entry["image_size"]) != entry["image_size"]:
             facts.append(f"read at {width_x_height(entry['read_size'])}")
-        lines += ["  ".join([entry["file"], *facts]), *rank_lines(entry["top"])]
+        lines += ["  ".join([one_line(entry["file"]), *facts]), *rank_lines(entry["top"])]
     return "\n".join(lines)
 
 

@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cdzoo._words import one_line
 from cdzoo.cli._files import Job, Output, add_inputs, check_regular, find_jobs, make_folder, plan_outputs
 from cdzoo.cli._load import get_device, load_codec, load_writer
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, StreamHeader, read_header
 from cdzoo.codecs.container import MAGIC, remove_leftovers, write_atomically
 from cdzoo.errors import BitstreamError
-from cdzoo.images import IMAGE_SUFFIXES, png_bytes, read_image
+from cdzoo.images import IMAGE_SUFFIXES, is_own_png, png_bytes, read_image, read_image_size
 
 __all__ = ["add_commands"]
 
@@ -28,18 +29,20 @@ def add_commands(commands: Any) -> None:
         "compress",
         help="images to .cdz streams",
         description="Write a .cdz stream for every image. A stream takes the modification time of its image: a later "
-        "run skips what is up to date and was written by the same codec, so an interrupted run can be started again.",
+        "run skips what is up to date and was written by the same codec, so an interrupted run can be started again. "
+        "Up to date is the stream of an image with the same name, size in pixels and modification time. A stream of "
+        "another size is taken for another image's, and stays.",
     )
     add_inputs(parser, "IMAGE", "an image, or a folder that is searched for images")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the streams, made if need be")
     parser.add_argument("--codec", metavar="NAME", help="codec (bmshj2018_hyperprior, or what the weights are for)")
     parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace streams that are up to date, and other files")
+    parser.add_argument("--overwrite", action="store_true", help="replace whatever is there, up to date or another's")
     parser.set_defaults(run=compress, render=_render_compress)
     parser = commands.add_parser(
         "decompress",
         help=".cdz streams to PNG images, for looking at",
-        description="Rebuild the pixels of .cdz streams. Existing PNG files are replaced.",
+        description="Rebuild the pixels of .cdz streams. PNG files of an earlier run are replaced, others stay.",
     )
     add_inputs(parser, "FILE.cdz", "a stream, or a folder that is searched for streams")
     parser.add_argument(
@@ -49,6 +52,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--weights", metavar="WEIGHTS", help="name, hf://owner/repo or folder (default: by fingerprint)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace other files, too")
     parser.set_defaults(run=decompress, render=_render_decompress)
 
 
@@ -64,7 +68,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     def work(output: Output) -> dict[str, Any]:
         check_regular(output.source)
         modified = os.stat(output.source).st_mtime_ns
-        kept = None if args.overwrite else _up_to_date(output.target, modified, codec)
+        kept = None if args.overwrite else _up_to_date(output, modified, codec)
         if kept is not None:
             return {"output": os.fspath(output.target), "status": "skipped", **_sizes(kept)}
         [stream] = codec.compress(read_image(output.source))
@@ -93,6 +97,8 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
 
     def work(output: Output) -> dict[str, Any]:
         check_regular(output.source)
+        if not args.overwrite:
+            _check_png(output.target)
         stream = output.source.read_bytes()
         header = read_header(stream)
         codec = packaged(header.codec, header.fingerprint) if given is None else given
@@ -114,6 +120,10 @@ def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> l
     target = Path(args.output)
     suffix = target.suffix.lower()
     if target.is_dir() or suffix not in IMAGE_SUFFIXES:
+        if suffix and not target.exists() and [os.path.isdir(name) for name in args.inputs] == [False]:
+            raise UsageError(
+                f"--output {args.output}: is that an image or a folder? Name a .png file, or make the folder first."
+            )
         return plan_outputs(jobs, make_folder(args.output), ".png", report)
     if suffix != ".png":
         raise UsageError(f"--output {args.output}: decompress writes PNG files; name it .png, or name a folder.")
@@ -124,12 +134,13 @@ def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> l
     return [Output(job.source, target) for job in jobs]
 
 
-def _up_to_date(target: Path, modified: int, codec: Codec) -> StreamHeader | None:
+def _up_to_date(output: Output, modified: int, codec: Codec) -> StreamHeader | None:
     """The header of a stream that need not be written again.
 
     Raises:
-        ValueError: the target is something else than a stream.
+        ValueError: the target is something else than a stream, or that of an image of another size.
     """
+    target = output.target
     try:
         is_pipe = target.is_fifo()  # which would be waited for
         data, status = b"a pipe" if is_pipe else target.read_bytes(), target.stat()
@@ -141,8 +152,27 @@ def _up_to_date(target: Path, modified: int, codec: Codec) -> StreamHeader | Non
         header = read_header(data, max_pixels=None)
     except BitstreamError:
         return None  # damaged since it was written: write it again
+    if header.image_size != (size := read_image_size(output.source)):
+        raise ValueError(
+            f"{os.fspath(target)!r} holds an image of {width_x_height(header.image_size)} pixels, and this one has "
+            f"{width_x_height(size)}; --overwrite replaces it, another --output keeps both."
+        )
     same = header.codec == codec.name and header.fingerprint == codec.fingerprint
     return header if same and abs(status.st_mtime_ns - modified) < _SAME_TIME_NS else None
+
+
+def _check_png(target: Path) -> None:
+    """Refuse to replace what ``cdzoo decompress`` did not write.
+
+    Raises:
+        ValueError: the target is something else.
+    """
+    try:
+        if not target.is_fifo() and (target.stat().st_size == 0 or is_own_png(target)):
+            return
+    except FileNotFoundError:
+        return
+    raise ValueError(f"{os.fspath(target)!r} exists and was not written by cdzoo decompress; --overwrite replaces it.")
 
 
 def _sizes(header: StreamHeader) -> dict[str, Any]:
@@ -164,7 +194,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
 
 def _render_compress(report: Report) -> str:
     good = report.good()
-    rows = [[e["file"], *_row(e), e["status"], e["output"]] for e in good]
+    rows = [[one_line(e["file"]), *_row(e), e["status"], one_line(e["output"])] for e in good]
     count = {status: sum(e["status"] == status for e in good) for status in ("written", "skipped")}
     count["failed"] = len(report.files) - len(good)
     summary = ", ".join(f"{number} {status}" for status, number in count.items())
@@ -172,5 +202,5 @@ def _render_compress(report: Report) -> str:
 
 
 def _render_decompress(report: Report) -> str:
-    rows = [[e["file"], *_row(e), e["output"]] for e in report.good()]
+    rows = [[one_line(e["file"]), *_row(e), one_line(e["output"])] for e in report.good()]
     return table(("file", *_HEADER, "output"), rows) if rows else ""

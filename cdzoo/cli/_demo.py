@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from cdzoo.cli._classify import pair, rank_lines, top_classes
-from cdzoo.cli._files import make_folder
+from cdzoo.cli._files import make_folder, positive
 from cdzoo.cli._report import Report, width_x_height
 from cdzoo.demo import run_demo
 
@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="network (fa_cresnet39, or what the weights are for)")
     parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
     parser.add_argument("--codec", metavar="NAME|FOLDER", help="codec, by default the one that the weights belong to")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="resize the photograph's centre square to this side")
+    parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the centre square to this side")
     parser.add_argument("--device", default="cpu", help="where networks run: cpu (default), cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=demo, render=_render)

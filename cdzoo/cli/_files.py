@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cdzoo.cli._report import Report, name_list
 
-__all__ = ["Job", "Output", "add_inputs", "check_regular", "find_jobs", "make_folder", "plan_outputs"]
+__all__ = ["Job", "Output", "add_inputs", "check_regular", "find_jobs", "make_folder", "plan_outputs", "positive"]
 
 
 class Job(NamedTuple):
@@ -35,6 +35,13 @@ def add_inputs(parser: argparse.ArgumentParser, metavar: str, what: str) -> None
     parser.add_argument("inputs", nargs="+", metavar=metavar, help=what)
     parser.add_argument("--device", default="cpu", help="where networks run: cpu (default), cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def positive(text: str) -> int:
+    """The type of arguments that count something."""
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return number
 
 
 def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) -> list[Job]:

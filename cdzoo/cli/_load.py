@@ -33,6 +33,7 @@ def find_weights(builder: str | None, weights: str, *, default: str) -> WeightsF
     try:
         if builder is not None:
             get_builder(builder)  # an unknown name should be told from unknown weights
+            _check_published(builder, weights)
         elif weights.startswith("hf://"):
             repo_id, _, revision = weights.removeprefix("hf://").partition("@")
             return WeightsFolder.from_hub(download(repo_id, revision=revision or None), repo_id, revision or None)
@@ -77,10 +78,20 @@ def _check_codec(builder: str, weights: str) -> None:
             get_builder(builder, "codec")
         except ValueError as error:
             raise UsageError(str(error)) from error
+    _check_published(builder, weights)
+
+
+def _check_published(builder: str, weights: str) -> None:
+    """Refuse the default weights of what has none, in words that fit a command.
+
+    Raises:
+        UsageError: that is what was asked for.
+    """
     if weights == "DEFAULT" and not _member_names(builder):
+        known = list_codecs(pretrained=True) if builder in list_codecs() else list_models(pretrained=True)
         raise UsageError(
             f"no weights of {builder} are published; name some with --weights FOLDER or --weights hf://owner/repo, or "
-            f"take one of {', '.join(list_codecs(pretrained=True))}."
+            f"take one of {', '.join(known)}."
         )
 
 
@@ -104,7 +115,7 @@ def get_device(name: str) -> torch.device:
     """The device of that name, once it has been seen to work."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # which one that holds no data ("meta") cannot do
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from cdzoo._words import explain
+from cdzoo._words import explain, one_line
 from cdzoo.errors import CdzooError
 
 __all__ = ["EXPECTED", "Report", "UsageError", "name_list", "table", "width_x_height"]
@@ -58,7 +60,7 @@ class Report:
         name, reason = os.fspath(file), explain(error)
         self.status = self.status or 1
         self.files.append({"file": name, "error": reason})
-        self.note(reason if name in reason else f"{name}: {reason}")
+        self.note(reason if name in reason else f"{one_line(name)}: {reason}")
 
     def abort(self, reason: str, *, status: int) -> None:
         """Report that the whole run failed."""
@@ -84,6 +86,8 @@ class Report:
         else:
             cut_short = "error" in self.facts or ("interrupted" in self.facts and not self.per_file)
             text = "" if cut_short else render(self)
+        if text and sys.stdout is None:  # closed before this process began
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if text:
             print(_printable(text, sys.stdout))
 
@@ -121,7 +125,11 @@ def _progress(jobs: Sequence[Job], title: str) -> Iterable[Job]:
     return bar
 
 
+_CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f]")
+
+
 def _printable(text: str, stream: TextIO) -> str:
-    """File names may hold what the stream's encoding cannot express."""
+    """File names may hold what the stream's encoding cannot express, and what a terminal would obey."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -20,6 +20,7 @@ from cdzoo._registry import (
     unknown_name,
 )
 from cdzoo._weights import WeightsEnum, WeightsFolder
+from cdzoo._words import one_line
 from cdzoo.cli._files import check_regular
 from cdzoo.cli._load import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
@@ -187,7 +188,11 @@ def _render_info(report: Report) -> str:
     facts = report.facts
     if "file" not in facts:
         return "\n".join(_lines(facts))
-    shown = {**facts, "image_size": f"{width_x_height(facts['image_size'])} (width x height)"}
+    shown = {
+        **facts,
+        "file": one_line(facts["file"]),
+        "image_size": f"{width_x_height(facts['image_size'])} (width x height)",
+    }
     shown["weights"] = facts["weights"] or "none that come with the package"
     shown["bpp"] = f"{facts['bpp']:.4f} with the header, {facts['payload_bpp']:.4f} without"
     return "\n".join(_lines({key: value for key, value in shown.items() if key != "payload_bpp"}))

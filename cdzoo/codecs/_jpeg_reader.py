@@ -67,8 +67,8 @@ class File:
         frame, scan = self.header.frame, self.header.scan
         if max_pixels is not None and frame.height * frame.width > max_pixels:
             raise JPEGError(
-                f"{name}: {frame.width} x {frame.height} pixels are more than max_pixels={max_pixels}; if you trust "
-                "the file, pass a larger number, or None"
+                f"{name}: {frame.width} x {frame.height} pixels are more than max_pixels={max_pixels}, which keeps "
+                "hostile files from taking all memory; a file that you trust can be read with a larger limit"
             )
         # Every block costs at least a bit, and two if it is not progressive. This comes before any allocation.
         num_bytes = len(data) - scan.position
