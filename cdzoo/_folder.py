@@ -269,6 +269,8 @@ class WeightsFolder:
         Raises:
             WeightsError: names, shapes or kinds of dtype differ, or a codec's fingerprint is not the recorded one.
         """
+        if hasattr(module, "load_integer_state") and next(module.parameters()).itemsize < 4:
+            module.float()  # made so by the default dtype; rounded to it, this would be another codec
         own, tensors = module.state_dict(), self.tensors()
         digest = content_digest(tensors)
         integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}

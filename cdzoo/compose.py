@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdzoo._torch import reference_tensor
 from cdzoo.codecs._base import Codec
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 from cdzoo.errors import BitstreamError, PairingError
@@ -53,10 +54,11 @@ class CompressedDomainModel(nn.Module):
 
     def from_latent(self, latent: Latent) -> Tensor:
         """Latents, as the codec returned them, to logits ``(B, num_classes)`` or ``(B, num_classes, H, W)``."""
-        parameter = next(self.model.parameters())
-        latent = self.transforms(latent.to(parameter.device))
-        scales = None if latent.scales is None else latent.scales.to(parameter.dtype)
-        logits: Tensor = self.model(latent._replace(y_hat=latent.y_hat.to(parameter.dtype), scales=scales))
+        parameter = reference_tensor(self.model)
+        like = latent.y_hat if parameter is None else parameter
+        latent = self.transforms(latent.to(like.device))
+        scales = None if latent.scales is None else latent.scales.to(like.dtype)
+        logits: Tensor = self.model(latent._replace(y_hat=latent.y_hat.to(like.dtype), scales=scales))
         return logits
 
     def from_streams(
@@ -127,9 +129,11 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
             another codec; the message names both fingerprints.
         TypeError: not a codec, or a network that does not read latents.
     """
-    codec = getattr(codec, "_orig_mod", codec)  # inside what torch.compile returns
-    if not isinstance(codec, Codec):
-        raise TypeError(f"compose takes a codec first, not {type(codec).__name__}; cdzoo.list_codecs() names them.")
+    given = codec
+    while not isinstance(codec, Codec):
+        if (inside := _wrapped(codec)) is None:
+            raise TypeError(f"compose takes a codec first, not {type(given).__name__}; cdzoo.list_codecs() names them.")
+        codec = inside
     inner: Any = model
     while not hasattr(inner, "in_channels") and (wrapped := _wrapped(inner)) is not None:
         inner = wrapped

@@ -1,7 +1,8 @@
 """The values that travel between codecs and networks.
 
-All three are NamedTuples: they unpack, they pass through ``torch.export`` and ``torch.compile``, and their fields
-have names. None of them holds pixels, except ``CodecOutput.x_hat``, which exists for training a codec.
+All three are NamedTuples: they unpack, they pass through ``torch.export``, ``torch.compile`` and ``torch.save`` (to be
+read with ``weights_only=True``), and their fields have names. None of them holds pixels, except ``CodecOutput.x_hat``,
+which exists for training a codec.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from cdzoo._torch import register_serializable
 
 __all__ = ["CodecOutput", "JPEGCoefficients", "Latent"]
 
@@ -85,3 +88,6 @@ class JPEGCoefficients(NamedTuple):
         return self._replace(
             planes=tuple(plane.pin_memory() for plane in self.planes), qtables=self.qtables.pin_memory()
         )
+
+
+register_serializable(Latent, CodecOutput, JPEGCoefficients)

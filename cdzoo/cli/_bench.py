@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torchvision
-
 from cdzoo._registry import unknown_name
 from cdzoo.bench import Timing, bench_jpeg
 from cdzoo.cli._files import positive
@@ -50,7 +48,9 @@ def _quality(text: str) -> int:
 
 
 def _jpeg(args: argparse.Namespace, report: Report) -> None:
-    known = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # not loaded for the sake of other commands
+
+    known = models.list_models(module=models)
     if args.model not in known:
         raise UsageError(str(unknown_name("classifier of torchvision", args.model, known)))
     rows = bench_jpeg(

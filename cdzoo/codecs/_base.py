@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdzoo._torch import untraced
 from cdzoo.codecs._arguments import check_images, check_latent, check_range, thread_count
 from cdzoo.codecs._channel import Channel, Quantiser, Reader, Writer
 from cdzoo.codecs._coding_mode import inference_layers
@@ -65,6 +66,10 @@ class Codec(nn.Module, ABC):
     has_scales: ClassVar[bool] = False
     latent_channels: int
     stride: int
+    # set by builders and by weights, where there are any
+    builder: str
+    arguments: dict[str, Any]
+    meta: dict[str, Any]
     _synthesis_prefixes: ClassVar[tuple[str, ...]] = ("g_s.",)
 
     def __init__(self) -> None:
@@ -150,6 +155,7 @@ class Codec(nn.Module, ABC):
         """
         return self._send(x, Quantiser())
 
+    @untraced
     def compress(self, x: Tensor, *, num_threads: int | None = None) -> list[bytes]:
         """Images to bits.
 
@@ -266,6 +272,7 @@ class Codec(nn.Module, ABC):
             raise ValueError(f"coding state has tensors that {self.name} does not know: {', '.join(superfluous[:4])}.")
         self._derived = self._describe(coding)
 
+    @untraced
     def _refresh(self) -> _Derived:
         stamp = self._stamp()
         derived = self._derived
@@ -318,8 +325,9 @@ class Codec(nn.Module, ABC):
             sums.append(_bits(p).sum())
         return *stamp, *torch.stack([s.to(sums[0].device) for s in sums]).tolist()
 
-    _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var")
-    """Ends of the names of buffers that are to a codec what parameters are."""
+    _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var", "_mask", "_u", "_v")
+    """Ends of the names of buffers that are to a codec what parameters are: statistics of batch norm, masks of pruned
+    weights, vectors of spectral norm."""
 
     def _coding_parameters(self) -> Iterator[tuple[str, Tensor]]:
         buffers = ((n, b) for n, b in self.named_buffers() if n.endswith(self._coding_buffers))
@@ -350,6 +358,7 @@ class Codec(nn.Module, ABC):
 
     # -- shared steps --------------------------------------------------------------------------------------------
 
+    @untraced
     def _send(self, x: Tensor, channel: Channel) -> Latent:
         self._check_images(x)
         self._refresh()
@@ -370,6 +379,7 @@ class Codec(nn.Module, ABC):
 
     _check_images = staticmethod(check_images)
 
+    @untraced
     def _open(self, streams: Sequence[bytes], max_pixels: int | None) -> list[_Opened]:
         """Check streams as far as that goes without decoding; their headers and parts."""
         if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
@@ -394,6 +404,7 @@ class Codec(nn.Module, ABC):
             opened.append((header, parts))
         return opened
 
+    @untraced
     def _decode_parts(self, opened: Sequence[_Opened], num_threads: int | None) -> Latent:
         """Decode opened streams of images of one size."""
         height, width = opened[0][0].image_size

@@ -267,10 +267,11 @@ class CalibratedCodec(Codec):
         """
         chosen, coding = check_channels(channels, of=self.latent_channels), self.coding
         kept = chosen if self.selection is None else self.selection.indices.cpu()[chosen]
-        codec = copy.deepcopy(self)
-        codec.selection = ChannelSelect(kept).to(self.symbol_counts.device)
+        with torch.inference_mode(False):  # a codec that can be trained, wherever it was chosen from
+            codec = copy.deepcopy(self)
+            codec.selection = ChannelSelect(kept).to(self.symbol_counts.device)
+            codec.symbol_counts = self.symbol_counts[chosen.to(self.symbol_counts.device)]
         codec.latent_channels = len(kept)
-        codec.symbol_counts = self.symbol_counts[chosen.to(self.symbol_counts.device)]
         assert isinstance(coding, CalibratedState)
         codec._derived = codec._describe(coding.select(chosen))
         arguments: dict[str, Any] | None = getattr(codec, "arguments", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -69,14 +70,10 @@ def through_bottleneck(bottleneck: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     return z_hat, likelihood
 
 
-def scale_table() -> list[float]:
-    """The 64 standard deviations, from 0.11 to 256, that CompressAI tabulates."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from compressai.models.base import get_scale_table
-    with torch.device("cpu"):
-        table: list[float] = get_scale_table().tolist()
-    return table
+def scale_table() -> Tensor:
+    """The 64 standard deviations, from 0.11 to 256, that CompressAI tabulates; float32 whatever the default dtype."""
+    steps = torch.linspace(math.log(0.11), math.log(256), 64, dtype=torch.float32, device="cpu")
+    return torch.exp(steps)
 
 
 def current_name(name: str) -> str:

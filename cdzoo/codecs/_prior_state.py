@@ -97,8 +97,9 @@ class HyperpriorState(CodingState):
     def derive(cls, bottleneck: nn.Module, gaussian: nn.Module, h_s: Sequence[nn.Module]) -> HyperpriorState:
         """From the modules' parameters, on the CPU in float32 whatever their device and dtype."""
         twin: Any = copy.deepcopy(gaussian).cpu().float()
+        twin.scale_table = scale_table()
         with torch.device("cpu"):
-            twin.update_scale_table(scale_table(), force=True)
+            twin.update()
         return cls(FactorizedState.derive(bottleneck), tables_of(twin), twin.scale_table[:-1], IntegerDecoder(h_s))
 
     @classmethod

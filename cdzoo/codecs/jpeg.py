@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdzoo._torch import untraced
 from cdzoo.codecs._jpeg_markers import Damage, Kind, Segments
 from cdzoo.codecs._jpeg_reader import File, Geometry, decode_files
 from cdzoo.codecs._jpeg_writer import write_image
@@ -70,6 +71,7 @@ class JPEGHeader(NamedTuple):
     restart_interval: int
 
 
+@untraced
 def read_jpeg_header(source: JPEGSource) -> JPEGHeader:
     """Read size, sampling, kind, colour space and orientation of a JPEG file, and none of its image data.
 
@@ -95,6 +97,7 @@ def read_jpeg_header(source: JPEGSource) -> JPEGHeader:
     return _parse_header(data, name)
 
 
+@untraced
 def read_jpeg(
     source: JPEGSource | Sequence[JPEGSource],
     *,
@@ -162,6 +165,7 @@ def read_jpeg(
     return JPEGCoefficients(planes, qtables, *geometry)
 
 
+@untraced
 def write_jpeg(coefficients: JPEGCoefficients) -> list[bytes]:
     """Write coefficients as JPEG files: sequential, interleaved where that is allowed, with optimal Huffman tables.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.fx
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from cdzoo._registry import check_sizes
 from cdzoo.ops.attention import AttentionPool2d
 from cdzoo.types import Latent
+
+if TYPE_CHECKING:
+    from cdzoo.transforms import LatentTransform
 
 __all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier", "taken_indices"]
 
@@ -76,6 +79,10 @@ class Classifier(nn.Module, ABC):
     num_classes: int
     avgpool: nn.Module
     fc: nn.Module
+    # set by builders and by weights, where there are any
+    builder: str
+    arguments: dict[str, Any]
+    meta: dict[str, Any]
 
     def _enter(self, x: Any, scales: Tensor | None = None) -> Tensor:
         """What the first stage reads, from what the network reads."""
@@ -208,6 +215,9 @@ class LatentClassifier(Classifier):
     """A classifier that reads a latent, and its scales where ``uses_scales``."""
 
     latent_stride: int
+    # set by weights
+    codec_fingerprint: str | None
+    transforms: LatentTransform
 
     @abstractmethod
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from cdzoo._torch import register_serializable
 from cdzoo.codecs._base import Codec, pad_to_multiple
 from cdzoo.models._bottleneck import scaled_channels
 from cdzoo.models._classifier import LatentClassifier, linear_classifier, taken_indices
@@ -39,6 +40,9 @@ class ICATOutput(NamedTuple):
     latent: Latent
     likelihoods: dict[str, Tensor]
     logits: Tensor
+
+
+register_serializable(ICATOutput)
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:

@@ -92,6 +92,12 @@ class Segmenter(nn.Module):
     """
 
     latent_stride: int | None = None
+    # set by builders and by weights, where there are any
+    builder: str
+    arguments: dict[str, Any]
+    meta: dict[str, Any]
+    codec_fingerprint: str | None
+    transforms: LatentTransform
 
     def __init__(
         self, backbone: Classifier, dilated: Iterable[nn.Module], *, num_classes: int, output_stride: int
@@ -197,7 +203,7 @@ class Segmenter(nn.Module):
                 f"{type(model).__name__} has no segmenter; those that have are what the builders "
                 f"{', '.join(sorted(_SEGMENTER_OF))} return."
             )
-        given = {**cast(dict[str, Any], model.arguments), "num_classes": num_classes}
+        given = {**model.arguments, "num_classes": num_classes}
         given.pop("layers", None)
         segmenter = cast(Segmenter, get_builder(name, "model")(**given))
         segmenter.load_classifier(model.state_dict())

@@ -105,7 +105,7 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
         return self._train_forward(y)
 
     @property
-    def codec_fingerprint(self) -> str:
+    def codec_fingerprint(self) -> str:  # type: ignore[override]
         """The codec whose latents the Transformer reads: this one."""
         return self.fingerprint
 

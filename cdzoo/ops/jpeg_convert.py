@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdzoo._torch import reference_tensor
 from cdzoo.ops.jpeg_conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.ops.jpeg_entrance import JPEGEntrance, make_convolutions_explicit
 from cdzoo.types import JPEGCoefficients
@@ -170,4 +171,5 @@ def _input_channels(model: nn.Module) -> int:
 
 def _reference(model: nn.Module) -> Tensor:
     """A tensor with the dtype and device of the network."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    parameter = reference_tensor(model)
+    return torch.empty(0) if parameter is None else parameter
