@@ -269,8 +269,6 @@ class WeightsFolder:
         Raises:
             WeightsError: names, shapes or kinds of dtype differ, or a codec's fingerprint is not the recorded one.
         """
-        if hasattr(module, "load_integer_state") and next(module.parameters()).itemsize < 4:
-            module.float()  # made so by the default dtype; rounded to it, this would be another codec
         own, tensors = module.state_dict(), self.tensors()
         digest = content_digest(tensors)
         integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}
@@ -286,6 +284,8 @@ class WeightsFolder:
             what = "; ".join(f"{len(names)} {label} ({', '.join(names[:3])}, ...)" for label, names in parts if names)
             raise WeightsError(f"{self}: tensors do not fit {self.config['builder']}: {what}. Nothing was loaded.")
         transforms, codec = self.transforms, self.config.get("codec") or {}
+        if hasattr(module, "load_integer_state") and next(module.parameters()).itemsize < 4:
+            module.float()  # made so by the default dtype; rounded to it, this would be another codec
         if integers or hasattr(module, "load_integer_state"):
             # the integers can be checked only together with the parameters that they belong to
             self._load_integers(copy.deepcopy(module), tensors, integers)

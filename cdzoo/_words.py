@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import category
+
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # text would read in another order
 
 __all__ = ["class_labels", "explain", "one_line", "printable"]
 
@@ -24,7 +28,10 @@ def printable(name: str) -> str:
 
 def one_line(name: str) -> str:
     """A file's name for people: what would move the cursor or end the line becomes escapes, too."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(name))
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in _NOT_SHOWN or c in _DIRECTIONS else c
+        for c in printable(name)
+    )
 
 
 def class_labels(meta: Mapping[str, Any], num_classes: int) -> list[dict[str, str]]:

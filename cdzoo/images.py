@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 """What counts as an image where a folder is searched; a file that is named outright may have any suffix."""
 _ORIENTATION = 0x0112  # of Exif
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _SOFTWARE = "cdzoo"  # in the PNG files that are written here
 
 
@@ -99,6 +100,8 @@ def _size(file: BinaryIO, name: str) -> tuple[int, int]:
         try:
             with Image.open(file) as image:
                 width, height = image.size
+                if image.format == "TIFF":  # which some versions of Pillow have turned by now
+                    width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
                 turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         except Exception as error:
             raise ValueError(f"{name} has no header that can be read ({error}).") from error

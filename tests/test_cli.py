@@ -30,7 +30,7 @@ from cdzoo.cli import _compress, main
 from cdzoo.cli._report import Report
 from cdzoo.codecs import Codec, read_header
 from cdzoo.codecs.hyperprior import FactorizedPrior
-from cdzoo.images import read_image
+from cdzoo.images import image_size, read_image, read_image_size
 from cdzoo.transforms import LatentTransform
 
 CLASSES = [f"n{i:08}" for i in range(10)]
@@ -234,7 +234,7 @@ def test_another_images_stream_is_not_replaced(weights: types.SimpleNamespace, r
     options = ("-o", out, "--weights", weights.codec)
     assert run("compress", wide, *options).status == 0
     before = (out / "a.cdz").read_bytes()
-    for age in (0, 1):  # whether it looks up to date or not
+    for age in (0, -9):  # whether it looks up to date or not
         os.utime(tall, (age, age))
         result = run("compress", tall, *options)
         assert (result.status, (out / "a.cdz").read_bytes()) == (1, before)
@@ -242,12 +242,17 @@ def test_another_images_stream_is_not_replaced(weights: types.SimpleNamespace, r
     assert run("compress", wide, *options).out.endswith("0 written, 1 skipped, 0 failed\n")
     assert run("compress", tall, *options, "--overwrite").status == 0
     assert read_header((out / "a.cdz").read_bytes()).image_size == (24, 16)
-    # a picture that is turned has the size that it is shown at
+    os.utime(wide, (5, 5))  # edited since: cropped, perhaps
+    assert run("compress", wide, *options).out.endswith("1 written, 0 skipped, 0 failed\n")
+
+
+def test_turned_images_have_the_size_that_they_are_shown_at(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (24, 16)).save(tmp_path / "turned.jpg", exif=exif)
-    for status in ("1 written, 0 skipped", "0 written, 1 skipped"):
-        assert status in run("compress", tmp_path / "turned.jpg", *options).out
+    for kind in ("jpg", "png", "tif", "webp"):
+        Image.new("RGB", (24, 16)).save(path := tmp_path / f"turned.{kind}", exif=exif)
+        assert read_image_size(path) == image_size(path.read_bytes()) == (24, 16)
+        assert read_image(path).shape[-2:] == (24, 16)
 
 
 def test_output_that_cannot_be_written(album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
@@ -402,6 +407,8 @@ def test_decompress_replaces_what_it_wrote(
     assert run("decompress", streams.folder / "sub", "-o", tmp_path / "v1.2", *options).status == 0
     (tmp_path / "v1.3").mkdir()
     assert run("decompress", stream, "-o", tmp_path / "v1.3", *options).status == 0
+    for folder in ("v1.4", "la.pmg/"):
+        assert run("decompress", stream, "-o", f"{tmp_path}/{folder}", *options).status == 0
 
 
 # -- classify ----------------------------------------------------------------------------------------------------
@@ -494,8 +501,14 @@ def test_formats_under_a_wrong_name(album: Path, run: Run, tmp_path: Path) -> No
     )
     for kind in known:
         image.save(tmp_path / f"{kind}.jpg", kind)
+    for kind, head in (("HEIF", b"\0\0\0\x18ftypheic"), ("JPEG XL", b"\xff\x0a")):
+        (tmp_path / f"{kind}.jpg").write_bytes(head + bytes(64))
+        known[kind] = f"a {kind}"
     errors = {Path(e["file"]).stem: e["error"] for e in run("classify", tmp_path, "--json").json["files"]}
     assert {kind: error.split(" file,")[0] for kind, error in errors.items()} == known
+    assert "convert it to PNG, run 'cdzoo compress' on it" in errors["HEIF"]
+    (tmp_path / "film.jpg").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    assert "does not begin with" in run("classify", tmp_path / "film.jpg").err
     # dimensions that nobody stores: the words of the reader, without what it calls the data
     data = bytearray((album / "rgb.jpg").read_bytes())
     at = data.index(b"\xff\xc0") + 5
@@ -526,7 +539,7 @@ def test_a_codec_that_is_given_is_looked_at(
 def test_names_that_a_terminal_would_obey(
     streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
 ) -> None:
-    names = ["red\x1b[31m.cdz", "two\nlines.cdz", "d\u00e9j\u00e0 vu.cdz"]
+    names = ["red\x1b[31m.cdz", "two\nlines.cdz", "d\u00e9j\u00e0\u202fvu.cdz", "\u202ezdc.cdz"]
     for name in names:
         shutil.copy(streams.folder / "tiny.cdz", tmp_path / name)
     (tmp_path / "bad\x9b\n.cdz").touch()
@@ -534,13 +547,19 @@ def test_names_that_a_terminal_would_obey(
     result = run(*args)
     text = result.out + result.err
     assert not set(text) & {"\x1b", "\x9b"}
-    for shown in (r"red\x1b[31m.cdz", r"two\nlines.cdz", "d\u00e9j\u00e0 vu.cdz", r"bad\x9b\n.cdz: "):
+    for shown in (
+        r"red\x1b[31m.cdz",
+        r"two\nlines.cdz",
+        "d\u00e9j\u00e0\u202fvu.cdz",
+        r"\u202ezdc.cdz",
+        r"bad\x9b\n.cdz: ",
+    ):
         assert shown in text
-    assert len(result.out.splitlines()) == 6
+    assert len(result.out.splitlines()) == 8
     assert len(result.err.splitlines()) == 1
     assert {Path(e["file"]).name for e in run(*args, "--json").json["files"]} == {*names, "bad\x9b\n.cdz"}
     result = run("decompress", tmp_path, "-o", tmp_path / "png", "--weights", weights.codec)
-    assert len(result.out.splitlines()) == 4
+    assert len(result.out.splitlines()) == 5
 
 
 def test_labels() -> None:

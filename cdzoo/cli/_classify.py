@@ -118,15 +118,17 @@ _OTHER_FORMATS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
 }
+_NOT_PILLOWS = ("HEIF", "JPEG XL")
 
 
 def _check_format(data: bytes) -> None:
     kind = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-    if kind is None and data[4:8] == b"ftyp":
-        kind = "HEIF" if data[8:11] in (b"hei", b"hev", b"mif") else "AVIF"
+    if data[4:8] == b"ftyp":
+        kind = "HEIF" if data[8:11] in (b"hei", b"hev") else {b"avif": "AVIF", b"mif1": "HEIF"}.get(data[8:12])
     if kind is not None:
         what = f"{'an' if kind == 'AVIF' else 'a'} {kind} file, whatever it is called"
-        raise ValueError(f"{what}; run 'cdzoo compress' on it and classify the .cdz.")
+        first = "convert it to PNG, " if kind in _NOT_PILLOWS else ""
+        raise ValueError(f"{what}; {first}run 'cdzoo compress' on it and classify the .cdz.")
 
 
 def _coefficient_classifier(args: argparse.Namespace) -> Classifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -30,8 +31,8 @@ def add_commands(commands: Any) -> None:
         help="images to .cdz streams",
         description="Write a .cdz stream for every image. A stream takes the modification time of its image: a later "
         "run skips what is up to date and was written by the same codec, so an interrupted run can be started again. "
-        "Up to date is the stream of an image with the same name, size in pixels and modification time. A stream of "
-        "another size is taken for another image's, and stays.",
+        "Up to date is the stream of an image with the same name, size in pixels and modification time. Of another "
+        "size, it is taken for another image's, and stays, unless the image is newer.",
     )
     add_inputs(parser, "IMAGE", "an image, or a folder that is searched for images")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the streams, made if need be")
@@ -120,7 +121,8 @@ def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> l
     target = Path(args.output)
     suffix = target.suffix.lower()
     if target.is_dir() or suffix not in IMAGE_SUFFIXES:
-        if suffix and not target.exists() and [os.path.isdir(name) for name in args.inputs] == [False]:
+        is_one = [os.path.isdir(name) for name in args.inputs] == [False]
+        if is_one and not target.exists() and not args.output.endswith(("/", os.sep)) and _resembles_image(suffix):
             raise UsageError(
                 f"--output {args.output}: is that an image or a folder? Name a .png file, or make the folder first."
             )
@@ -132,6 +134,10 @@ def _png_outputs(jobs: list[Job], args: argparse.Namespace, report: Report) -> l
             f"--output {args.output} is one file for {max(len(jobs), len(args.inputs))} streams; name a folder."
         )
     return [Output(job.source, target) for job in jobs]
+
+
+def _resembles_image(suffix: str) -> bool:
+    return bool(difflib.get_close_matches(suffix, IMAGE_SUFFIXES, n=1, cutoff=0.7))
 
 
 def _up_to_date(output: Output, modified: int, codec: Codec) -> StreamHeader | None:
@@ -152,7 +158,8 @@ def _up_to_date(output: Output, modified: int, codec: Codec) -> StreamHeader | N
         header = read_header(data, max_pixels=None)
     except BitstreamError:
         return None  # damaged since it was written: write it again
-    if header.image_size != (size := read_image_size(output.source)):
+    is_newer = modified > status.st_mtime_ns + _SAME_TIME_NS  # edited since, and perhaps resized
+    if not is_newer and header.image_size != (size := read_image_size(output.source)):
         raise ValueError(
             f"{os.fspath(target)!r} holds an image of {width_x_height(header.image_size)} pixels, and this one has "
             f"{width_x_height(size)}; --overwrite replaces it, another --output keeps both."

@@ -18,6 +18,9 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 __all__ = ["ACTIVATION_BITS", "IntegerDecoder"]
 
@@ -152,7 +155,17 @@ def _geometry(module: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, int | bool]:
     }
 
 
+def _apply_reparametrisation(module: nn.Module) -> None:
+    """Bring ``weight`` up to date where pruning or a norm makes it from other tensors, before a forward pass does."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm):
+            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+        elif isinstance(hook, BasePruningMethod | WeightNorm):
+            hook(module, None)
+
+
 def _quantise(module: nn.Conv2d | nn.ConvTranspose2d, slope: float | None) -> _Layer:
+    _apply_reparametrisation(module)
     weight = module.weight.detach().cpu().double()
     if isinstance(module, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)

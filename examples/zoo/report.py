@@ -47,11 +47,9 @@ are mean bits per pixel of whole `.cdz` files of the validation images at 128 pi
 larger ones, and of all channels where a network reads few. One seed unless a spread is given. Minutes are those of one
 core of the training itself, without the search and without what is done once for all networks: encoding, and decoding.
 
-The two networks of original images were trained before squares of those were kept, and had a new random view in each
-epoch, and never the whole image. Two things are not alike for latents. A mirrored latent is not that of the mirrored
-image (001 mirrors them all the same); *unmirrored* are two networks that had mirrored images only among their random
-views. And a crop of a latent of stride 16 has one of four places, where validation sees pixels 0 to 111; the others see
-the centre, 8 to 119.
+Two things are not alike for latents. A mirrored latent is not that of the mirrored image (001 mirrors them all the
+same); *unmirrored* are two networks that had mirrored images only among their random views. And a crop of a latent of
+stride 16 has one of four places, where validation sees pixels 0 to 111; the others see the centre, 8 to 119.
 
 Networks start from random values, but for those *from layers of resnet50v1.5*: as 002 does it (4.2), they take over
 what they share with a ResNet-50 that was trained on what the same codec decodes, leave that as it is for 3.4 of 8
