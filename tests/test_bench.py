@@ -83,6 +83,6 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].split()[:4] == ["task", "px", "batch", "threads"]
     assert lines[2].split()[:5] == ["inference", "64", "1", "1", "pixels"]
     assert main([*options, "--photo", "nowhere.png"]) == 1
-    assert main([*options, "--model", "resnet1"]) == 1
+    assert main([*options, "--model", "resnet1"]) == 2
     with pytest.raises(SystemExit):
         main(["bench"])
