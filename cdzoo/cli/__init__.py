@@ -47,8 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.abort(explain(error), status=1)
     try:
         report.print(args.render)
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except OSError as error:
         # the reader (head, less) has seen enough, or the disk is full; keep the interpreter from complaining when it
         # closes the stream

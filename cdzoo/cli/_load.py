@@ -58,7 +58,7 @@ def load(source: WeightsFolder) -> nn.Module:
 def load_codec(builder: str | None, weights: str) -> Codec:
     """A codec with weights; arguments as in :func:`find_weights`."""
     if builder is not None:
-        _check_codec(builder, weights)
+        _check_codec(builder)
     source = find_weights(builder, weights, default="bmshj2018_hyperprior")
     if source.codec_entry is not source.config:
         raise UsageError(f"weights {source} are for {source.config['builder']}, which is no codec.")
@@ -67,18 +67,17 @@ def load_codec(builder: str | None, weights: str) -> Codec:
     return codec
 
 
-def _check_codec(builder: str, weights: str) -> None:
+def _check_codec(builder: str) -> None:
     """Tell of codecs what :func:`find_weights` tells of codecs and networks, in words that fit a command.
 
     Raises:
-        UsageError: an unknown name, or the default weights of a codec that has none.
+        UsageError: an unknown name.
     """
     if builder not in list_models():  # among which there is one that codes, too
         try:
             get_builder(builder, "codec")
         except ValueError as error:
             raise UsageError(str(error)) from error
-    _check_published(builder, weights)
 
 
 def _check_published(builder: str, weights: str) -> None:

@@ -89,7 +89,7 @@ class Report:
         if text and sys.stdout is None:  # closed before this process began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if text:
-            print(_printable(text, sys.stdout))
+            print(_printable(text, sys.stdout), flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
