@@ -156,15 +156,14 @@ ICAT_ABLATIONS = [
 _SEGMENTER = "segmenter --small --data {camvid} --threads 1 --cpu-clock --checkpoint-minutes 2 --evaluate-every 20"
 
 
+def _segmenting(name: str, script: str, codec: str, model: str, *needs: str) -> Planned:
+    """From the layers of the classifier that the last of ``needs`` has trained, on what ``codec`` leaves."""
+    more = f"--epochs 18 --codec {codec} --model {model} --classifier {{home}}/{needs[-1]}/classifier"
+    return Planned(f"segmenter-{name}", script, f"{_SEGMENTER} {more}", needs)
+
+
 def _segmenter(codec: str, kind: str, script: str, model: str, start: str) -> Planned:
-    """From the layers of a classifier on what the same codec leaves."""
-    return Planned(
-        f"segmenter-{codec}-{kind}",
-        script,
-        f"{_SEGMENTER} --epochs 18 --codec {_FOLDERS[codec]} --model {model} "
-        f"--classifier {{home}}/head-{codec}-{start}/classifier",
-        (f"head-{codec}-{start}",),
-    )
+    return _segmenting(f"{codec}-{kind}", script, _FOLDERS[codec], model, f"head-{codec}-{start}")
 
 
 SEGMENTATION = [
@@ -271,14 +270,9 @@ JOINT = [
 """Joint training, and its three controls (001, 6.1)."""
 
 JOINT_SEGMENTATION = [
-    Planned(
-        f"segmenter-{joint}", "recipes/torfason2018.py",
-        f"{_SEGMENTER} --epochs 18 --codec {{home}}/{codec}/codec --model cresnet39_d "
-        f"--classifier {{home}}/{joint}/classifier",
-        (joint,) if joint == codec else (codec, joint),
-    )
-    for joint, codec in (("joint-both", "joint-both"), ("joint-control-longer", "joint-control"))
-]  # fmt: skip
+    _segmenting(needs[-1], "recipes/torfason2018.py", f"{{home}}/{needs[0]}/codec", "cresnet39_d", *needs)
+    for needs in (("joint-both",), ("joint-control", "joint-control-longer"))
+]
 """Segmentation from what joint training and the longest of its controls came to (001, 6.2)."""
 
 OTHER_RATES = [
