@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -153,6 +154,25 @@ def test_no_end_marker_loses_nothing() -> None:
         part = read_jpeg(data[:-2], strict=False)
     for ours, theirs in zip(part.planes, read_jpeg(data).planes, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("interval", [0, 2, 5])
+def test_a_restart_marker_behind_the_last_interval_is_no_damage(interval: int, progressive: bool) -> None:
+    """As libjpeg sees it, silently, whatever the marker's number; but nothing may follow it other than a marker."""
+    plain = encode(picture(48, 32), restart_marker_blocks=interval, progressive=progressive)
+    files = [plain[:-2] + bytes([0xFF, 0xD0 + number]) + plain[-2:] for number in range(8)]
+    for plane in read_jpeg([plain, *files]).planes:
+        assert plane[0].any()
+        assert torch.equal(plane, plane[:1].expand_as(plane))
+    with warnings.catch_warnings(action="error"):
+        read_jpeg(files, strict=False)
+    pixels = np.asarray(Image.open(io.BytesIO(plain)))
+    assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels) for file in files)
+    with pytest.raises(JPEGError, match="a marker should be here"):
+        read_jpeg(files[0][:-2] + b"\x12" + files[0][-2:])
+    with pytest.raises(JPEGError, match="has no place here"):
+        read_jpeg(plain[:2] + b"\xff\xd0" + plain[2:])
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -158,6 +158,10 @@ class Segments:
             if code == 0xD9:
                 self.position = position + 2
                 return None
+            if 0xD0 <= code <= 0xD7 and self._num_scans > 0:
+                # some encoders end the last interval, too, by a restart marker, which libjpeg skips
+                position += 2
+                continue
             if code < 0xC0 or 0xD0 <= code <= 0xD8:
                 raise Damage(position, f"the marker FF {code:02X} has no place here")
             if position + 4 > size:
