@@ -20,7 +20,7 @@ __all__ = ["CoefficientTransform", "InputTransform", "LatentTransform", "transfo
 class LatentTransform:
     """Prepare a :class:`~cdzoo.types.Latent` for a network: subtract channel means, resize by nearest neighbour.
 
-    Deng and Karam (sec. 5.3) bring latents and scales to 28x28 by nearest neighbour; Torfason et al. (sec. 4.2)
+    Deng and Karam (sec. 5.3) bring latents and scales to 28x28 by nearest neighbour; Torfason et al. (A.4)
     subtract the training set's mean of each latent channel; Wang et al. do neither. ``weights.transforms()`` returns
     the instance that a set of weights was trained with, and ``cdzoo.compose`` applies it.
 

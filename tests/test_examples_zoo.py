@@ -376,6 +376,10 @@ def test_claims_without_results_are_not_run(scripts: dict[str, ModuleType], tmp_
     text, verdict = c.compare([("head-x", "head-y"), ("head-y", "head-z")])(results)
     assert verdict == c.HOLDS
     assert text == "62.0 ± 2.0 (2 seeds) against 40.0; 1 of 2 not run"
+    assert c.elsewhere(c.compare([("head-x", "head-y")]), "at another rate")(results) == (
+        "62.0 ± 2.0 (2 seeds) against 40.0: at another rate",
+        c.UNDECIDED,
+    )
     assert results.measured("head-x").deviation == pytest.approx(8**0.5)
     # a run with one seed has the deviation of those that have several, each pair with its own mean
     for name, top1 in (("head-w", 10.0), ("head-w-seed1", 12.0)):
@@ -495,6 +499,24 @@ def test_what_decides_the_claims_that_have_figures_of_their_own(
             metrics = dict(zip(("ssim", "ms_ssim", "bpp_real"), values, strict=True))
             write(name, {"run": "torfason2018.py", "metrics": metrics})
         assert judge("joint_quality")[1] == verdict, (ssim, ms_ssim, bpp)
+    for psnr, bpp, verdict in (
+        (24.9, 0.3, c.HOLDS), (24.9, 0.32, c.HOLDS), (24.9, 0.28, c.UNDECIDED),
+        (25.1, 0.3, c.FAILS), (25.1, 0.32, c.UNDECIDED),
+    ):  # fmt: skip
+        for name, values in (("joint-both", (psnr, bpp)), ("joint-control", (25.0, 0.3))):
+            metrics = dict(zip(("psnr", "bpp_real"), values, strict=True))
+            write(name, {"run": "torfason2018.py", "metrics": metrics})
+        assert judge("joint_psnr")[1] == verdict, (psnr, bpp)
+
+    # 004: beyond a rival's last point, that point; what it gains by bits decides nothing
+    points = [("icat_small", 1.0, 30.0), ("JPEG", 0.5, 20.0), ("JPEG", 1.5, 30.0), ("bmshj2018", 0.5, 29.0)]
+    write("rate_distortion", [{"codec": k, "bpp": r, "psnr": q} for k, r, q in points])
+    text, verdict = c.icat_rate("JPEG", "bmshj2018")(c.Results(tmp_path / "results"))
+    assert (text, verdict) == ("30.0 dB at 1.00 bpp (JPEG 25.0, bmshj2018 29.0 at 0.50)", c.HOLDS)
+    for psnr, bpp, verdict in ((28.0, 0.3, c.HOLDS), (27.0, 0.3, c.UNDECIDED), (28.0, 0.4, c.UNDECIDED)):
+        for name, values in (("icat-rival", (psnr, bpp)), ("codec-mbt2018-mean", (28.2, 0.3))):
+            write(name, {"run": "", "metrics": dict(zip(("psnr", "bpp_real"), values, strict=True))})
+        assert judge("rival_trained_on")[1] == verdict
 
     # 000, table 5: rates are those of the codecs
     for ours, bpp, verdict in ((45.0, 0.3, c.HOLDS), (45.0, 0.35, c.UNDECIDED), (35.0, 0.35, c.FAILS)):
@@ -506,13 +528,13 @@ def test_what_decides_the_claims_that_have_figures_of_their_own(
         assert text == f"{ours} against 40.0 at {bpp:.2f} and 0.30 bpp of Kodak"
 
     # 002: each rate for itself
-    settings = {"_LOW": 0.6, "": 0.4}
+    settings = {"_LOW": 0.6, "": 0.4, "_HIGH": 0.2}
     rows = [{"codec": "bmshj2018_hyperprior", "setting": f"IMAGENETTE_N48_M64{s}", "empty_channels": v,
              "zero_values": 0.9} for s, v in settings.items()]  # fmt: skip
     write("sparsity", [*rows, {"codec": "choi2019", "setting": "IMAGENETTE", "empty_channels": 0, "zero_values": 0}])
     text, verdict = judge("sparsity")
     assert verdict == "lowest rate: holds; middle: does not hold"
-    assert text.endswith("lowest rate: 60 %, 90 %; middle: 40 %, 90 %")
+    assert text.endswith("lowest rate: 60 %, 90 %; middle: 40 %, 90 %; highest: 20 %, 90 %")
 
     # 002: within a tenth; a hundred times
     for ours, decoding, verdict in ((10.9, 1001.0, "holds; decoding: holds"), (11.1, 999.0, None)):
@@ -543,8 +565,11 @@ def test_what_decides_the_claims_that_have_figures_of_their_own(
     text, verdict = asm_or_apx(c.Results(tmp_path / "results"))
     assert verdict == f"3 of 14: holds; 11 of 14: {c.UNDECIDED}"
     assert text == "frequencies: top-1 2: 70.5 / 50.5, 4: 50.5 / 50.5, 6: 50.5 / 50.5, 8: 50.5 / 50.5, 12: 50.5 / 50.5"
+    # of the networks that have both treatments
     learned = c.approximations(("adapted", "asm"), ("converted", "apx"))
-    assert learned(c.Results(tmp_path / "results"))[1] == verdict
+    text, found = learned(c.Results(tmp_path / "results"))
+    assert found == verdict
+    assert text.startswith("frequencies: top-1 2: 70.0 / 50.0, 4: 50.0 / 50.0")
 
 
 def test_counted_cost_is_the_published_one(scripts: dict[str, ModuleType]) -> None:
@@ -566,13 +591,13 @@ def test_run_times_stand_beside_published_computation(scripts: dict[str, ModuleT
     # 001, table 1
     published = {"resnet50": 3.86, "resnet71": 5.38, "cresnet39": 2.95, "cresnet51": 3.83, "cresnet72": 5.36}
     assert {name: counted[name] for name in published} == pytest.approx(published, abs=0.015)
-    assert all(row["milliseconds"] > 0 for row in rows)
+    assert all(row["milliseconds"] > 0 and row["batch"] == 1 for row in rows)
     assert {row["network"] for row in rows if row["reads"] == "pixels"} == {"resnet50", "resnet71"}
 
-    other = scripts["runtime"].measure("002", size=64, batch=1, rounds=1, N=8, M=12)
+    other = scripts["runtime"].measure("002", size=64, rounds=1, N=8, M=12)
     assert [row["network"] for row in other] == ["reading", "decoding", "fa_cresnet39", "resnet50"]
     assert [row["reads"] for row in other] == ["bits", "bits", "latents", "pixels"]
-    assert all(row["milliseconds"] > 0 for row in other)
+    assert all(row["milliseconds"] > 0 and row["batch"] == 1 for row in other)
 
     c = scripts["claims"]
 

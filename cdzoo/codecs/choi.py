@@ -9,9 +9,10 @@ is done here.
                                  └────► g_s ──► x_hat  (for the eye only)
 
 There is no entropy model: in training, ``cdzoo.ops.gaussian_entropy_loss`` of the latent takes the place of its rate.
-What the papers leave open: the hidden width (``N``, 256), the quantiser in training (here uniform noise, which is what
-Choi et al. train with; rounding to integers otherwise), and how symbols are coded: here every channel has a table,
-measured by ``codec.calibrate(images)``.
+What the papers leave open: the hidden width (``N``, here 256, with which ``g_s`` takes 336 G multiply-adds for a
+picture of 1920x1080; the first paper says "over 900 GFLOPS" of the network it builds on), the quantiser in training
+(here uniform noise, which is what Choi et al. train with; rounding to integers otherwise), and how symbols are coded:
+here every channel has a table, measured by ``codec.calibrate(images)``.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ scales and means are coded with integers, as in :mod:`cdzoo.codecs.hyperprior`. 
 What the paper leaves open and what stands here: the hyperprior has half the stride of Minnen's (5x5/1, 5x5/2 in place
 of two 5x5/2), so that 224 is a multiple of all strides, 32; LeakyReLU has a slope of 0.01; ``g_a`` and ``g_s`` start
 from He's values, so that a first latent deviates by one or two and survives rounding; the class token has a position
-too, as in DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm. The scales of
-equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
+too, as in DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm; training clips
+gradients to a norm of 1. The scales of equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
 
 Recipe. One step from random values does not converge; there are two, each with the loss of equation 6::
 
@@ -31,7 +31,7 @@ Recipe. One step from random values does not converge; there are two, each with 
     loss(out, x, out.logits, target).loss.backward()
     codec.aux_loss().backward()                                    # the quantiles have an optimiser of their own
 
-Both take 300 epochs, batches of 1024, gradients clipped to a norm of 1, and a cosine schedule with 5 epochs of warm-up.
+Both take 300 epochs, batches of 1024, and a cosine schedule with 5 epochs of warm-up.
 The first has AdamW at 1e-3 and DeiT's augmentations without its moving average of weights; the second Adam at 1e-4 and,
 because the hyperprior takes others badly, random resized crops and mirroring alone. In the second, ``alpha`` sets the
 rate (0.1, 0.3, 0.6), and ``alpha / beta`` what the bits are spent on: 100 in the paper, 50 for better images, 200 for

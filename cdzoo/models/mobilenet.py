@@ -13,7 +13,8 @@ Table 1b prints its fifth row like the fourth, 96 channels with stride 1; the si
 MobileNetV2, whose row has 160 channels and stride 2: so it is here. It also gives the upscaled latent 320 channels,
 where MobileNetV2's next block reads 24: ``upscaled_channels``, 24 by default. The 1x1 convolution there has batch norm
 and no ReLU, for MobileNetV2 passes linear values from block to block. The paper does not mention dropout; MobileNetV2
-has 0.2 in front of its classifier.
+has 0.2 in front of its classifier. 45 counts ``upscale``, the 1x1, the 42 convolutions of the 14 blocks and the last
+1x1, without ``fc``.
 
 Recipe: as ResNet-41.
 """

@@ -52,8 +52,8 @@ def target_entropy_loss(entropy: Tensor, target: float) -> Tensor:
 
     Args:
         entropy: bits per symbol, of any shape.
-        target: bits per symbol. The paper has 1.265 with 32 channels (0.635 bits per pixel) and 0.8 with 8 (0.0983):
-            at stride 8, ``H C / 64`` bits per pixel.
+        target: bits per symbol. The paper has 1.265 with 32 channels (0.635 bits per pixel) and 0.8 with 8 (0.0983), in
+            joint training (A.8): at stride 8, ``H C / 64`` bits per pixel.
 
     Returns:
         the excess, in the shape of ``entropy``.

@@ -127,8 +127,8 @@ def target_rate_distortion_loss(
         x: the images, ``(B, 3, H, W)`` in ``[0, 1]``; the MSE is on the scale 0 to 255, which the paper's ``beta``
             needs: on ``[0, 1]`` the entropy would weigh 65,025 times more.
         entropy: ``H(q)`` in bits per symbol, 0-dimensional; ``codec.quantizer.entropy(y)``.
-        beta, target_entropy: in the paper (A.8), 150 and 1.265 with 32 channels (0.635 bits per pixel), 600 and 0.8
-            with 8 (0.0983).
+        beta, target_entropy: in the paper 150 and 1.265 with 32 channels (0.635 bits per pixel), 600 and 0.8 with 8
+            (0.0983). It gives them for equation 2 (A.8), and none for the codec's own training.
     """
     distortion, excess = _mse255(output.x_hat, x), target_entropy_loss(entropy, target_entropy)
     return TargetRateDistortion(distortion + beta * excess, distortion, excess)

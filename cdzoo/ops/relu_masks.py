@@ -9,7 +9,9 @@ anti-diagonal ``alpha + beta`` of the block, 0 to 14, so that 1 to 15 of them ke
 
 Errata: sec. 4.2 keeps all "phi <= k", which for k frequencies numbered from 0 would be one too many; as in its
 experiments, where 15 is exact, ``n`` frequencies are those below ``n``. Eq. 16 and 17 repeat the indices m and n in
-both factors, but the sum over them takes place only once the mask G is multiplied in: H keeps them.
+both factors, but the sum over them takes place only once the mask G is multiplied in: H keeps them. Theorem 1 calls the
+lowest frequencies the best to keep of any; that is so on average over photographs, and for a given block the best are
+those of the largest coefficients.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def build_ablation(name: str, *, num_convs: tuple[int, int, int], **sizes: Any) 
 
     Args:
         name: one of :data:`NAMES`.
-        num_convs: of the enhancement units in layers 2, 3 and 4, unless the name says it.
+        num_convs: of the enhancement units in layers 2, 3 and 4, unless the name says it; layer 1 of the pixel network
+            has one less than layer 2.
         sizes: ``in_channels``, ``num_classes``, ``width``, ``latent_stride``.
     """
     experiment, _, setting = name.partition("=")
@@ -47,5 +48,5 @@ def build_ablation(name: str, *, num_convs: tuple[int, int, int], **sizes: Any) 
         raise ValueError(f"no ablation {name!r} in table 3; known are {', '.join(NAMES)}.")
     if experiment == "effect":
         pixel = {key: sizes[key] for key in ("num_classes", "width") if key in sizes}
-        return fa_resnet50(num_convs=(num_convs[0], *num_convs), **pixel)
+        return fa_resnet50(num_convs=(num_convs[0] - 1, *num_convs), **pixel)
     return fa_cresnet39_ablation(**{"num_convs": num_convs, **sizes, **ABLATIONS[experiment][setting]})

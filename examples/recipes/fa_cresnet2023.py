@@ -12,9 +12,14 @@ Stage 1 trains what the pixel network has no weights for, and the rest is frozen
 everything. Without ``--pretrained`` there is nothing to freeze, and stage 2 has the whole length.
 
 CODEC is a folder, a Hub repository, or the name of weights of bmshj2018_hyperprior that ship with cdzoo. The paper's
-are the published HyperMS-SSIM-1 to -8, which come in by ``codec.load_compressai(state_dict)`` and
-``cdzoo.save_pretrained``; tell ``--lowest-rate`` for quality 1, which has fewer convolutions. ``--ablation`` takes the
-networks of table 3 (see fa_ablation.py).
+are the models for MS-SSIM of tensorflow-compression, qualities 1 to 8; CompressAI's checkpoints of that design and
+metric, which come in by ``codec.load_compressai(state_dict)`` and ``cdzoo.save_pretrained``, can stand in for them.
+Tell ``--lowest-rate`` for quality 1, which has fewer convolutions. ``--ablation`` takes the networks of table 3 (see
+fa_ablation.py); its pixel network has the schedule of MINC-2500's anchors, and in the paper starts from random values.
+
+The paper codes original images (5.2, 5.3). Here they are brought to squares of ``--size`` pixels first, 256 by default,
+so that batches have one size: rates, and rows and columns of latents before they are brought to 28, are those of
+squares.
 
 What the paper leaves open: mirroring of latents is not mentioned (``--mirror``); whether the rate of pretrained layers
 on ImageNet, 1e-4, decays (here it does not; on MINC all layers share one schedule); how the cResNet-39 it compares with
@@ -154,11 +159,11 @@ def anchor(args: argparse.Namespace) -> dict[str, Any]:
 
 def classifier(args: argparse.Namespace) -> dict[str, Any]:
     """Train FA-cResNet-39, the cResNet-39 it is compared with, or a network of table 3 in two stages."""
-    recipe = CLASSIFIER[args.schedule]
+    pixels = args.ablation == "effect=fa_resnet"
+    recipe = ANCHOR["minc"] if pixels else CLASSIFIER[args.schedule]
     _apply_recipe(args, recipe)
     run = Run(args)
     codec = load_codec(run, _smoke_codec)
-    pixels = args.ablation == "effect=fa_resnet"
     crop = random_resized_crop(args.crop if pixels else args.latent_size, bilinear=pixels, mirror=args.mirror or pixels)
     kind: Any = "decoded" if pixels else "latents"
     inputs = ClassifierInputs(run, codec, kind, augment=crop, size=None if pixels else args.latent_size)

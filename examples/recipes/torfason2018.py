@@ -8,8 +8,8 @@ The paper's experiments, in its order (A.1, A.4, A.5, A.8):
     torfason2018.py segmenter  --data voc --codec runs/codec/codec --classifier runs/classifier/classifier
     torfason2018.py joint      --data imagenet --codec runs/codec/codec --classifier runs/classifier/classifier
 
-``resnet50`` and ``resnet71`` read decoded images: the rivals. Joint training is compared with three controls (6.1): the
-codec alone trained on; a classifier from scratch on that codec; and nine more epochs of that classifier:
+``resnet50`` and ``resnet71`` read decoded images: the rivals. Joint training is compared with a control of three steps
+(6.1): the codec alone is trained on; a classifier is trained from scratch on that codec; and for nine more epochs:
 
     torfason2018.py joint      ... --train codec --out runs/control
     torfason2018.py classifier ... --codec runs/control/codec --out runs/control-classifier
@@ -18,9 +18,10 @@ codec alone trained on; a classifier from scratch on that codec; and nine more e
 
 A segmenter of the joint network starts from ``--codec runs/joint/codec --classifier runs/joint/classifier``.
 
-What the paper leaves open: the crops that the codec is trained on (here 160 pixels); beta and H_t at 0.330 bits per
-pixel (here 300, between its neighbours, and 1.32, for H C / 64 = 0.330); the batch of joint training (64, as in
-classification). Its learning rate at 0.330, 1e-5, is a hundredth of the others'; it stands here as it does there.
+What the paper leaves open: the crops that the codec is trained on (here 160 pixels); beta and H_t of the codec's own
+training, equation 1 (here those that A.8 gives for joint training), and in either at 0.330 bits per pixel (here 300,
+between its neighbours, and 1.32, for H C / 64 = 0.330); the batch of joint training (64, as in classification). Its
+learning rate at 0.330, 1e-5, is a hundredth of the others'; it stands here as it does there.
 """
 
 from __future__ import annotations

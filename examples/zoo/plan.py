@@ -267,13 +267,13 @@ JOINT = [
         ("joint-control", "joint-control-classifier"),
     ),
 ]  # fmt: skip
-"""Joint training, and its three controls (001, 6.1)."""
+"""Joint training, and the three steps of its control (001, 6.1)."""
 
 JOINT_SEGMENTATION = [
     _segmenting(needs[-1], "recipes/torfason2018.py", f"{{home}}/{needs[0]}/codec", "cresnet39_d", *needs)
     for needs in (("joint-both",), ("joint-control", "joint-control-longer"))
 ]
-"""Segmentation from what joint training and the longest of its controls came to (001, 6.2)."""
+"""Segmentation from what joint training and its control came to (001, 6.2)."""
 
 OTHER_RATES = [
     head(f"torfason2018-{rate}", model, arguments)
@@ -286,7 +286,7 @@ OTHER_RATES_000 = [
     *(head(f"choi2019-{rate}", model) for rate in ("low", "high") for model in ("resnet41", "resnet50")),
     head("choi2019-low", "resnet41", "--channels 8", name="resnet41-8channels"),
 ]
-"""000 at its lowest and highest rate; few channels are said to be better at the lowest (table 4)."""
+"""000 at a low rate and at its highest; few channels are said to be better at its lowest (table 4)."""
 
 DEPTHS = [head("torfason2018", model, "--centre") for model in ("cresnet51", "cresnet72")]
 OTHER_DEPTHS = [

@@ -56,8 +56,9 @@ what they share with a ResNet-50 that was trained on what the same codec decodes
 epochs (15 of 35 in the paper), and train it at a tenth of the rate after that. Besides their own epochs they have the
 eight of that ResNet-50 behind them. Whether the cResNet-39 of the paper's comparison starts so too, it leaves open;
 here it does. *resnet50v1.5* strides in the 3x3 convolutions, as 002's networks do, *resnet50* in the first 1x1, as
-001's. *+few* has two to four convolutions in its FA modules in place of three to five, as 002 at its lowest rate; the
-other names with a plus are changes of 002's table 3, which `examples/zoo/heads.py` spells out.
+001's; it stands beside 000's networks, too, whose paper does not say where its ResNet-50 strides. *+few* has two to
+four convolutions in its FA modules in place of three to five, as 002 at its lowest rate; the other names with a plus
+are changes of 002's table 3, which `examples/zoo/heads.py` spells out.
 """
 
 

@@ -2,13 +2,13 @@
 
     runtime.py
     runtime.py --device cuda --batch 256
-    runtime.py --paper 002 --batch 1
+    runtime.py --paper 002
 
 At the published sizes, with random weights: 001's codec of 0.098 bits per pixel with its 8 latent channels and its
 networks; a hyperprior of 128 and 192 channels, FA-cResNet-39 and ResNet-50, with the time from bits to a latent
 (``reading``) and to pixels (``decoding``). Each time is the median over rounds in which all take turns: of CPU times in
 one thread, or of times on the wall of a device, in 32 bits (TF32 in convolutions, which is PyTorch's default). 001's
-times are of a GPU and batches of 256, 002's of a GPU and single images.
+times are of a GPU and batches of 256, 002's of single images on a device that it does not name.
 """
 
 from __future__ import annotations
@@ -77,13 +77,15 @@ def works_002(size: int, batch: int, device: str, **codec: int) -> dict[str, Cal
 
 
 PAPERS: dict[str, Callable[..., dict[str, Callable[[], Any]]]] = {"001": works, "002": works_002}
+BATCHES = {"001": 8, "002": 1}
 
 
 @torch.no_grad()
 def measure(
-    paper: str = "001", size: int = 224, batch: int = 8, rounds: int = 9, device: str = "cpu", **codec: int
+    paper: str = "001", size: int = 224, batch: int | None = None, rounds: int = 9, device: str = "cpu", **codec: int
 ) -> list[dict[str, Any]]:
     """Giga multiply-adds and milliseconds of each, for one image."""
+    batch = batch or BATCHES[paper]
     todo = PAPERS[paper](size, batch, device, **codec)
     times: dict[str, list[float]] = {name: [] for name in todo}
     for turn in range(1 + rounds):
@@ -98,6 +100,7 @@ def measure(
             "reads": "pixels" if name in PIXELS else "bits" if name in ("reading", "decoding") else "latents",
             "gmacs": round(count_of(work)[""] / batch, 4),
             "milliseconds": round(1e3 * statistics.median(times[name]), 2 if device == "cpu" else 4),
+            "batch": batch,
             **({"device": torch.cuda.get_device_name(device)} if device != "cpu" else {}),
         }
         for name, work in todo.items()
@@ -109,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", default="001", choices=PAPERS)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, help="images at a time; default: 8 for 001, 1 for 002")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
