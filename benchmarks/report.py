@@ -121,7 +121,8 @@ def behind(rows: Sequence[Row]) -> str:
             low, high = peer.spread
             if peer.ratio < 1 or low <= 1:
                 case = ", ".join(f"{key} {value}" for key, value in row.case.items() if key != "bits per pixel")
-                verdict = "even" if low <= 1 <= high else "behind" if peer.ratio < 1 else "even"
+                # the ratio is of medians, the quartiles are of rounds: behind is where they agree
+                verdict = "behind" if peer.ratio < 1 and high < 1 else "even"
                 cells = (f"{number(peer.ratio)}", f"{number(low)} to {number(high)}", f"**{verdict}**")
                 lines.append((peer.ratio, [row.group, case, name, *cells]))
     if not lines:

@@ -20,7 +20,7 @@ _FRONT_MATTER = ("license", "datasets", "tags")
 _ELSEWHERE = ("title", "description", "metrics", "classes", "member")
 
 
-def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor], num_bytes: int) -> str:
     """Markdown with the YAML header that the Hub reads.
 
     Args:
@@ -31,6 +31,7 @@ def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
             to such mappings; ``classes``, a list of names; ``member``, the name in the weights enum of what ships with
             the package.
         tensors: what goes into ``model.safetensors``; counted.
+        num_bytes: the size of that file.
     """
     meta = dict(config["meta"])
     name, kind = config["builder"], config["kind"]
@@ -38,7 +39,7 @@ def model_card(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     parts = [_header(meta, name, kind), f"# {title}"]
     if meta.get("description"):
         parts.append(str(meta["description"]))
-    parts.append(_facts(config, tensors))
+    parts.append(_facts(config, tensors, num_bytes))
     parts.append(f"## Use\n\n```python\n{_snippet(config)}\n```")
     if meta.get("metrics"):
         parts.append(f"## Metrics\n\n{_metrics(meta['metrics'])}")
@@ -63,12 +64,12 @@ def _header(meta: Mapping[str, Any], name: str, kind: str) -> str:
     return f"---\n{body}\n---"
 
 
-def _facts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def _facts(config: Mapping[str, Any], tensors: Mapping[str, Tensor], num_bytes: int) -> str:
     arguments = ", ".join(f"{k}={v!r}" for k, v in config["arguments"].items())
     count = sum(t.numel() for n, t in tensors.items() if not n.startswith("integer."))
     lines = [
         f"- built by `cdzoo.get_{config['kind']}({config['builder']!r})` with `{arguments}`",
-        f"- {count:,} numbers, {sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6:.1f} MB",
+        f"- {count:,} numbers, {num_bytes / 1e6:.1f} MB",
     ]
     if "fingerprint" in config:
         lines.append(
@@ -93,7 +94,7 @@ def _snippet(config: Mapping[str, Any]) -> str:
     load = f"import cdzoo\n\n{config['kind']} = cdzoo.from_pretrained({origin!r}{revision})"
     if config["meta"].get("member"):
         builder, member = config["builder"], config["meta"]["member"]
-        load = f"import cdzoo\n\n{config['kind']} = cdzoo.get_{config['kind']}({builder!r}, weights={member!r})"
+        load = f"import cdzoo\n\n{config['kind']} = cdzoo.get_{config['kind']}({builder!r}, weights={member!r}).eval()"
     if config["kind"] == "codec":
         return f"{load}\nstreams = codec.compress(images)  # (B, 3, H, W) in [0, 1]\nlatent = codec.decompress(streams)"
     if "fingerprint" in config:  # a model with a codec inside

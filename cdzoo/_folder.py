@@ -120,7 +120,7 @@ class WeightsFolder:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Classes, metrics, recipe, licence: whatever the model card states."""
+        """Whatever the model card states, as classes, metrics, recipe, licence."""
         return copy.deepcopy(self.config.get("meta") or {})  # nobody's changes reach anybody else
 
     @property
@@ -165,13 +165,13 @@ class WeightsFolder:
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """Where the weights can be had again: ``repo_id``, ``revision``; and a codec's ``fingerprint``."""
+        """Where the weights can be had again, by ``repo_id`` and ``revision``; and a codec's ``fingerprint``."""
         repo_id, revision = self.hub or (self.config.get("repo_id"), self.config.get("revision"))
         return {"repo_id": repo_id, "revision": revision, "fingerprint": self.config.get("fingerprint")}
 
     @property
     def codec_entry(self) -> dict[str, Any] | None:
-        """What is said of the codec: the configuration itself, where the module codes, else what it names; or ``None``.
+        """What is said of the codec, the configuration itself where the module codes, else what it names; or ``None``.
 
         A model with a fingerprint of its own is one with a codec inside.
         """

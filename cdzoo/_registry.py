@@ -174,12 +174,20 @@ def latent_interface(name: str) -> LatentInterface | None:
 
 
 def get_codec(name: str, **kwargs: Any) -> Codec:
-    """Build a codec by name; keyword arguments go to its builder."""
+    """Build a codec by name; keyword arguments go to its builder.
+
+    Raises:
+        ValueError: no such codec; the message suggests the nearest names. What the builder raises.
+    """
     return cast("Codec", get_builder(name, "codec")(**kwargs))
 
 
 def get_model(name: str, **kwargs: Any) -> nn.Module:
-    """Build a model by name; keyword arguments go to its builder."""
+    """Build a model by name, in training mode, as every builder does; keyword arguments go to its builder.
+
+    Raises:
+        ValueError: no such model; the message suggests the nearest names. What the builder raises.
+    """
     return get_builder(name, "model")(**kwargs)
 
 

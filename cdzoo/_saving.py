@@ -116,7 +116,7 @@ def save_pretrained(
     _check_loadable(json.loads(text), tensors)
     if card is None:
         _check_meta(config["meta"])
-        card = model_card(config, tensors)
+        card = model_card(config, tensors, len(data))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / TENSORS, data)

@@ -41,7 +41,7 @@ class Weights:
 
     @cached_property
     def source(self) -> WeightsFolder:
-        """The folder inside the package: it resolves with no network."""
+        """The folder inside the package, which resolves with no network."""
         return WeightsFolder(PACKAGED / self.folder, self.folder)
 
     @property

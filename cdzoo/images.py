@@ -140,15 +140,25 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
 
 
 def to_pillow(x: Tensor) -> Image.Image:
-    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as an 8-bit RGB image of Pillow."""
+    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as an 8-bit RGB image of Pillow.
+
+    Raises:
+        ValueError: another shape.
+    """
     from PIL import Image
 
+    if x.dim() not in (3, 4) or x.shape[:-2].numel() != 3 or x.shape[-3] != 3:
+        raise ValueError(f"x must be one image (3, H, W) or (1, 3, H, W), not {tuple(x.shape)}.")
     pixels = x.detach().reshape(3, *x.shape[-2:]).permute(1, 2, 0).clamp(0, 1).mul(255).round()
     return Image.fromarray(pixels.to("cpu", torch.uint8).contiguous().numpy())
 
 
 def png_bytes(x: Tensor) -> bytes:
-    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as the bytes of an 8-bit RGB PNG file."""
+    """One image ``(1, 3, H, W)`` or ``(3, H, W)`` in ``[0, 1]`` as the bytes of an 8-bit RGB PNG file.
+
+    Raises:
+        ValueError: another shape.
+    """
     from PIL.PngImagePlugin import PngInfo
 
     buffer, text = io.BytesIO(), PngInfo()

@@ -100,7 +100,7 @@ class CoefficientTransform:
             raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}.")
 
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files at a 1, 1/2, 1/4 or 1/8 of its size."""
+        """A batch of files at 1, 1/2, 1/4 or 1/8 of its size."""
         factor = self.factor(coefficients.image_size)
         if factor == 1:
             return coefficients

@@ -40,7 +40,7 @@ myst_heading_anchors = 3
 # -- API --------------------------------------------------------------------------------------------------------------
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True, "special-members": "__call__"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -251,6 +251,10 @@ def test_rows_that_are_not_ahead_are_named(scripts: dict[str, ModuleType], tmp_p
         ("A", "**behind**"),
         ("B", "**even**"),
     ]
+    # the ratio of medians says slower, most rounds say faster
+    mixed = measuring.row("growth", case, {"cdzoo": [1.0, 1.0, 3.0, 3.0, 3.0], "D": [1.5, 1.5, 2.5, 4.0, 4.0]})
+    assert mixed.peers["D"].ratio < 1 < mixed.peers["D"].spread[0]
+    assert "**even**" in report.behind([mixed])
     assert report.behind([measuring.row("growth", case, {"cdzoo": [1.0, 1.0], "C": [2.0, 2.0]})]).startswith("Nowhere")
     assert "| JPEG | 64 | 1 | 1 | 2 | 1 (**0.5**, 0.5 to 0.5) |" in report.section([row])
     labels = row._replace(group="jpeg-to-labels", case={**case, "network": "n"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,12 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
     with pytest.raises(ValueError, match=r"a\.png' is too large.*1198"):
         read_image(path, max_pixels=None)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 4, 4), (4, 4), (1, 1, 3, 4, 4)])
+def test_png_bytes_takes_one_image(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        png_bytes(torch.rand(shape))
 
 
 def test_png_bytes_round_trip() -> None:

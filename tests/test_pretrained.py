@@ -7,12 +7,15 @@ import io
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import cdzoo
+from cdzoo._card import model_card
+from cdzoo._folder import WeightsFolder
 from cdzoo._weights import PACKAGED, WeightsEnum
 from cdzoo.cli import main
 from cdzoo.codecs import Codec, read_header
@@ -55,6 +58,30 @@ def test_there_are_four_codecs_and_five_families_of_networks_in_both_domains() -
     assert len(cdzoo.list_codecs(pretrained=True)) >= 4
     assert len(families) >= 5
     assert {name.startswith("jpeg_") for name in families} == {True, False}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_the_card_is_up_to_date_and_its_lines_run(folder: Path) -> None:
+    source = WeightsFolder.from_path(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    size = (folder / "model.safetensors").stat().st_size
+    assert card == model_card({**source.config, "arguments": source.arguments}, source.tensors(), size)
+
+    lines = card.split("```python\n")[1].split("```")[0].replace("photo.jpg", PHOTO.as_posix())
+    photo, names = load_photo(256), dict[str, Any]()
+    names["images"] = photo
+    if source.config["kind"] == "model" and source.config["codec"]:
+        names["streams"] = source.build_codec().compress(photo)
+    exec(lines, names)
+    module = names[source.config["kind"]]
+    assert not module.training
+    if source.config["kind"] == "codec":
+        assert names["latent"].image_size == (256, 256)
+    else:
+        logits = names["logits"]
+        assert logits.shape[1] == len(source.meta["classes"])
+        if "imagenette" in folder.name:
+            assert source.meta["classes"][logits.argmax(1)] == "church"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)

@@ -27,7 +27,8 @@ class GaussianPrior(Codec):
         M: channels of the latent, of its scales, and of its means.
         h_a: latents ``(B, M, h, w)`` to hyper-latents ``(B, N, h', w')``.
         h_s: back, to scales (and means) of at least ``(h, w)``.
-        entropy_bottleneck, gaussian_conditional: CompressAI's, of ``N`` channels and without scales.
+        entropy_bottleneck: CompressAI's, of ``N`` channels.
+        gaussian_conditional: CompressAI's, without scales.
     """
 
     has_scales: ClassVar[bool] = True

@@ -43,7 +43,8 @@ class ChoiCodec(CalibratedCodec):
 
         output, y = codec.forward_with_y(x)
         rate = cdzoo.ops.gaussian_entropy_loss(y)
-        loss = cdzoo.ops.MultiTaskLoss([beta_1])(rate, torch.nn.functional.mse_loss(output.x_hat, x))
+        mse = 12 * torch.nn.functional.mse_loss(output.x_hat, x)  # of images in [-1, 1], summed over colours
+        loss = cdzoo.ops.MultiTaskLoss([beta_1])(rate, mse)
 
     Before :meth:`calibrate`, every channel is taken for a Gaussian with a standard deviation of 4 around 0. The counts
     cover -255 to 255; a symbol beyond costs some 20 bits more.

@@ -361,6 +361,10 @@ def bmshj2018_factorized(
         metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
         N: channels of the hidden layers, in place of the quality's.
         M: channels of the latent, in place of the quality's.
+
+    Raises:
+        ValueError: a value that cannot be, or another than that of the weights.
+        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(6, quality, metric)
     return build(bmshj2018_factorized, weights, FactorizedPrior, defaults, quality=quality, metric=metric, N=N, M=M)
@@ -383,6 +387,10 @@ def bmshj2018_hyperprior(
         metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
         N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
         M: channels of the latent, in place of the quality's.
+
+    Raises:
+        ValueError: a value that cannot be, or another than that of the weights.
+        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(6, quality, metric)
     return build(bmshj2018_hyperprior, weights, ScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)
@@ -405,6 +413,10 @@ def mbt2018_mean(
         metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
         N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
         M: channels of the latent, in place of the quality's.
+
+    Raises:
+        ValueError: a value that cannot be, or another than that of the weights.
+        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(5, quality, metric)
     return build(mbt2018_mean, weights, MeanScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)

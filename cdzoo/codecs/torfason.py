@@ -14,7 +14,8 @@ as many; the paper's 2.85 is not what a mirror takes, and it does not say what e
 
 What the paper leaves open: the number of levels (``levels``, 6), the images' normalisation (per channel, on the scale 0
 to 255, with the constants below), and how the symbols are coded. Here every channel has a table, measured by
-``codec.calibrate(images)``, so that a stream takes no more than ``H C / 64`` bits per pixel, ``H`` bits per symbol.
+``codec.calibrate(images)``: over images like those, streams take no more than ``H C / 64`` bits per pixel on average,
+``H`` bits per symbol, and their headers.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def compress(
             shards, their ``.cls`` members.
         part_size: images of a folder in a part, and so in a shard. Shards stay what they are.
         batch_size: images of one size to encode together, at most.
-        max_pixels, max_stream_bytes: refuse images of more pixels, and files of more bytes.
+        max_pixels: refuse images of more.
+        max_stream_bytes: refuse files of more.
         concurrency: number of workers; by default, as many as the cluster's processors (or GPUs) suffice for.
         num_cpus, num_gpus: what a worker takes; with a GPU, it works there.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 __all__ = ["SCALES_CHANNELS", "Bottleneck", "bottleneck_stage", "conv1x1_bn_relu", "scaled_channels"]
 
-SCALES_CHANNELS = 4  # of the branch that reads a hyperprior's scales (002, section 5.3), whatever the width
+SCALES_CHANNELS = 4  # of the branch that reads a hyperprior's scales (Deng and Karam, 5.3), whatever the width
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -32,8 +32,8 @@ class Bottleneck(nn.Module):
         planes: channels of the 3x3 convolution.
         stride: of the unit.
         dilation: of the 3x3 convolution.
-        stride_in_1x1: the stride sits in the first 1x1 convolution (He et al.; 001) or in the 3x3 one (torchvision;
-            002).
+        stride_in_1x1: the stride sits in the first 1x1 convolution (He et al.; Torfason et al.) or in the 3x3 one
+            (torchvision; Deng and Karam).
     """
 
     expansion = 4

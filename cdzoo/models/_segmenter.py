@@ -144,7 +144,7 @@ class Segmenter(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: ``{"name": "backbone", "params": ...}`` and ``{"name": "classifier", ...}``.
 
-        001 trains the head at ten times the rate of the backbone.
+        Torfason et al. train the head at ten times the rate of the backbone.
         """
         return [
             {"name": name, "params": list(module.parameters())}

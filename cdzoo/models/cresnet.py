@@ -58,7 +58,8 @@ class CResNet(LatentClassifier):
         num_classes: logits.
         width: multiplies all channel counts but the input's and the 4 of the scales' branch.
         use_scales: read the hyperprior's standard deviations too.
-        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck (001) or in its 3x3 one (002).
+        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck (Torfason et al.) or in its 3x3
+            one (Deng and Karam).
         latent_stride: pixels per latent sample; recorded so that codecs can be checked against it.
 
     Raises:
@@ -131,7 +132,7 @@ def cresnet39(
     stride_in_1x1: bool | None = None,
     latent_stride: int | None = None,
 ) -> CResNet:
-    """cResNet-39: 2.95 G multiply-adds at 224 px.
+    """cResNet-39: 2.96 G multiply-adds at 224 px.
 
     Arguments that are not given take the weights' value, else the default of :class:`CResNet`: 1000 classes, 32 latent
     channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.

@@ -11,13 +11,14 @@ layer stand four dilated 3x3 convolutions, whose sum is the logits; these are up
                         ─▶ 3x3 with dilation 6 + 12 + 18 + 24 (classes, H/8, W/8) ─▶ bilinear (classes, H, W)
 
 What the papers leave open: each of the four convolutions has a bias, as in the published code of DeepLab; upsampling
-takes pixels as squares (``align_corners=False``), as torchvision's segmenters do. 000 says only that ResNet-41 serves
-as the backbone of its segmentation networks; here it does so in the manner of 001, with which it is compared.
+takes pixels as squares (``align_corners=False``), as torchvision's segmenters do. Wang et al. say only that ResNet-41
+serves as the backbone of its segmentation networks; here it does so in the manner of Torfason et al., with whom it is
+compared.
 
     segmenter = Segmenter.from_classifier(cresnet39(weights=...))
     compose(codec, segmenter).from_streams(streams).argmax(1)
 
-Recipe (001, appendix A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5e-4, batch 10; rate 0.001, head 0.01
+Recipe (Torfason et al., A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5e-4, batch 10; rate 0.001, head 0.01
 (``parameter_groups``), times ``(1 - step / 20000) ** 0.9`` (``torch.optim.lr_scheduler.PolynomialLR``); random crops of
 320x320 pixels or 40x40 latent samples, mirroring, channel means subtracted.
 """

@@ -106,7 +106,7 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
 
     @property
     def codec_fingerprint(self) -> str:  # type: ignore[override]
-        """The codec whose latents the Transformer reads: this one."""
+        """That of this very codec, whose latents the Transformer reads."""
         return self.fingerprint
 
     def from_streams(

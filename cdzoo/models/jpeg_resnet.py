@@ -307,7 +307,7 @@ def jpeg_resnet_small(
     std: float | Sequence[float] | None = None,
     memory_budget: int | None = None,
 ) -> JPEGResNetSmall:
-    """The three-block network of paper 003 for 32x32 pixels (it takes any size).
+    """The three-block network of Ehrlich and Davis for 32x32 pixels (it takes any size).
 
     Arguments that are not given take the weights' value, else the default of :class:`JPEGResNetSmall`: 1000 classes, 3
     channels, width 1.0, fused, exact ReLU, nearest chroma, mean and deviation 0.5.

@@ -39,7 +39,7 @@ class RGBResNet(Classifier):
         in_channels: ``C`` of the image.
         num_classes: logits.
         width: multiplies all channel counts but the input's.
-        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck (001) or in its 3x3 one
+        stride_in_1x1: the stride sits in the first 1x1 convolution of a bottleneck (Torfason et al.) or in its 3x3 one
             (torchvision).
 
     Raises:
@@ -157,7 +157,7 @@ def resnet71(
     width: float | None = None,
     stride_in_1x1: bool | None = None,
 ) -> RGBResNet:
-    """ResNet-71 on pixels: 5.38 G multiply-adds at 224 px.
+    """ResNet-71 on pixels: 5.39 G multiply-adds at 224 px.
 
     Arguments that are not given take the weights' value, else the default of :class:`RGBResNet`: 1000 classes, 3
     channels, width 1.0, stride in the 1x1 convolution.

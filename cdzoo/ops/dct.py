@@ -1,4 +1,4 @@
-"""The 8x8 transform of JPEG and the layouts around it (paper 003, sec. 3.2: the maps B, D and Z of eq. 4-6).
+"""The 8x8 transform of JPEG and the layouts around it (Ehrlich and Davis, sec. 3.2: the maps B, D and Z of eq. 4-6).
 
 Everything here is linear, differentiable and orthonormal: a block of pixels and its block of coefficients have the
 same sum of squares, and the coefficient (0, 0) is eight times the mean of the block. Coefficients carry no level

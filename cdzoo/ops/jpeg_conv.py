@@ -1,4 +1,4 @@
-"""Convolution of DCT coefficient maps (paper 003, sec. 4.1).
+"""Convolution of DCT coefficient maps (Ehrlich and Davis, sec. 4.1).
 
 A convolution C of pixels becomes the map ``Xi = J C J~`` of coefficients (eq. 11). ``"factored"`` applies the three
 in turn; ``"explicit"`` multiplies them out into one dense matrix (eq. 12-13). Both are the same linear map.

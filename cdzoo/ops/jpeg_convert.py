@@ -1,4 +1,4 @@
-"""Pixel-domain CNNs as networks over JPEG coefficients (paper 003, sec. 4.6).
+"""Pixel-domain CNNs as networks over JPEG coefficients (Ehrlich and Davis, sec. 4.6).
 
 Three forms of one and the same function:
 

@@ -1,4 +1,4 @@
-"""Normalisation, addition and pooling of DCT coefficient maps (paper 003, sec. 4.3-4.5).
+"""Normalisation, addition and pooling of DCT coefficient maps (Ehrlich and Davis, sec. 4.3-4.5).
 
 A coefficient map ``(B, C, Hb, Wb, 8, 8)`` is the orthonormal DCT of the 8x8 blocks of ``(B, C, H, W)``. Where ``H`` or
 ``W`` is not a multiple of 8, the last blocks hold zeros beyond the image; the layers take ``image_size=(H, W)``, count

@@ -1,4 +1,4 @@
-"""From quantised coefficients to component planes and colour: the linear decode (paper 003, eq. 9-10).
+"""From quantised coefficients to component planes and colour: the linear decode (Ehrlich and Davis, eq. 9-10).
 
 Dequantise, inverse DCT, level shift, chroma upsampling, YCbCr to RGB; no rounding and no clamping anywhere, so that
 all of it is one affine map. Samples are in units of the full range (1 = 255 levels) and the level shift is kept

@@ -2,7 +2,8 @@
 
 Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers say
 little of scales, on which every weight depends: here distortions are mean squared errors on the scale 0 to 255 (of
-images in ``[0, 1]``), rates are in bits, and cross-entropies in nats. With these, the papers' weights make sense.
+images in ``[0, 1]``), rates are in bits, and cross-entropies in nats. With these, the papers' weights make sense; only
+:func:`multi_task_loss` takes whatever it is given.
 """
 
 from __future__ import annotations
@@ -127,8 +128,10 @@ def target_rate_distortion_loss(
         x: the images, ``(B, 3, H, W)`` in ``[0, 1]``; the MSE is on the scale 0 to 255, which the paper's ``beta``
             needs: on ``[0, 1]`` the entropy would weigh 65,025 times more.
         entropy: ``H(q)`` in bits per symbol, 0-dimensional; ``codec.quantizer.entropy(y)``.
-        beta, target_entropy: in the paper 150 and 1.265 with 32 channels (0.635 bits per pixel), 600 and 0.8 with 8
-            (0.0983). It gives them for equation 2 (A.8), and none for the codec's own training.
+        beta: weight of the entropy above the target; in the paper 150 with 32 channels, 600 with 8. It gives both
+            weights for equation 2 (A.8), and none for the codec's own training.
+        target_entropy: bits per symbol; in the paper 1.265 with 32 channels (0.635 bits per pixel), 0.8 with 8
+            (0.0983).
     """
     distortion, excess = _mse255(output.x_hat, x), target_entropy_loss(entropy, target_entropy)
     return TargetRateDistortion(distortion + beta * excess, distortion, excess)
@@ -195,8 +198,8 @@ def rate_distortion_accuracy_loss(
         x: the images, ``(B, 3, H, W)`` in ``[0, 1]``, before any normalisation.
         logits: ``(B, num_classes)``.
         target: class indices ``(B,)``, or class probabilities as mixup makes them.
-        alpha, beta: 1 and 0.001 in the first step; then alpha is 0.1, 0.3 or 0.6, which sets the rate, and beta a
-            hundredth of it.
+        alpha: weight of the cross-entropy: 1 in the first step; then 0.1, 0.3 or 0.6, which sets the rate.
+        beta: weight of the distortion: 0.001 in the first step; then a hundredth of ``alpha``.
     """
     distortion, cross_entropy = _mse255(output.x_hat, x), F.cross_entropy(logits.float(), target)
     bpp = bits_per_pixel(output) if output.likelihoods else distortion.new_zeros(())

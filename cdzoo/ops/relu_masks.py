@@ -1,4 +1,4 @@
-"""ReLU on DCT blocks: Approximated Spatial Masking and its plain rival (paper 003, sec. 4.2).
+"""ReLU on DCT blocks: Approximated Spatial Masking and its plain rival (Ehrlich and Davis, sec. 4.2).
 
 Both look at a block through its lowest ``num_frequencies`` spatial frequencies only. A spatial frequency is an
 anti-diagonal ``alpha + beta`` of the block, 0 to 14, so that 1 to 15 of them keep 1, 3, 6, 10, 15, 21, 28, 36, 43, 49,

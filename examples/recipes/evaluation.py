@@ -2,7 +2,7 @@
 
 The rate of a codec is given twice. ``bpp_estimated`` is what its probabilities cost: likelihoods of the entropy model,
 or the entropy of the histogram of one image's symbols where there is no entropy model. ``bpp_real`` counts the bytes of
-whole ``.cdz`` files: a header of some 20 bytes, which weighs on small images; the tables with 16 bits for each
+whole ``.cdz`` files: a header of some 40 bytes, which weighs on small images; the tables with 16 bits for each
 probability; whole bytes at the end of each part; and, without an entropy model, tables of the training images, which a
 decoder has, in place of the image's own, which it has not.
 """

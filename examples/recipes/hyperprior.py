@@ -3,8 +3,8 @@
     hyperprior.py codec --data imagenet --test kodak --quality 4 --out runs/codec
     hyperprior.py codec --data imagenet --test kodak --model mbt2018_mean --metric ms-ssim --out runs/mean
 
-Deng & Karam (002) read the latents of a scale hyperprior, with the published weights for MS-SSIM of
-tensorflow-compression; Bai et al. (004) compare with the mean-scale one, and name no implementation. CompressAI's
+Deng & Karam read the latents of a scale hyperprior, with the published weights for MS-SSIM of
+tensorflow-compression; Bai et al. compare with the mean-scale one, and name no implementation. CompressAI's
 procedure is the default here: ``lmbda D + R`` with its weights for qualities 1 to 8, batches
 of 16 crops of 256 pixels, Adam at 1e-4, gradients clipped to norm 1, and the quantiles of the entropy bottleneck at a
 rate of their own, 1e-3. CompressAI lowers the rate where the loss stands still, which a clock cannot plan: here the
