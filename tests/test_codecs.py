@@ -78,11 +78,12 @@ def test_compressai_checkpoints_load(name: str, updated: bool, make_codec: MakeC
             k: v for k, v in state.items() if k.rpartition(".")[2] not in ("_offset", "_quantized_cdf", "_cdf_length")
         }
         state |= {k: torch.IntTensor() for k in model.state_dict() if k not in state}
-    codec = cdzoo.get_codec(name, N=16, M=24)
-    codec.load_compressai({f"module.{k}": v for k, v in state.items()})
     x = make_images(1, 64, 64)
-    assert codec.compressai_strings(x) == model.compress(x)["strings"]
-    assert codec.fingerprint == reference.fingerprint
+    for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."):
+        codec = cdzoo.get_codec(name, N=16, M=24)
+        codec.load_compressai({prefix + k: v for k, v in state.items()})
+        assert codec.compressai_strings(x) == model.compress(x)["strings"]
+        assert codec.fingerprint == reference.fingerprint
 
 
 def test_a_checkpoints_own_tables_are_kept(make_codec: MakeCodec) -> None:
@@ -169,6 +170,23 @@ def test_a_checkpoint_of_another_size_is_refused_whole(make_codec: MakeCodec) ->
 def test_compressai_strings_take_compressais_sizes_only(make_codec: MakeCodec, make_images: MakeImages) -> None:
     with pytest.raises(ValueError, match="multiples of 64"):
         make_codec("mbt2018_mean").compressai_strings(make_images(1, 224, 224))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(50, 50), (1, 1), (33, 64), (120, 180)])
+def test_compressai_strings_take_the_sizes_that_compress_takes(
+    size: tuple[int, int], name: str, make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec, x = make_codec(name), make_images(1, *size)
+    model = compressai_model(name, codec)
+    try:
+        with torch.no_grad():
+            expected = model.compress(x)["strings"]
+    except (RuntimeError, ValueError):
+        with pytest.raises(ValueError, match=rf"{name} takes no image of \({size[0]}, {size[1]}\) pixels"):
+            codec.compressai_strings(x)
+    else:
+        assert codec.compressai_strings(x) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -315,6 +333,35 @@ def test_the_fingerprint_sees_every_way_of_changing_weights(way: str, make_codec
     assert codec.fingerprint != original
     WAYS[way](codec, weight)
     assert codec.fingerprint == original
+
+
+@pytest.mark.parametrize("parameter", ["g_a.0.weight", "g_a.0.bias", "h_s.0.weight", "h_s.2.bias"])
+def test_the_fingerprint_sees_another_order(parameter: str, make_codec: MakeCodec) -> None:
+    codec = copy.deepcopy(make_codec("bmshj2018_hyperprior"))
+    original, tensor = codec.fingerprint, codec.get_parameter(parameter)
+    assert len(tensor.unique()) > 8
+    for changed in (tensor.flip(0), tensor.flip(-1), tensor.roll(2, 0)):
+        before = tensor.detach().clone()
+        tensor.data.copy_(changed.detach())
+        assert codec.fingerprint != original
+        tensor.data.copy_(before)
+        assert codec.fingerprint == original
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_first_use_inside_autocast_makes_no_other_codec(
+    dtype: torch.dtype, name: str, make_codec: MakeCodec, make_images: MakeImages
+) -> None:
+    codec, x = make_codec(name), make_images(1, 32, 32)
+    inside = copy.deepcopy(codec)
+    inside.load_state_dict(codec.state_dict())
+    with torch.autocast("cpu", dtype):
+        streams = inside.compress(x)
+        restored = inside.decompress(streams)
+    assert inside.fingerprint == codec.fingerprint
+    assert streams == codec.compress(x)
+    assert same(codec.decompress(streams), restored)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from cdzoo._torch import untraced
 from cdzoo.codecs._arguments import check_images, check_latent, check_range, thread_count
 from cdzoo.codecs._channel import Channel, Quantiser, Reader, Writer
-from cdzoo.codecs._coding_mode import inference_layers
+from cdzoo.codecs._coding_mode import inference_layers, without_autocast
+from cdzoo.codecs._stamp import position_sum
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS, StreamHeader, pack, unpack
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import CodecOutput, Latent
@@ -264,7 +265,7 @@ class Codec(nn.Module, ABC):
             ValueError: tensors are missing, superfluous, or do not fit this codec.
         """
         try:
-            coding = self._derive(state)
+            coding = self._derived_from(state)
         except KeyError as error:
             raise ValueError(f"coding state of {self.name} lacks {error}.") from None
         superfluous = sorted(set(state) - set(coding.state()))
@@ -282,9 +283,13 @@ class Codec(nn.Module, ABC):
         if derived is not None and self._content() in derived.contents:
             derived.stamp = stamp
             return derived
-        with torch.no_grad():
-            self._derived = self._describe(self._derive(None))
+        self._derived = self._describe(self._derived_from(None))
         return self._derived
+
+    def _derived_from(self, state: Mapping[str, Tensor] | None) -> CodingState:
+        """:meth:`_derive`, as exact as parameters are, whatever the caller's autocast."""
+        with torch.no_grad(), without_autocast(next(self.parameters()).device):
+            return self._derive(state)
 
     def _describe(self, coding: CodingState) -> _Derived:
         digest = hashlib.sha256(repr(sorted({"name": self.name, **self._configuration()}.items())).encode())
@@ -316,13 +321,13 @@ class Codec(nn.Module, ABC):
         """What moves when parameters change, at a small part of the cost of hashing them.
 
         Versions tell of ordinary changes, addresses of replaced tensors; writing through ``.data`` leaves no trace
-        but the values, of whose bit patterns there is a sum for each parameter.
+        but the values, of whose bit patterns there is a sum by position for each parameter.
         """
         stamp: list[object] = []
         sums: list[Tensor] = []
         for p in self._coding_tensors():
             stamp += (p.data_ptr(), -1 if p.is_inference() else p._version, p.dtype, p.shape)
-            sums.append(_bits(p).sum())
+            sums.append(position_sum(p))
         return *stamp, *torch.stack([s.to(sums[0].device) for s in sums]).tolist()
 
     _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var", "_mask", "_u", "_v")
@@ -420,8 +425,7 @@ class Codec(nn.Module, ABC):
     @contextmanager
     def _coding_mode(self) -> Iterator[None]:
         """No gradients, no autocast, inference behaviour; the module's own mode is put back afterwards."""
-        device = next(self.parameters()).device.type
-        with inference_layers(self), torch.no_grad(), torch.autocast(device, enabled=False):
+        with inference_layers(self), torch.no_grad(), without_autocast(next(self.parameters()).device):
             yield
 
 
@@ -429,17 +433,6 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad ``(B, C, H, W)`` at the bottom and on the right by replication until ``H, W`` are multiples."""
     bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """What a tensor's memory holds, ``(n,)``: int64, which adds up fastest, or integers as wide as its numbers."""
-    strides: tuple[int, ...] = tensor.stride()
-    by_stride = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
-    flat = tensor.detach().permute(by_stride).reshape(-1)  # no copy, whatever the memory format
-    size = flat.element_size()
-    if flat.nbytes % 8 == 0 and flat.storage_offset() * size % 8 == 0:
-        return flat.view(torch.int64)
-    return flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[size])
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -7,15 +7,23 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["inference_layers"]
+__all__ = ["inference_layers", "without_autocast"]
 
 _MODAL_LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 _lock = threading.Lock()
 _switched: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
 """Per module that is in use: by how many calls, and the layers that go back to training when the last one ends."""
+
+
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute in the dtypes that tensors have, on a device and on the CPU, where tables are made."""
+    with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+        yield
 
 
 @contextmanager

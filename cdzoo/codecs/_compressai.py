@@ -78,7 +78,7 @@ def scale_table() -> Tensor:
 
 def current_name(name: str) -> str:
     """A name in a CompressAI state dict, as its present version has it."""
-    name = name.removeprefix("module.")
+    name = name.removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")
     for kind, plural in (("matrix", "matrices"), ("bias", "biases"), ("factor", "factors")):
         for old in (f"entropy_bottleneck._{plural}.", f"entropy_bottleneck._{kind}"):
             if name.startswith(old):

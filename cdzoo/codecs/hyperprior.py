@@ -165,7 +165,7 @@ class FactorizedPrior(Codec):
         try:
             twin.load_state_dict(rest)
             if complete:
-                coding = twin._with_tables(twin._derive(None), tables)
+                coding = twin._with_tables(twin._derived_from(None), tables)
         except torch.OutOfMemoryError:
             raise
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -184,24 +184,26 @@ class FactorizedPrior(Codec):
         They are written the float way, so only a machine that reproduces this one's rounding can decode them.
 
         Args:
-            x: ``(B, 3, H, W)`` in ``[0, 1]``, with ``H, W`` multiples of what CompressAI's model takes (64; 16 for
-                the factorized prior).
+            x: ``(B, 3, H, W)`` in ``[0, 1]``, of a size that CompressAI's ``compress`` takes: any for the factorized
+                prior; for the hyperpriors latents must have rows and columns in multiples of 4, as at multiples of 64
+                pixels (and at 50x50, but not at 33x64).
 
         Raises:
             TypeError, ValueError: another size, or as :meth:`encode`.
         """
         self._check_images(x)
         multiple = self._compressai_multiple
-        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+        if any(-(-side // self.stride) % multiple for side in x.shape[-2:]):
             raise ValueError(
-                f"CompressAI's {self.name} takes sizes that are multiples of {multiple}, not {tuple(x.shape[-2:])}."
+                f"CompressAI's {self.name} takes no image of {tuple(x.shape[-2:])} pixels: rows and columns of the "
+                f"latent, a sixteenth of them, must be multiples of {multiple}; pad to multiples of 64."
             )
         self._refresh()
         check_range(x)
         with self._coding_mode():
             return self._compressai_strings(self._analysis(self._moved(x)))
 
-    _compressai_multiple: ClassVar[int] = 16
+    _compressai_multiple: ClassVar[int] = 1
     _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck"]
 
     def _compressai_strings(self, y: Tensor) -> list[list[bytes]]:
@@ -222,7 +224,7 @@ class ScaleHyperprior(GaussianPrior, FactorizedPrior):
 
     name: ClassVar[str] = "bmshj2018_hyperprior"
     _has_means: ClassVar[bool] = False
-    _compressai_multiple: ClassVar[int] = 64
+    _compressai_multiple: ClassVar[int] = 4
     _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck", "gaussian_conditional"]
 
     def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
