@@ -228,6 +228,17 @@ def test_labels_by_mapping_function_or_none(written: tuple[Path, FILES]) -> None
         CoefficientDataset(root, labels="cls")
 
 
+@pytest.mark.parametrize("labels", [[7] * 18, 5, True, {"a"}], ids=repr)
+def test_labels_of_another_kind_are_refused(
+    written: tuple[Path, FILES], shards: tuple[Path, FILES], labels: Any
+) -> None:
+    for root in (written[0], shards[0]):
+        with pytest.raises(TypeError, match="labels must be 'auto', 'folder', 'cls', a mapping"):
+            CoefficientDataset(root, labels=labels)
+    with pytest.raises(TypeError, match="labels must be 'cls', a mapping"):
+        CoefficientShards(shards[0], labels=labels)
+
+
 def test_refusals(written: tuple[Path, FILES], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no \.jpg or \.jpeg or \.jpe or \.jfif file in .*, and no shard at"):
         CoefficientDataset(tmp_path)

@@ -205,6 +205,21 @@ def test_labels_by_mapping_function_or_none(codec: Codec, written: tuple[Path, L
         StreamDataset(root, codec, labels="cls")
 
 
+@pytest.mark.parametrize("labels", [[7] * 18, (0, 1), 5, True, {"a"}, torch.arange(18), b"cls"], ids=repr)
+def test_labels_of_another_kind_are_refused(
+    codec: Codec, written: tuple[Path, LATENTS], shards: tuple[Path, LATENTS], labels: Any
+) -> None:
+    message = rf"labels must be .*, not the {type(labels).__name__} .*; .*dict\(zip\(dataset\.names, labels\)\)"
+    for root in (written[0], shards[0]):
+        with pytest.raises(TypeError, match=message):
+            StreamDataset(root, codec, labels=labels)
+    with pytest.raises(TypeError, match=message):
+        StreamShards(shards[0], codec, labels=labels)
+    dataset = StreamDataset(written[0], codec, labels=None)
+    wanted = [100 + index for index in range(len(dataset))]
+    assert StreamDataset(written[0], codec, labels=dict(zip(dataset.names, wanted, strict=True))).targets == wanted
+
+
 def test_folders_that_are_no_classes_are_refused(codec: Codec, folder: Path) -> None:
     (folder / "dog").mkdir()
     (folder / ".cache").mkdir()

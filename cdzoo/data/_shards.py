@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, bucketed
+from cdzoo.data._sources import check_labels
 from cdzoo.data._tar import Member, read_member
 from cdzoo.data._webdataset import Paths, find_shards, read_samples
 from cdzoo.data.sampler import replica
@@ -53,6 +54,7 @@ class SampleShards(IterableDataset[Any], Generic[T]):
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
+        check_labels(labels, "'cls'")
         if isinstance(labels, str) and labels != "cls":
             raise ValueError(f"labels must be 'cls', a mapping, a function or None, not {labels!r}.")
         self.shards = find_shards(shards)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import stat
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -12,7 +13,16 @@ from cdzoo.data._decode import Decoder, in_threads
 from cdzoo.data._tar import Member, read_member
 from cdzoo.data._webdataset import Paths, find_shards, read_samples
 
-__all__ = ["FolderSource", "ShardSource", "Source", "class_folders", "find_files", "open_source", "read_file"]
+__all__ = [
+    "FolderSource",
+    "ShardSource",
+    "Source",
+    "check_labels",
+    "class_folders",
+    "find_files",
+    "open_source",
+    "read_file",
+]
 
 _PIECE = 64
 _THREADS = 16  # reading headers waits for the disk or the network, not for the processor
@@ -146,6 +156,20 @@ class ShardSource:
 Source = FolderSource | ShardSource
 
 
+def check_labels(labels: object, words: str) -> None:
+    """Whether ``labels`` is of a kind that datasets take; which strings fit is known where the files are.
+
+    Raises:
+        TypeError: neither a string, a mapping nor a function, nor ``None``.
+    """
+    if not (labels is None or isinstance(labels, str | Mapping) or callable(labels)):
+        raise TypeError(
+            f"labels must be {words}, a mapping from names to labels, a function or None, not the "
+            f"{type(labels).__name__} {reprlib.repr(labels)}; for labels in the order of a dataset's names, pass "
+            "dict(zip(dataset.names, labels))."
+        )
+
+
 def open_source(
     root: Paths, decoder: Decoder[Any], *, labels: object, policy: Callable[[Exception], None]
 ) -> FolderSource | ShardSource:
@@ -154,7 +178,9 @@ def open_source(
     Raises:
         FileNotFoundError: nothing of the decoder's kind there.
         ValueError: ``labels`` is a string that does not fit.
+        TypeError: it is of another kind than datasets take.
     """
+    check_labels(labels, "'auto', 'folder', 'cls'")
     files = None
     if isinstance(root, str | os.PathLike) and os.path.isdir(root):
         files = FolderSource(Path(root), decoder, policy)

@@ -46,6 +46,7 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: unknown options, or fewer shards than ranks.
+        TypeError: labels of another kind, such as a list.
     """
 
     def __init__(

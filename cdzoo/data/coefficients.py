@@ -68,6 +68,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: labels that do not fit, or unknown options.
+        TypeError: labels of another kind, such as a list.
         BitstreamError: a damaged shard (with ``on_error="raise"``).
     """
 

@@ -58,6 +58,7 @@ class StreamShards(SampleShards[Latent]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: unknown options, or fewer shards than ranks.
+        TypeError: labels of another kind, such as a list.
     """
 
     def __init__(

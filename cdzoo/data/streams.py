@@ -56,6 +56,7 @@ class StreamDataset(SampleDataset[Latent]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: labels that do not fit, or unknown options.
+        TypeError: labels of another kind, such as a list.
         BitstreamError: a damaged shard (with ``on_error="raise"``).
     """
 
