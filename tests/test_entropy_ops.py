@@ -73,6 +73,15 @@ def test_the_gaussian_loss_is_the_logarithm_of_each_images_variance() -> None:
     assert float(gaussian_entropy_loss(torch.tensor([[-1.0, 1.0]]))) == 0
 
 
+def test_the_gaussian_loss_keeps_double_precision() -> None:
+    y = gauss(3, 4, 5).double().requires_grad_()
+    loss = GaussianEntropyLoss()(y)
+    assert loss.dtype == torch.float64
+    assert float(loss.detach()) == pytest.approx(np.log(y.detach().numpy().var((1, 2))).mean(), rel=1e-13)
+    assert torch.autograd.gradcheck(gaussian_entropy_loss, y)
+    assert gaussian_entropy_loss(1000 * y.half()).dtype == torch.float32  # whose squares half precision cannot hold
+
+
 @pytest.mark.parametrize("sigma", [4.0, 10.0, 40.0])
 def test_the_gaussian_loss_tells_the_entropy_of_rounded_gaussians(sigma: float) -> None:
     # Cover and Thomas, theorem 8.3.1: H -> h = log(2 pi e sigma^2) / 2 for steps of 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -102,6 +103,43 @@ def test_half_precision_is_no_reason_to_overflow() -> None:
     loss = TargetRateDistortionLoss(beta=150, target_entropy=1.265)(output, X, torch.tensor(1.0))
     assert loss.loss.dtype == torch.float32
     assert float(loss.loss) == pytest.approx(MSE, rel=0.1)
+
+
+@pytest.mark.parametrize("metric", ["mse", "ms-ssim"])
+def test_double_precision_is_kept(metric: Literal["mse", "ms-ssim"], make_images: Callable[..., torch.Tensor]) -> None:
+    from compressai.losses import RateDistortionLoss as Theirs
+
+    x, noise = make_images(1, 176, 192).double(), torch.randn(1, 3, 176, 192).double()
+    likelihoods = {"y": torch.rand(1, 4, 11, 12).double() + 1e-3}
+    output = CodecOutput(x + 0.05 * noise, LATENT, likelihoods)
+    theirs = Theirs(0.013, metric)({"x_hat": output.x_hat, "likelihoods": likelihoods}, x)["loss"]
+    ours = RateDistortionLoss(0.013, metric)(output, x)
+    assert ours.loss.dtype == ours.distortion.dtype == ours.bpp.dtype == theirs.dtype == torch.float64
+    assert float(ours.loss) == pytest.approx(float(theirs), rel=1e-12)
+    mixed = RateDistortionLoss(0.013, metric)(output._replace(x_hat=output.x_hat.float()), x)
+    assert float(mixed.loss) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_gradients_in_double_precision() -> None:
+    x = X.double()
+    entropy = torch.tensor(1.5).double()
+
+    def losses(x_hat: torch.Tensor, likelihood: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output = CodecOutput(x_hat, LATENT, {"y": likelihood})
+        rate = gaussian_entropy_loss(x_hat)
+        return (
+            RateDistortionLoss(0.013)(output, x).loss,
+            JointLoss(beta=150, target_entropy=1.265)(output, x, entropy, logits, LABELS).loss,
+            RateDistortionAccuracyLoss(alpha=0.3, beta=0.003)(output, x, logits, LABELS).loss,
+            MultiTaskLoss([20.0, 1.0])(rate, F.mse_loss(x_hat, x), F.cross_entropy(logits, LABELS)),
+        )
+
+    torch.manual_seed(0)
+    tensors = [0.1 + torch.rand(shape).double() for shape in (X.shape, (2, 2, 1, 2), LOGITS.shape)]
+    for tensor in tensors:
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(losses, tensors)
+    assert {loss.dtype for loss in losses(*tensors)} == {torch.float64}
 
 
 @pytest.mark.parametrize(

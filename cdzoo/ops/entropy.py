@@ -17,6 +17,11 @@ _SMALLEST_SCALE = 0.11
 _SMALLEST_LIKELIHOOD = 1e-9
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision and integers as float32, which holds sums and squares of them; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
     """Entropy of quantised values, from their histogram.
 
@@ -79,7 +84,7 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
         eps: smallest variance; below it the loss is ``log(eps)``, without a gradient.
 
     Returns:
-        the mean over the batch, 0-dimensional; natural logarithm, to be minimised.
+        the mean over the batch, 0-dimensional, float32 (of float64, float64); natural logarithm, to be minimised.
 
     Raises:
         ValueError: ``y`` has no batch dimension or no elements, or ``eps`` is not positive.
@@ -87,7 +92,7 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
     if y.dim() < 2 or y.numel() == 0:
         raise ValueError(f"y must be a batch of latents (B, ...), not of shape {tuple(y.shape)}.")
     _check_eps(eps)
-    variance = y.float().flatten(1).var(1, correction=0)
+    variance = at_least_float32(y).flatten(1).var(1, correction=0)
     return variance.clamp_min(eps).log().mean()
 
 
@@ -130,7 +135,7 @@ def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
         bits, in the shape of both together, float32 (of float64, float64); their sum estimates the payload's ``y``
         part.
     """
-    y_hat, scales = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (y_hat, scales))
+    y_hat, scales = at_least_float32(y_hat), at_least_float32(scales)
     # The difference of two tails on the left, where erfc keeps its precision.
     inverse = 0.5**0.5 / scales.clamp_min(_SMALLEST_SCALE)
     distance = y_hat.abs()

@@ -3,7 +3,7 @@
 Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers say
 little of scales, on which every weight depends: here distortions are mean squared errors on the scale 0 to 255 (of
 images in ``[0, 1]``), rates are in bits, and cross-entropies in nats. With these, the papers' weights make sense; only
-:func:`multi_task_loss` takes whatever it is given.
+:func:`multi_task_loss` takes whatever it is given. Half precision is computed in float32, float64 stays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdzoo.ops.entropy import target_entropy_loss
+from cdzoo.ops.entropy import at_least_float32, target_entropy_loss
 from cdzoo.types import CodecOutput
 
 __all__ = [
@@ -82,12 +83,12 @@ def bits_per_pixel(output: CodecOutput) -> Tensor:
             "TargetRateDistortionLoss (torfason2018) or gaussian_entropy_loss with MultiTaskLoss (choi2019)."
         )
     batch, _, height, width = output.x_hat.shape
-    bits = [-likelihood.float().log2().sum() for likelihood in output.likelihoods.values()]
+    bits = [-at_least_float32(likelihood).log2().sum() for likelihood in output.likelihoods.values()]
     return sum(bits[1:], bits[0]) / (batch * height * width)
 
 
 def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
-    return 255**2 * F.mse_loss(x_hat.float(), x.float())
+    return 255**2 * F.mse_loss(at_least_float32(x_hat), at_least_float32(x))
 
 
 def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
@@ -111,7 +112,9 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
             msssim = import_module("pytorch_msssim")
         except ImportError as error:
             raise ImportError("metric='ms-ssim' needs the package pytorch_msssim; install it, or use 'mse'.") from error
-        distortion = 1 - msssim.ms_ssim(output.x_hat.float(), x.float(), data_range=1.0)
+        common = torch.result_type(output.x_hat, x)
+        x_hat, x = (at_least_float32(images.to(common)) for images in (output.x_hat, x))
+        distortion = 1 - msssim.ms_ssim(x_hat, x, data_range=1.0)
     else:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
     bpp = bits_per_pixel(output)
@@ -160,7 +163,7 @@ def joint_loss(
         ignore_index: class of targets that are left out, such as the 255 of PASCAL VOC's borders.
     """
     codec = target_rate_distortion_loss(output, x, entropy, beta=beta, target_entropy=target_entropy)
-    cross_entropy = F.cross_entropy(logits.float(), target, ignore_index=ignore_index)
+    cross_entropy = F.cross_entropy(at_least_float32(logits), target, ignore_index=ignore_index)
     return Joint(gamma * codec.loss + cross_entropy, codec.distortion, codec.excess, cross_entropy)
 
 
@@ -201,7 +204,7 @@ def rate_distortion_accuracy_loss(
         alpha: weight of the cross-entropy: 1 in the first step; then 0.1, 0.3 or 0.6, which sets the rate.
         beta: weight of the distortion: 0.001 in the first step; then a hundredth of ``alpha``.
     """
-    distortion, cross_entropy = _mse255(output.x_hat, x), F.cross_entropy(logits.float(), target)
+    distortion, cross_entropy = _mse255(output.x_hat, x), F.cross_entropy(at_least_float32(logits), target)
     bpp = bits_per_pixel(output) if output.likelihoods else distortion.new_zeros(())
     return RateDistortionAccuracy(alpha * cross_entropy + beta * distortion + bpp, distortion, bpp, cross_entropy)
 
