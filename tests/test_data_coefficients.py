@@ -19,7 +19,7 @@ from jpeg_files import encode, picture
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from cdzoo import JPEGCoefficients
@@ -585,6 +585,15 @@ def test_rows_of_one_tensor_are_not_copied(written: tuple[Path, FILES]) -> None:
     assert isinstance(batch, JPEGCoefficients)
     assert torch.equal(batch.planes[1][2], files[names[2]].planes[1][0].mT)
     assert batch.planes[1].is_contiguous()
+
+
+def test_collate_keeps_further_fields(written: tuple[Path, FILES]) -> None:
+    file = written[1]["ant/a.jpg"]
+    found, labels, names, weights = collate_coefficients([(file, 3, "a", 0.5), (file, 4, "b", 1.5)])
+    assert len(found.qtables) == 2
+    assert labels.tolist() == [3, 4]
+    assert names == ["a", "b"]
+    assert torch.equal(weights, default_collate([0.5, 1.5]))
 
 
 def test_collate_refusals(written: tuple[Path, FILES]) -> None:

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from cdzoo import Latent
@@ -931,3 +931,21 @@ def test_collate_latents_refusals() -> None:
         collate_latents([latent, latent._replace(scales=None)])
     _, labels = collate_latents([(latent, 1.5), (latent, 2.5)])  # type: ignore[misc]
     assert labels.tolist() == [1.5, 2.5]
+    for samples in ([(latent, 1), latent], [latent, (latent, 1)], [(latent, 1), (latent, 1, "a")]):
+        with pytest.raises(ValueError, match="samples with labels and samples without"):
+            collate_latents(samples)
+    with pytest.raises(TypeError, match="takes Latent, or tuples that begin with one, not Tensor"):
+        collate_latents([latent.y_hat])  # type: ignore[list-item]
+
+
+def test_collate_latents_keeps_further_fields() -> None:
+    latent = Latent(torch.zeros(1, 2, 3, 3), None, (48, 48))
+    samples = [(latent, index, f"{index}.png", {"box": torch.ones(4) * index}) for index in range(3)]
+    batch = collate_latents(samples)
+    assert len(batch) == 4
+    assert batch[0].y_hat.shape == (3, 2, 3, 3)
+    expected = default_collate([sample[1:] for sample in samples])
+    assert batch[1].tolist() == expected[0].tolist()
+    assert batch[2] == list(expected[1])
+    assert torch.equal(batch[3]["box"], expected[2]["box"])
+    assert collate_latents(batch) is batch

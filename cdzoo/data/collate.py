@@ -17,28 +17,30 @@ __all__ = ["collate_coefficients", "collate_latents"]
 T = TypeVar("T", Latent, JPEGCoefficients)
 
 
-def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Latent, Any]]) -> Latent | tuple[Latent, Any]:
+def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Any, ...]]) -> Latent | tuple[Any, ...]:
     """Collate function for latents of one image size, with or without labels.
 
     The default collate function would turn ``image_size`` into tensors. What is a batch already, as the items of
     :class:`~cdzoo.data.StreamShards` with a ``batch_size``, passes through.
 
     Args:
-        samples: latents ``(b, M, h, w)`` of one size each, or pairs of such a latent (``b = 1``) and its label.
+        samples: latents ``(b, M, h, w)`` of one size each, or tuples of such a latent (``b = 1``), its label and
+            whatever else.
 
     Returns:
-        one latent ``(B, M, h, w)``, or a pair of it and the labels: ``(B,)`` int64 if all are integers, otherwise
-        what ``torch.utils.data.default_collate`` makes of them.
+        one latent ``(B, M, h, w)``, or a tuple of it, the labels (``(B,)`` int64 if all are integers), and what
+        ``torch.utils.data.default_collate`` makes of other labels and of the rest.
 
     Raises:
-        ValueError: no samples, unequal image sizes, or scales in some samples only.
+        ValueError: no samples, unequal image sizes, labels or scales in some samples only.
+        TypeError: samples of another kind.
     """
     return _collate(samples, Latent, _join_latents, "collate_latents")
 
 
 def collate_coefficients(
-    samples: Sequence[JPEGCoefficients] | Sequence[tuple[JPEGCoefficients, Any]],
-) -> JPEGCoefficients | tuple[JPEGCoefficients, Any]:
+    samples: Sequence[JPEGCoefficients] | Sequence[tuple[Any, ...]],
+) -> JPEGCoefficients | tuple[Any, ...]:
     """Collate function for JPEG coefficients of one geometry, with or without labels.
 
     What is a batch already, as the items of :class:`~cdzoo.data.CoefficientShards` with a ``batch_size``, passes
@@ -46,33 +48,49 @@ def collate_coefficients(
     copied: the batch shares their memory then.
 
     Args:
-        samples: coefficients with ``planes`` ``K x (b, Hb, Wb, 8, 8)``, or pairs of such (``b = 1``) and a label.
+        samples: coefficients with ``planes`` ``K x (b, Hb, Wb, 8, 8)``, or tuples of such (``b = 1``), a label and
+            whatever else.
 
     Returns:
-        coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)``, or a pair of them and the labels: ``(B,)`` int64 if
-        all are integers, otherwise what ``torch.utils.data.default_collate`` makes of them.
+        coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)``, or a tuple of them, the labels (``(B,)`` int64 if all
+        are integers), and what ``torch.utils.data.default_collate`` makes of other labels and of the rest.
 
     Raises:
-        ValueError: no samples, or unequal image sizes, sampling factors, colour spaces or shapes.
+        ValueError: no samples, labels in some only, or unequal image sizes, sampling factors, colour spaces or shapes.
+        TypeError: samples of another kind.
     """
     return _collate(samples, JPEGCoefficients, _join_coefficients, "collate_coefficients")
 
 
-def _collate(samples: Any, kind: type[T], join: Callable[[Sequence[T]], T], name: str) -> T | tuple[T, Any]:
-    if isinstance(samples, kind) or (len(samples) == 2 and _is_batch(samples, kind)):
+def _collate(samples: Any, kind: type[T], join: Callable[[Sequence[T]], T], name: str) -> T | tuple[Any, ...]:
+    if isinstance(samples, kind) or _is_batch(samples, kind):
         return samples  # type: ignore[no-any-return]
     if not samples:
         raise ValueError(f"{name} got no samples.")
-    if isinstance(samples[0], kind):
-        if not all(isinstance(sample, kind) for sample in samples):
-            raise ValueError(f"{name} got samples with labels and samples without; all or none must have one.")
-        return join(samples)
-    return join([pair[0] for pair in samples]), _collate_labels([pair[1] for pair in samples])
+    rows = [(sample,) if isinstance(sample, kind) else sample for sample in samples]
+    for row in rows:
+        if not (isinstance(row, tuple | list) and row and isinstance(row[0], kind)):
+            raise TypeError(f"{name} takes {kind.__name__}, or tuples that begin with one, not {type(row).__name__}.")
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{name} got samples with labels and samples without, or with unequally many fields, {sorted(lengths)}; "
+            "all must have the same."
+        )
+    first, *rest = map(list, zip(*rows, strict=True))
+    if not rest:
+        return join(first)
+    return join(first), _collate_labels(rest[0]), *map(default_collate, rest[1:])
 
 
 def _is_batch(samples: Any, kind: type) -> bool:
-    """A pair of a batch and its labels, as opposed to two samples."""
-    return isinstance(samples, tuple) and isinstance(samples[0], kind) and not isinstance(samples[1], kind)
+    """A tuple of a batch and its labels, as opposed to several samples."""
+    return (
+        isinstance(samples, tuple)
+        and len(samples) > 1
+        and isinstance(samples[0], kind)
+        and not any(isinstance(field, kind) for field in samples[1:])
+    )
 
 
 def _collate_labels(labels: list[Any]) -> Any:
