@@ -209,7 +209,13 @@ def get_weight(name: str) -> WeightsEnum:
 
     Raises:
         ValueError: no such enum or member; the message suggests the nearest names.
+        TypeError: ``name`` is no string.
     """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"get_weight takes a full name such as 'FA_cResNet39_Weights.DEFAULT', not {name!r}; weights at hand, and "
+            "None for random values, go to a builder as they are: get_model(..., weights=...)."
+        )
     enum_name, _, member = name.partition(".")
     enums = {enum.__name__: enum for enum in _WEIGHTS.values()}
     if enum_name not in enums:

@@ -59,6 +59,8 @@ def test_only_entropy_above_the_target_costs() -> None:
     loss.sum().backward()
     assert entropy.grad is not None
     assert entropy.grad.tolist()[0::2] == [0, 1]
+    with pytest.raises(TypeError, match=r"entropy must be a tensor.*not 1\.5; .*torch\.tensor\(number\)"):
+        target_entropy_loss(1.5, 1.0)  # type: ignore[arg-type]
 
 
 # -- of variances ------------------------------------------------------------------------------------------------

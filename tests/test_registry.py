@@ -178,6 +178,9 @@ def test_weights_by_name(toy):
     assert cdzoo.get_weight("Toy_Weights.SMALL") is Toy_Weights.SMALL
     assert cdzoo.get_weight("Toy_Weights.DEFAULT") is Toy_Weights.LARGE
     assert cdzoo.get_weight(str(Toy_Weights.SMALL)) is Toy_Weights.SMALL
+    for name in (None, Toy_Weights.SMALL, 3):
+        with pytest.raises(TypeError, match=r"takes a full name such as 'FA_.*', not .*; .*weights=\.\.\."):
+            cdzoo.get_weight(name)
 
 
 def test_a_builder_without_weights_says_who_has_some(toy):

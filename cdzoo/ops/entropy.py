@@ -62,7 +62,15 @@ def target_entropy_loss(entropy: Tensor, target: float) -> Tensor:
 
     Returns:
         the excess, in the shape of ``entropy``.
+
+    Raises:
+        TypeError: ``entropy`` is no tensor, which could not be minimised.
     """
+    if not isinstance(entropy, Tensor):
+        raise TypeError(
+            f"entropy must be a tensor, such as codec.quantizer.entropy(y), not {entropy!r}; for a number, pass "
+            "torch.tensor(number)."
+        )
     return (entropy - target).clamp_min(0)
 
 
