@@ -331,6 +331,14 @@ def test_images_alone_and_images_with_more():
     assert collate([torch.randint(256, (3, 30, 9), dtype=torch.uint8)]).dtype == torch.uint8
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_images_in_half_precision(dtype):
+    image = torch.rand(3, 40, 40).to(dtype)
+    batch, _ = RandomSizeCollate(24, 24)([(image, 1)])
+    assert batch.dtype == dtype
+    assert torch.equal(batch[0], resize_and_crop(image.float(), 24).to(dtype))
+
+
 def test_resizing_is_torchvisions_and_the_crop_moves_along_the_longer_side():
     from torchvision.transforms.functional import resize
 

@@ -37,7 +37,9 @@ def resize_and_crop(image: Tensor, size: int, *, generator: torch.Generator | No
     scale = size / min(height, width)
     resized = [max(size, round(side * scale)) for side in (height, width)]
     if resized != [height, width]:
-        image = F.interpolate(image[None], size=resized, mode="bilinear", antialias=True)[0]
+        # PyTorch's antialiasing on the CPU knows no half precision
+        exact = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
+        image = F.interpolate(exact[None], size=resized, mode="bilinear", antialias=True)[0].to(image.dtype)
     top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in resized)
     return image[:, top : top + size, left : left + size]
 
