@@ -113,6 +113,18 @@ def test_torchvision_extracts_features(name: str) -> None:
         assert torch.equal(whole(*x), expected)
 
 
+@pytest.mark.parametrize(("name", "pooling"), [("cresnet39", "avg"), ("jpeg_resnet18", "avg"), ("icat_small", "token")])
+def test_classifiers_are_reset_as_in_timm(name: str, pooling: str) -> None:
+    model: Any = small(name)
+    for arguments in ((5,), (6, pooling), (7, None)):
+        model.reset_classifier(*arguments)
+        assert model.get_classifier().out_features == arguments[0]
+    for other in ("max", "", "avgmax"):
+        with pytest.raises(ValueError, match=f"global_pool='{other}': this network keeps its pooling, '{pooling}'"):
+            model.reset_classifier(5, other)
+    assert model.num_classes == 7
+
+
 @pytest.mark.parametrize("num_classes", [5.0, "5", True, -1, None])
 def test_numbers_of_classes(num_classes: Any) -> None:
     for name in ("cresnet39", "resnet50", "cresnet39_d"):

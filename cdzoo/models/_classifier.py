@@ -77,6 +77,7 @@ class Classifier(nn.Module, ABC):
     uses_scales: bool = False
     num_features: int
     num_classes: int
+    _pooling: str = "avg"  # in timm's words
     avgpool: nn.Module
     fc: nn.Module
     # set by builders and by weights, where there are any
@@ -191,14 +192,23 @@ class Classifier(nn.Module, ABC):
         """The last linear layer; ``nn.Identity`` after ``reset_classifier(0)``."""
         return self.fc
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts a freshly initialised classifier in place; with 0 classes the network returns pooled features.
 
-        What ``meta`` says of the former classes (their names, their identifiers) is dropped.
+        What ``meta`` says of the former classes (their names, their identifiers) is dropped. The arguments are timm's.
+
+        Args:
+            num_classes: logits.
+            global_pool: the pooling that the network has, which stays: ``"avg"``, of Transformers ``"token"``.
 
         Raises:
-            ValueError: ``num_classes`` is no integer, or negative.
+            ValueError: ``num_classes`` is no integer, or negative; another pooling.
         """
+        if global_pool not in (None, self._pooling):
+            raise ValueError(
+                f"global_pool={global_pool!r}: this network keeps its pooling, {self._pooling!r}; leave it out, or "
+                "pool what forward_features returns."
+            )
         reference = next(self.parameters())
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.fc.train(self.training)

@@ -78,6 +78,7 @@ class ICAT(LatentClassifier):
     """
 
     latent_stride: int = 16
+    _pooling: str = "token"
 
     def __init__(
         self,
