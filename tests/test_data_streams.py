@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from cdzoo import Latent
@@ -178,6 +178,10 @@ def test_subsets_and_samplers_of_torchs_own(codec: Codec, written: tuple[Path, L
     assert count(DataLoader(wide, batch_size=4, shuffle=True, collate_fn=collate_latents), written[1]) == expected
     bucketed = DataLoader(wide, batch_sampler=SizeBucketSampler(wide, 4), collate_fn=collate_latents)
     assert count(bucketed, written[1]) == expected
+    rest = Subset(dataset, [i for i, size in enumerate(dataset.image_sizes()) if size != (32, 48)])
+    whole = ConcatDataset([Subset(ConcatDataset([rest, wide]), range(len(dataset)))])
+    loader = DataLoader(whole, batch_sampler=SizeBucketSampler(whole, 4, shuffle=True), collate_fn=collate_latents)
+    assert count(loader, written[1]) == once(written[1])
 
 
 def test_mixed_sizes_in_one_batch_raise_and_say_what_to_do(codec: Codec, written: tuple[Path, LATENTS]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler, Subset
+from torch.utils.data import ConcatDataset, Sampler, Subset
 
 __all__ = ["SizeBucketSampler", "replica"]
 
@@ -25,10 +25,10 @@ class SizeBucketSampler(Sampler[list[int]]):
             for latent, labels in loader: ...
 
     Args:
-        data: a :class:`~cdzoo.data.StreamDataset` or :class:`~cdzoo.data.CoefficientDataset` (or a
-            ``torch.utils.data.Subset`` of one), whose ``bucket_keys()`` are read from the files' headers; or such keys
-            themselves: for each sample a hashable value, such as ``(H, W)``, that all samples of a batch share, or
-            ``None`` to leave it out.
+        data: a :class:`~cdzoo.data.StreamDataset` or :class:`~cdzoo.data.CoefficientDataset` (or a ``Subset`` or
+            ``ConcatDataset`` of ``torch.utils.data`` of such), whose ``bucket_keys()`` are read from the files'
+            headers; or such keys themselves: for each sample a hashable value, such as ``(H, W)``, that all samples of
+            a batch share, or ``None`` to leave it out.
         batch_size: samples in a batch; the last batch of a key may have fewer.
         shuffle: put samples and batches into a random order.
         seed: of that order; the same on all ranks.
@@ -114,6 +114,8 @@ def _keys_of(data: Any) -> Sequence[Any]:
     if isinstance(data, Subset):
         keys = _keys_of(data.dataset)
         return [keys[index] for index in data.indices]
+    if isinstance(data, ConcatDataset):
+        return [key for part in data.datasets for key in _keys_of(part)]
     if hasattr(data, "bucket_keys"):
         found: Sequence[Any] = data.bucket_keys()
         return found
