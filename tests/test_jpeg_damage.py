@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jpeg_files import encode, picture
 from PIL import Image
 
 from cdzoo.codecs import _jpeg_bits
-from cdzoo.codecs.jpeg import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, write_jpeg
+from cdzoo.codecs.jpeg import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, read_jpeg_header, write_jpeg
 from cdzoo.errors import JPEGError
 
 
@@ -25,6 +26,14 @@ def patched(find: bytes, offset: int, value: int, **options: object) -> bytes:
     data = bytearray(encode(picture(40, 24), **options))
     data[data.index(find) + offset] = value
     return bytes(data)
+
+
+def with_lines(data: bytes, lines: int) -> bytes:
+    """A file with a number of lines (DNL) behind its first scan."""
+    end = data.index(b"\xff\xda") + 2
+    while data[end] != 0xFF or data[end + 1] == 0 or 0xD0 <= data[end + 1] <= 0xD7:
+        end += 1
+    return data[:end] + b"\xff\xdc\x00\x04" + lines.to_bytes(2, "big") + data[end:]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,10 @@ def patched(find: bytes, offset: int, value: int, **options: object) -> bytes:
             lambda: encode(picture(8, 8)).replace(b"\xff\xc0\x00\x11\x08\x00\x08", b"\xff\xc0\x00\x11\x08\x00\x00"),
             "DNL",
         ),
-        (lambda: encode(picture(8, 8))[:-2] + b"\xff\xdc\x00\x04\x00\x08\xff\xd9", "DNL"),
+        (lambda: with_lines(encode(picture(8, 8)), 9), "DNL"),
+        (lambda: with_lines(encode(picture(8, 8), progressive=True), 7), "DNL"),
+        (lambda: encode(picture(8, 8)).replace(b"\xff\xda", b"\xff\xdc\x00\x04\x00\x08\xff\xda"), "DNL"),
+        (lambda: encode(picture(8, 8))[:-2] + b"\xff\xdc\x00\x05\x00\x00\x08\xff\xd9", "DNL"),
         (lambda: patched(b"\xff\xc0", 11, 0x50), "sampling"),
         (lambda: patched(b"\xff\xc0", 11, 0x01), "sampling"),
         (lambda: patched(b"\xff\xc0", 13, 1), "same identifier"),
@@ -171,8 +183,40 @@ def test_a_restart_marker_behind_the_last_interval_is_no_damage(interval: int, p
     assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels) for file in files)
     with pytest.raises(JPEGError, match="a marker should be here"):
         read_jpeg(files[0][:-2] + b"\x12" + files[0][-2:])
-    with pytest.raises(JPEGError, match="has no place here"):
-        read_jpeg(plain[:2] + b"\xff\xd0" + plain[2:])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}], ids=str)
+def test_a_number_of_lines_that_the_frame_has_already_is_no_damage(options: dict[str, Any]) -> None:
+    """As libjpeg sees it, which skips all of them."""
+    plain = encode(picture(48, 32), **options)
+    same, other = with_lines(plain, 32), with_lines(plain, 40)
+    pixels = np.asarray(Image.open(io.BytesIO(plain)))
+    assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels) for file in (same, other))
+    with warnings.catch_warnings(action="error"):
+        read_jpeg(same, strict=False)
+    with pytest.raises(JPEGError, match=r"byte \d+: a number of lines \(DNL\)"):
+        read_jpeg(other)
+    with pytest.warns(JPEGWarning, match=r"\(DNL\).*; 0 of"):
+        survived = read_jpeg(other, strict=False)
+    for first, *others in zip(*[file.planes for file in (read_jpeg(plain), read_jpeg(same), survived)], strict=True):
+        assert first.any()
+        assert all(torch.equal(first, plane) for plane in others)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_restart_markers_in_front_of_the_scans(progressive: bool) -> None:
+    plain = encode(picture(48, 32), progressive=progressive)
+    frame = plain.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    for place in (2, frame):
+        data = plain[:place] + b"\xff\xd0\xff\xd7" + plain[place:]
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(Image.open(io.BytesIO(plain))))
+        for read in (read_jpeg, read_jpeg_header):
+            with pytest.raises(JPEGError, match=f"byte {place}: the marker FF D0 has no place here"):
+                read(data)
+        with pytest.warns(JPEGWarning, match=f"byte {place}: the marker FF D0 has no place here; 0 of"):
+            found = read_jpeg(data, strict=False)
+        assert all(map(torch.equal, found.planes, read_jpeg(plain).planes))
+        assert read_jpeg_header(data, strict=False) == read_jpeg_header(plain)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -157,7 +157,7 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
             facts["damage"] = "; ".join(_bare(str(warning)) for warning in found)
         if missing := sum(warning.num_missing for warning in found):
             facts["missing_blocks"] = missing
-        header = read_jpeg_header(data)
+        header = read_jpeg_header(data, strict=not args.lenient)
         height, width = header.image_size
         if (
             header.orientation >= 5 and coefficients.image_size != header.image_size

@@ -55,7 +55,7 @@ def read_header(segments: Segments) -> Header:
         scan.position - 8 - 2 * len(scan.header.components),
         np.concatenate(complete).reshape(-1, 64) if len(complete) == len(qtables) else None,
         tuple([segments.huffman.get(kind + number, b"") for kind in (0, 16) for number in range(4)]),
-        not segments.complaints,
+        segments.complaint is None,
     )
 
 

@@ -98,7 +98,7 @@ class Segments:
     """Walks over the marker segments of one file.
 
     ``next_scan`` goes on to the next scan; whoever decodes that sets ``position`` to the marker behind it. With
-    ``strict=False``, ``complaints`` collects what a decoder can live with.
+    ``strict=False``, ``complaint`` is the first thing that was wrong, and that a decoder can live with.
     """
 
     def __init__(self, data: bytes | bytearray, *, strict: bool = True) -> None:
@@ -112,7 +112,7 @@ class Segments:
         self.quantization: dict[int, NDArray[np.int32]] = {}  # by selector
         self.qtables: dict[int, NDArray[np.int32]] = {}  # by component, as of its first scan
         self.progress: list[bytearray] = []  # by component and coefficient: Al of the last scan, or _UNSEEN
-        self.complaints: list[Damage] = []
+        self.complaint: Damage | None = None
         self._jfif = False
         self._adobe: int | None = None
         self._num_scans = 0
@@ -120,11 +120,11 @@ class Segments:
             raise Damage(0, "no JPEG file: it does not begin with FF D8" if data else "the file is empty")
 
     def complain(self, position: int, reason: str) -> None:
-        """Raise, or if not strict remember."""
+        """Raise, or if not strict remember the first."""
         damage = Damage(position, reason)
         if self.strict:
             raise damage
-        self.complaints.append(damage)
+        self.complaint = self.complaint or damage
 
     @property
     def color_space(self) -> str:
@@ -158,11 +158,13 @@ class Segments:
             if code == 0xD9:
                 self.position = position + 2
                 return None
-            if 0xD0 <= code <= 0xD7 and self._num_scans > 0:
+            if 0xD0 <= code <= 0xD7:
                 # some encoders end the last interval, too, by a restart marker, which libjpeg skips
+                if self._num_scans == 0:
+                    self.complain(position, f"the marker FF {code:02X} has no place here")
                 position += 2
                 continue
-            if code < 0xC0 or 0xD0 <= code <= 0xD8:
+            if code < 0xC0 or code == 0xD8:
                 raise Damage(position, f"the marker FF {code:02X} has no place here")
             if position + 4 > size:
                 raise Damage(position, "the file ends in a marker segment")
@@ -192,7 +194,7 @@ class Segments:
                     f"{_UNSUPPORTED[code]} JPEG is not supported, only Huffman-coded DCT",
                 )
             elif code == 0xDC:
-                raise Damage(position, "a number of lines (DNL) behind the image is not supported")
+                self._read_lines(start, end)
             elif code == 0xE0:
                 self._jfif = self._jfif or (data[start : start + 5] == b"JFIF\0" and end - start >= 14)
             elif code == 0xE1:
@@ -259,6 +261,14 @@ class Segments:
         except Damage as damage:
             raise Damage(start + damage.position, damage.reason) from None
         self.progress = [bytearray([_UNSEEN]) * 64 for _ in self.frame.components]
+
+    def _read_lines(self, start: int, end: int) -> None:
+        """A number of lines (DNL) may stand behind a scan, but it is no news: the frame has had one from the start."""
+        lines = int.from_bytes(self.data[start:end], "big")
+        if self.frame is None or self._num_scans == 0 or end - start != 2 or lines != self.frame.height:
+            self.complain(
+                start - 4, "a number of lines (DNL) that the frame header (SOF) does not have is not supported"
+            )
 
     def _read_scan(self, start: int, end: int) -> Scan:
         frame = self.frame

@@ -125,7 +125,7 @@ class _Decoder:
         except Damage as damage:
             if self.file.strict:
                 raise self.file._error(damage) from None
-            segments.complaints.append(damage)
+            segments.complain(damage.position, damage.reason)
             unfinished = segments.unfinished()
         else:
             unfinished = segments.unseen()
@@ -133,12 +133,12 @@ class _Decoder:
             self.lost[n] = np.ones(planes[n].size // 64, np.bool_)
         for n in range(len(planes)):
             qtables[n] = segments.qtables.get(n, 1)
-        if not segments.complaints:
+        first = segments.complaint
+        if first is None:
             return None
         for n, lost in self.lost.items():
             if self.frame.kind != "progressive":  # what the damage made of them
                 planes[n].reshape(-1, 64)[lost] = 0
-        first = segments.complaints[0]
         count = sum(int(lost.sum()) for lost in self.lost.values())
         total = self.frame.num_blocks
         return Loss(f"{self.file._error(first)}; {count} of {total} blocks are missing or incomplete", count)

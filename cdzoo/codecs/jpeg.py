@@ -72,11 +72,12 @@ class JPEGHeader(NamedTuple):
 
 
 @untraced
-def read_jpeg_header(source: JPEGSource) -> JPEGHeader:
+def read_jpeg_header(source: JPEGSource, *, strict: bool = True) -> JPEGHeader:
     """Read size, sampling, kind, colour space and orientation of a JPEG file, and none of its image data.
 
     Arguments:
         source: a path, or the bytes of a file. Of a path only the beginning is read, as a rule.
+        strict: refuse all damage, or only what ``read_jpeg(strict=False)`` refuses, too.
 
     Raises:
         JPEGError: the header is damaged, or describes something that ``read_jpeg`` does not support.
@@ -87,14 +88,14 @@ def read_jpeg_header(source: JPEGSource) -> JPEGHeader:
         with open(source, "rb") as file:
             data = file.read(_HEADER_BYTES)
             try:
-                return _parse_header(data, name)
+                return _parse_header(data, name, strict)
             except JPEGError:
                 if len(data) < _HEADER_BYTES:
                     raise
             data += file.read()
     else:
         data = bytes(source)
-    return _parse_header(data, name)
+    return _parse_header(data, name, strict)
 
 
 @untraced
@@ -186,9 +187,9 @@ def write_jpeg(coefficients: JPEGCoefficients) -> list[bytes]:
     return [write_image(coefficients, i) for i in range(coefficients.qtables.shape[0])]
 
 
-def _parse_header(data: bytes, name: str) -> JPEGHeader:
+def _parse_header(data: bytes, name: str, strict: bool) -> JPEGHeader:
     try:
-        segments = Segments(data)
+        segments = Segments(data, strict=strict)
         scan = segments.next_scan()
         frame = segments.frame
         if scan is None or frame is None:

@@ -102,7 +102,7 @@ def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) ->
     Raises:
         JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
     """
-    header = read_jpeg_header(data)
+    header = read_jpeg_header(data, strict=strict)
     coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
     # an axis that is turned over needs a whole block, see upright; which ones, of the image as it is stored
     turned_over = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
