@@ -1,9 +1,10 @@
-"""What PyTorch's tools have to be told: what not to trace, what can be saved, where a replica has its parameters."""
+"""What PyTorch's tools have to be told: what not to trace or to round, what can be saved, where parameters are."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils import _pytree
 
-__all__ = ["reference_tensor", "register_serializable", "untraced"]
+__all__ = ["outside_autocast", "reference_tensor", "register_serializable", "untraced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +32,12 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def outside_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which autocast for ``device`` is off; nothing at all where it is off already."""
+    enabled = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 def register_serializable(*types: type[tuple[object, ...]]) -> None:

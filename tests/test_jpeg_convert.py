@@ -240,6 +240,22 @@ def test_half_precision_networks_and_autocast() -> None:
     assert relative(half.float(), expected) < 0.1
 
 
+@pytest.mark.parametrize("mode", ["fused", "factored"])
+def test_training_and_pooling_in_float16(mode: str) -> None:
+    c = files(224, 224)
+    pixel = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    pixel[1].bias.data.fill_(3.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        expected = pixel(normalized(c).float()).float()
+    converted = to_jpeg_domain(pixel, mode=mode, mean=MEAN, std=STD)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        torch.testing.assert_close(converted(c).float(), expected, rtol=0.01, atol=0)
+    assert converted.model[1].running_var.isfinite().all()
+    half = to_jpeg_domain(pixel.eval().half(), mode=mode, mean=MEAN, std=STD)(c)
+    assert half.dtype == torch.float16
+    assert relative(half.float(), pixel(normalized(c, torch.float16)).float()) < 0.02
+
+
 # -- factored and explicit ---------------------------------------------------------------------------------------------
 
 

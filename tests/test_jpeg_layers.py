@@ -223,6 +223,31 @@ def test_batch_norm_gradients(training: bool) -> None:
     assert torch.autograd.gradcheck(norm, (c, weight, bias), fast_mode=True)
 
 
+@pytest.mark.parametrize("size", [(224, 224), (221, 218)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_sums_over_a_map_do_not_overflow_in_half_precision(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    x = (image(2, 3, *size) * 3 + 20).to(dtype)
+    pixel, layer = nn.BatchNorm2d(3), JPEGBatchNorm2d(3)
+    tolerance = {"rtol": 0, "atol": 10 * torch.finfo(dtype).eps}
+    c = to_map(x.double()).to(dtype)
+    for training in (True, False):
+        expected, out = pixel.train(training)(x), layer.train(training)(c, size)
+        assert out.dtype == expected.dtype == dtype
+        torch.testing.assert_close(out.double(), to_map(expected.double()), rtol=0, atol=300 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(layer.running_mean, pixel.running_mean, **tolerance)
+        torch.testing.assert_close(layer.running_var, pixel.running_var, **tolerance)
+    pooled = jpeg_global_avg_pool(c, image_size=size)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled, F.adaptive_avg_pool2d(x.double(), 1).flatten(1).to(dtype), rtol=0.02, atol=0)
+
+
+def test_batch_norm_is_exact_under_autocast() -> None:
+    c = to_map(image(2, 3, 13, 9)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = JPEGBatchNorm2d(3)(c, (13, 9))
+    torch.testing.assert_close(out, JPEGBatchNorm2d(3)(c, (13, 9)), rtol=0, atol=0)
+
+
 def test_batch_norm_refuses_a_single_value() -> None:
     with pytest.raises(ValueError, match="more than one value"):
         JPEGBatchNorm2d(1)(torch.zeros(1, 1, 1, 1, 8, 8), (1, 1))

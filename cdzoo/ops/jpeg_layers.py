@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdzoo._torch import outside_autocast
 from cdzoo.ops import dct
 from cdzoo.ops.jpeg_conv import Pair, flat_image, map_size
 
@@ -61,12 +62,14 @@ def jpeg_batch_norm(
         image_size: ``(H, W)`` in pixels where these are not multiples of 8.
 
     Returns:
-        ``(B, C, Hb, Wb, 8, 8)``, zero beyond the image.
+        ``(B, C, Hb, Wb, 8, 8)`` in the dtype of ``c``, zero beyond the image. Half precision is computed in float32.
 
     Raises:
         ValueError: one value per channel in training, whose variance is not defined; ``image_size`` doesn't fit.
     """
-    ones = flat_image(c, image_size)
+    dtype, c = c.dtype, c.to(torch.promote_types(c.dtype, torch.float32))
+    with outside_autocast(c.device):
+        ones = flat_image(c, image_size)
     if training or running_mean is None or running_var is None:
         height, width = map_size(c, image_size)
         count = c.shape[0] * height * width
@@ -85,7 +88,7 @@ def jpeg_batch_norm(
         centred = c - _per_channel(mean) * ones
     scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
     out: Tensor = centred * _per_channel(scale)
-    return out if bias is None else out + _per_channel(bias) * ones
+    return (out if bias is None else out + _per_channel(bias) * ones).to(dtype)
 
 
 def jpeg_add(c: Tensor, other: Tensor) -> Tensor:
@@ -135,10 +138,11 @@ def jpeg_global_avg_pool(c: Tensor, *, image_size: tuple[int, int] | None = None
         image_size: ``(H, W)`` in pixels where these are not multiples of 8.
 
     Returns:
-        ``(B, C)``, means of pixels.
+        ``(B, C)``, means of pixels in the dtype of ``c``. Half precision is summed up in float32.
     """
     height, width = map_size(c, image_size)
-    return 8 * c[..., 0, 0].sum((-2, -1)) / (height * width)
+    total = c[..., 0, 0].sum((-2, -1), dtype=torch.promote_types(c.dtype, torch.float32))
+    return (8 * total / (height * width)).to(c.dtype)
 
 
 class JPEGBatchNorm2d(nn.BatchNorm2d):

@@ -7,12 +7,12 @@ apart: a plane here is ``sample / 255 - 128 / 255``, which is 0 for neutral chro
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from cdzoo._torch import outside_autocast
 from cdzoo.errors import JPEGError
 from cdzoo.ops import dct
 from cdzoo.types import JPEGCoefficients
@@ -119,8 +119,7 @@ def pixel_blocks(
     exact, device = torch.promote_types(dtype, torch.float32), planes.device
     if basis is None:
         basis = dct.basis_matrix(dtype=exact, device=device)
-    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
+    with outside_autocast(device):
         coefficients = planes.flatten(4).flatten(2, 3).flatten(0, 1).to(exact)
         scale = qtables.flatten(2).flatten(0, 1).to(exact) / 255
         shift = scale.new_tensor(shifts).repeat(planes.shape[0]).view(-1, 1, 1)
