@@ -191,6 +191,52 @@ def test_the_network_is_copied_and_keeps_its_mode() -> None:
     assert converted.model.conv1.weight is not pixel.conv1.weight
 
 
+class Stateful(nn.Sequential):
+    """Keeps an activation, writes a buffer, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.calls = 0
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.activation = super().forward(x)
+        self.average = 0.9 * self.average + 0.1 * self.activation.detach().mean()
+        return self.activation
+
+
+@pytest.mark.parametrize("mode", ["fused", "factored", "explicit"])
+def test_conversion_leaves_no_trace_in_the_network(mode: str) -> None:
+    pixel = Stateful()
+    converted = to_jpeg_domain(pixel, mode=mode)
+    assert converted.folded == ("0" if mode == "fused" else None)
+    for network in (pixel, converted.model):
+        assert network.calls == 0
+        assert not hasattr(network, "activation")
+        assert torch.equal(network.average, torch.zeros(()))
+    if mode == "fused":
+        c = files(16, 16)
+        torch.testing.assert_close(converted(c), pixel(decode_jpeg(c, clamp=False)))
+        torch.testing.assert_close(converted.model.average, pixel.average)
+
+
+class Augmented(CifarResNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x if self.training else x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_networks_that_read_the_image_otherwise_in_training(training: bool) -> None:
+    pixel = random_statistics(Augmented()).double()
+    converted = to_jpeg_domain(pixel.train(training))
+    assert converted.folded is None
+    c = files(16, 16)
+    x = decode_jpeg(c, clamp=False, dtype=torch.float64)
+    for mode in (True, False):
+        assert relative(converted.train(mode)(c), pixel.train(mode)(x)) < 1e-10
+
+
 def test_networks_that_read_the_image_twice_get_the_image() -> None:
     pixel = Block(3, 8, 2).double().eval()
     converted = to_jpeg_domain(pixel)

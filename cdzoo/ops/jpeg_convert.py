@@ -137,9 +137,15 @@ class _FoldedConv2d(nn.Conv2d):
 
 
 def _foldable_convolution(model: nn.Module) -> str | None:
-    """Name of the plain convolution that alone reads the input, if tracing finds one."""
+    """Name of the plain convolution that alone reads the input, in training as in evaluation, if tracing finds one."""
+    found = {_only_reader(model, training=training) for training in (True, False)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _only_reader(model: nn.Module, *, training: bool) -> str | None:
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        # A copy, in which a module may keep what tracing gives it in place of tensors.
+        graph = torch.fx.symbolic_trace(copy.deepcopy(model).train(training)).graph
     except Exception:  # whatever a model does that can't be traced, it still runs, on the normalised image
         return None
     image = next(node for node in graph.nodes if node.op == "placeholder")
