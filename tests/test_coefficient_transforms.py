@@ -172,6 +172,16 @@ def test_scale_keeps_the_low_frequency_corner(factor: int, size: tuple[int, int]
         assert out is exact
 
 
+def test_scale_under_autocast_on_any_default_device_by_any_integer() -> None:
+    c = encode_jpeg(torch.rand(1, 3, 40, 24))
+    expected = data.scale(c, 2)
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        scaled = data.scale(c, np.int64(2))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(scaled.planes, expected.planes, strict=True))
+    assert [type(n) for n in scaled.image_size] == [int, int]
+    assert data.center_crop(c, np.int64(16)).image_size == (16, 16)  # type: ignore[arg-type]
+
+
 def test_scale_of_means() -> None:
     c = gray(64, 64)
     means = c.planes[0][..., 0, 0].double() * c.qtables[0, 0, 0, 0] / 8

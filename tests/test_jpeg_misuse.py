@@ -80,6 +80,26 @@ def test_sources_that_are_none(source: object) -> None:
         read_jpeg(source)  # type: ignore[arg-type]
 
 
+def test_pixels_for_coefficients_and_coefficients_for_pixels() -> None:
+    x = torch.rand(1, 3, 16, 16)
+    for function in (decode_jpeg, write_jpeg):
+        with pytest.raises(TypeError, match=r"reads JPEGCoefficients, not Tensor"):
+            function(x)  # type: ignore[operator]
+    with pytest.raises(TypeError, match=r"takes a tensor, not ndarray; torch\.from_numpy"):
+        encode_jpeg(x.numpy())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="takes a tensor, not JPEGCoefficients"):
+        encode_jpeg(files())  # type: ignore[arg-type]
+
+
+def test_options_of_the_reader() -> None:
+    stream = write_jpeg(files())[0]
+    for wrong in ("2", 2.5):
+        with pytest.raises(TypeError, match="num_threads must be an integer, not"):
+            read_jpeg(stream, num_threads=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"out must be JPEGCoefficients, .* not list"):
+        read_jpeg(stream, out=list(files()))  # type: ignore[arg-type]
+
+
 def test_networks_over_other_channels() -> None:
     with pytest.raises(ValueError, match="4 channels"):
         to_jpeg_domain(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU()))

@@ -152,6 +152,34 @@ def test_quality_is_checked(quality: int) -> None:
         encode_jpeg(torch.zeros(1, 3, 8, 8), quality=quality)
 
 
+def test_quality_may_be_any_integer() -> None:
+    x = smooth(16, 16)
+    for quality in (np.int64(60), np.uint8(60), torch.tensor(60)):
+        coefficients = encode_jpeg(x, quality=quality)  # type: ignore[arg-type]
+        assert torch.equal(coefficients.planes[0], encode_jpeg(x, quality=60).planes[0])
+        assert torch.equal(coefficients.qtables, encode_jpeg(x, quality=60).qtables)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_no_coefficient_and_no_pixel(dtype: torch.dtype) -> None:
+    x = smooth(45, 37)
+    coefficients = encode_jpeg(x, quality=95)
+    with torch.autocast("cpu", dtype):
+        again = encode_jpeg(x, quality=95)
+        pixels = decode_jpeg(coefficients, chroma="fancy")
+    assert all(torch.equal(a, b) for a, b in zip(again.planes, coefficients.planes, strict=True))
+    assert torch.equal(pixels, decode_jpeg(coefficients, chroma="fancy"))
+
+
+def test_the_default_device_is_not_that_of_the_images() -> None:
+    x = smooth(45, 37)
+    coefficients = encode_jpeg(x)
+    with torch.device("meta"):
+        again, pixels = encode_jpeg(x), decode_jpeg(coefficients)
+    assert all(torch.equal(a, b) for a, b in zip(again.planes, coefficients.planes, strict=True))
+    assert torch.equal(pixels, decode_jpeg(coefficients))
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8)])
 def test_encode_refuses_what_is_no_batch_of_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"images \(B, 3, H, W\)"):

@@ -209,7 +209,7 @@ def test_sources_and_batches(tmp_path: Path) -> None:
         assert torch.equal(read_jpeg(source).planes[0], alone[0].planes[0])
     with pytest.raises(ValueError, match="empty"):
         read_jpeg([])
-    with pytest.raises(ValueError, match="num_threads=0"):
+    with pytest.raises(ValueError, match="num_threads must be at least 1, not 0"):
         read_jpeg(files, num_threads=0)
     with pytest.raises(TypeError, match="path or the bytes"):
         read_jpeg([np.zeros(3)])  # type: ignore[list-item]

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from cdzoo._torch import untraced
+from cdzoo.codecs._arguments import thread_count
 from cdzoo.codecs._jpeg_markers import Damage, Kind, Segments
 from cdzoo.codecs._jpeg_reader import File, Geometry, decode_files
 from cdzoo.codecs._jpeg_writer import write_image
 from cdzoo.codecs._threads import for_each
 from cdzoo.codecs.container import MAX_IMAGE_PIXELS
 from cdzoo.errors import JPEGError
+from cdzoo.ops.jpeg_planes import check_coefficients
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
@@ -130,6 +132,7 @@ def read_jpeg(
     Raises:
         JPEGError: a file is damaged, of a kind that is not supported, or too large. The message names the file (path,
             or index), the position, and the reason; of several bad files the first is named.
+        TypeError: ``source``, ``out`` or ``num_threads`` is something else.
         ValueError: the files' geometries differ, or ``out`` does not fit.
         OSError: a file cannot be read.
     """
@@ -142,10 +145,9 @@ def read_jpeg(
     sources: list[JPEGSource] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
         raise ValueError("read_jpeg: the batch is empty; give at least one file")
-    if num_threads is None:
-        num_threads = torch.get_num_threads()
-    elif num_threads < 1:
-        raise ValueError(f"num_threads={num_threads}: give 1 or more, or None")
+    threads = thread_count(num_threads)
+    if out is not None and not isinstance(out, JPEGCoefficients):
+        raise TypeError(f"out must be JPEGCoefficients, such as an earlier call returned, not {type(out).__name__}")
 
     def open_file(i: int) -> File:
         data = sources[i]
@@ -157,10 +159,10 @@ def read_jpeg(
 
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
     in_memory = all(isinstance(data, _BYTES) for data in sources)
-    files = for_each(open_file, len(sources), 1 if in_memory else num_threads)
+    files = for_each(open_file, len(sources), 1 if in_memory else threads)
     geometry = _common_geometry(files)
     planes, qtables = _fresh(files) if out is None else _reused(out, files)
-    for loss in decode_files(files, planes, qtables, num_threads):
+    for loss in decode_files(files, planes, qtables, threads):
         if loss is not None:
             warnings.warn(JPEGWarning(loss.message, loss.num_blocks), stacklevel=2)
     return JPEGCoefficients(planes, qtables, *geometry)
@@ -180,9 +182,11 @@ def write_jpeg(coefficients: JPEGCoefficients) -> list[bytes]:
         ``B`` files.
 
     Raises:
+        TypeError: pixels, or what the default collate function makes of coefficients.
         ValueError: shapes, sampling and size contradict each other; a quantisation entry lies outside 1..65535; an AC
             coefficient needs more than 10 bits or a DC difference more than 11, which 8-bit JPEG cannot store.
     """
+    check_coefficients(coefficients)
     coefficients = coefficients.to("cpu")
     return [write_image(coefficients, i) for i in range(coefficients.qtables.shape[0])]
 

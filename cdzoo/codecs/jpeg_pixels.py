@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cdzoo._integers import integer
+from cdzoo._torch import outside_autocast
 from cdzoo.ops import dct
-from cdzoo.ops.jpeg_planes import LEVEL_SHIFT, LUMA, color_matrix, component_planes, mix
+from cdzoo.ops.jpeg_planes import LEVEL_SHIFT, LUMA, check_coefficients, color_matrix, component_planes, mix
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["SUBSAMPLINGS", "decode_jpeg", "encode_jpeg", "quality_tables"]
@@ -57,14 +59,14 @@ def quality_tables(quality: int) -> Tensor:
     Raises:
         ValueError: ``quality`` is not an integer of 1 to 100.
     """
-    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+    number = integer(quality)
+    if number is None or not 1 <= number <= 100:
         raise ValueError(f"quality={quality!r}: libjpeg's scale takes integers of 1 to 100")
-    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    base = torch.tensor([_LUMINANCE, _CHROMINANCE], dtype=torch.int32)
+    percent = 5000 // number if number < 50 else 200 - 2 * number
+    base = torch.tensor([_LUMINANCE, _CHROMINANCE], dtype=torch.int32, device="cpu")
     return ((base * percent + 50) // 100).clamp(1, 255)
 
 
-@torch.no_grad()
 def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> JPEGCoefficients:
     """Quantised JPEG coefficients of images, computed on the device of ``x``.
 
@@ -81,8 +83,11 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
         Coefficients of colour space ``"ycbcr"`` or ``"gray"``. No gradient: rounding has none.
 
     Raises:
+        TypeError: ``x`` is not a tensor.
         ValueError: an unknown subsampling or quality, or an ``x`` that is not a batch of images.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"encode_jpeg takes a tensor, not {type(x).__name__}; torch.from_numpy makes one of an array")
     if x.dim() != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(
             f"encode_jpeg takes images (B, 3, H, W) or (B, 1, H, W) in floating point, not {x.dtype} {tuple(x.shape)}"
@@ -92,6 +97,11 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
     if x.isnan().any():
         raise ValueError("encode_jpeg got images with NaN in them")
     tables = quality_tables(quality).to(x.device)
+    with torch.no_grad(), outside_autocast(x.device):
+        return _encoded(x, tables, subsampling)
+
+
+def _encoded(x: Tensor, tables: Tensor, subsampling: str) -> JPEGCoefficients:
     levels = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(0, 1) * 255
     size = (x.shape[2], x.shape[3])
     if x.shape[1] == 1:
@@ -133,15 +143,18 @@ def decode_jpeg(
 
     Raises:
         JPEGError: CMYK or YCCK files, sampling factors that don't divide each other, planes of a wrong shape.
+        TypeError: pixels, or what the default collate function makes of coefficients.
         ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
+    check_coefficients(coefficients)
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
     space = coefficients.color_space
     matrix = ((1.0,),) * 3 if space == "gray" else color_matrix(space, 3)
     # RGB files have each plane level-shifted; in YCbCr the shift of the luma alone reaches all three colours.
     shifts = (LEVEL_SHIFT,) * 3 if space == "rgb" else (LEVEL_SHIFT, 0.0, 0.0)
-    x = mix(component_planes(coefficients, shifts[: len(matrix[0])], chroma=chroma, dtype=dtype), matrix, 1)
+    with outside_autocast(coefficients.qtables.device):
+        x = mix(component_planes(coefficients, shifts[: len(matrix[0])], chroma=chroma, dtype=dtype), matrix, 1)
     return x.clamp(0, 1) if clamp else x
 
 

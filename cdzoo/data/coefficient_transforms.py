@@ -14,11 +14,14 @@ The random transforms draw from PyTorch's generator, once for a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdzoo._integers import integer
+from cdzoo._torch import outside_autocast
 from cdzoo.ops.dct import dct_matrix
 from cdzoo.types import JPEGCoefficients
 
@@ -185,8 +188,7 @@ def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     Raises:
         ValueError: another factor.
     """
-    if not isinstance(factor, int) or factor not in (1, 2, 4, 8):
-        raise ValueError(f"factor={factor}: blocks of 8x8 shrink by 1, 2, 4 or 8")
+    factor = _factor(factor)
     if factor == 1:
         return coefficients
     height, width = (-(-n // factor) for n in coefficients.image_size)
@@ -199,7 +201,8 @@ def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
         c = plane[..., :kept, :kept].to(dtype) * coefficients.qtables[:, k, None, None, :kept, :kept].to(dtype)
         c = F.pad(c, (0, 0, 0, 0, 0, factor * wb - c.shape[2], 0, factor * hb - c.shape[1]))
         c = c.view(len(c), hb, factor, wb, factor, kept, kept)
-        planes.append(torch.einsum("aim,cjn,bhiwjmn->bhwac", along, along, c).contiguous())
+        with outside_autocast(c.device):
+            planes.append(torch.einsum("aim,cjn,bhiwjmn->bhwac", along, along, c).contiguous())
     return coefficients._replace(
         planes=tuple(planes), qtables=torch.ones_like(coefficients.qtables), image_size=(height, width)
     )
@@ -314,9 +317,7 @@ class Scale(nn.Module):
 
     def __init__(self, factor: int) -> None:
         super().__init__()
-        if factor not in (1, 2, 4, 8):
-            raise ValueError(f"factor={factor}: blocks of 8x8 shrink by 1, 2, 4 or 8")
-        self.factor = factor
+        self.factor = _factor(factor)
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files."""
@@ -379,19 +380,28 @@ def _random_flip(coefficients: JPEGCoefficients, axis: int, p: float) -> JPEGCoe
     return _flip(whole, axis, False) if flip else whole
 
 
+def _factor(factor: int) -> int:
+    number = integer(factor)
+    if number not in (1, 2, 4, 8):
+        raise ValueError(f"factor={factor}: blocks of 8x8 shrink by 1, 2, 4 or 8")
+    return number
+
+
 def _shrinking(factor: int) -> Tensor:
     """``(8, factor, 8 / factor)``: coefficients of 8 pixels from the kept ones of ``factor`` blocks, along one axis."""
     n = 8 // factor
-    frequency, sample = torch.arange(n, dtype=torch.float64), torch.arange(n, dtype=torch.float64)
-    small = torch.cos((2 * sample[:, None] + 1) * frequency * math.pi / (2 * n)) * math.sqrt(2 / n)
+    index = torch.arange(n, dtype=torch.float64, device="cpu")
+    small = torch.cos((2 * index[:, None] + 1) * index * math.pi / (2 * n)) * math.sqrt(2 / n)
     small[:, 0] = math.sqrt(1 / n)
     # orthonormal coefficients grow with the square root of the length
-    return torch.einsum("ajm,mf->ajf", dct_matrix().view(8, factor, n), small / math.sqrt(factor))
+    return torch.einsum("ajm,mf->ajf", dct_matrix(device="cpu").view(8, factor, n), small / math.sqrt(factor))
 
 
 def _size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
+    one = integer(size)
+    given = tuple(size) if one is None and isinstance(size, Iterable) else (one, one)
+    pair = tuple(n for n in map(integer, given) if n is not None and n >= 1)
+    if len(given) != 2 or len(pair) != 2:
         raise ValueError(f"size={size!r}: give at least 1 pixel, as one whole number or as (rows, columns)")
     return pair[0], pair[1]
 

@@ -165,7 +165,7 @@ class LayerForms(nn.Module):
 
     def __init__(self, *, mode: str, relu: str, num_frequencies: int) -> None:
         super().__init__()
-        check_num_frequencies(num_frequencies)
+        num_frequencies = check_num_frequencies(num_frequencies)
         self.explicit = mode == "explicit"
         self.relu_kind = relu
         self.num_frequencies = 15 if relu == "exact" else num_frequencies

@@ -32,12 +32,12 @@ def dct_matrix(*, dtype: torch.dtype = torch.float64, device: torch.device | str
 
     Arguments:
         dtype: a floating-point type; the entries are rounded to it once, from double precision.
-        device: where the matrix is put.
+        device: where the matrix is put; PyTorch's default device if none is given.
 
     Returns:
         ``D`` with ``D @ D.T`` the identity; a block transforms as ``D @ x @ D.T`` (eq. 5).
     """
-    return torch.tensor(_DCT, dtype=torch.float64).to(device=device, dtype=dtype)
+    return placed(_exact_matrix(), dtype, device)
 
 
 def basis_matrix(*, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Tensor:
@@ -46,8 +46,8 @@ def basis_matrix(*, dtype: torch.dtype = torch.float64, device: torch.device | s
     One product with it replaces two passes of 8x8 products: four times the multiply-adds, but a single large matrix
     product without transposed copies, which is faster on every machine that has a matrix unit.
     """
-    d = dct_matrix()
-    return torch.kron(d, d).to(device=device, dtype=dtype)
+    d = _exact_matrix()
+    return placed(torch.kron(d, d), dtype, device)
 
 
 def dct2d(x: Tensor) -> Tensor:
@@ -146,6 +146,15 @@ def image_mask(blocks: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Ones at the pixels ``(Hb, Wb, 8, 8)`` of the image, zeros beyond; dtype and device of ``blocks``."""
     check_image_size(blocks, image_size)
     return blockify(torch.ones(image_size, dtype=blocks.dtype, device=blocks.device))
+
+
+def placed(constant: Tensor, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    """A constant that was made on the CPU, where it is wanted; on PyTorch's default device if nothing is said."""
+    return constant.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
+
+
+def _exact_matrix() -> Tensor:
+    return torch.tensor(_DCT, dtype=torch.float64, device="cpu")  # whatever device is the default one
 
 
 def _check_blocks(x: Tensor, name: str) -> None:

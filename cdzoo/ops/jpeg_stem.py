@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cdzoo._torch import outside_autocast
 from cdzoo.ops import dct
 from cdzoo.ops.jpeg_conv import Pair, axis_padding, conv_output_size, flat_image, pair
 from cdzoo.ops.jpeg_planes import (
@@ -206,19 +207,20 @@ def jpeg_coefficient_image(
         ``(B, channels, Hb, Wb, 8, 8)``, zero beyond the image.
     """
     size, space = coefficients.image_size, coefficients.color_space
-    components = []
-    for k, factor in enumerate(subsampling_factors(coefficients)):
-        c = dequantized(coefficients.planes[k], coefficients.qtables[:, k], dtype)
-        if factor != (1, 1) or size[0] % 8 or size[1] % 8:
-            fancy = uses_fancy(factor, size, chroma)
-            rows, columns = (_axis_map(size[i], factor[i], fancy=fancy, like=c) for i in (0, 1))
-            c = torch.einsum("YaIm,XcJn,bIJmn->bYXac", rows, columns, c)
-        components.append(c)
-    used = len(components) if channels == 3 or space == "rgb" else 1
-    matrix = [[weight / std[i] for weight in row[:used]] for i, row in enumerate(color_matrix(space, channels))]
-    offsets = components[0].new_tensor([(LEVEL_SHIFT - m) / s for m, s in zip(mean, std, strict=True)])
-    ones = flat_image(components[0], size)
-    return mix(components[:used], matrix, 1) + offsets.view(-1, 1, 1, 1, 1) * ones
+    with outside_autocast(coefficients.qtables.device):
+        components = []
+        for k, factor in enumerate(subsampling_factors(coefficients)):
+            c = dequantized(coefficients.planes[k], coefficients.qtables[:, k], dtype)
+            if factor != (1, 1) or size[0] % 8 or size[1] % 8:
+                fancy = uses_fancy(factor, size, chroma)
+                rows, columns = (_axis_map(size[i], factor[i], fancy=fancy, like=c) for i in (0, 1))
+                c = torch.einsum("YaIm,XcJn,bIJmn->bYXac", rows, columns, c)
+            components.append(c)
+        used = len(components) if channels == 3 or space == "rgb" else 1
+        matrix = [[weight / std[i] for weight in row[:used]] for i, row in enumerate(color_matrix(space, channels))]
+        offsets = components[0].new_tensor([(LEVEL_SHIFT - m) / s for m, s in zip(mean, std, strict=True)])
+        ones = flat_image(components[0], size)
+        return mix(components[:used], matrix, 1) + offsets.view(-1, 1, 1, 1, 1) * ones
 
 
 def _axis_map(n: int, factor: int, *, fancy: bool, like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cdzoo._integers import integer
 from cdzoo.ops import dct
 
 __all__ = ["APXReLU", "ASMReLU", "apx_relu", "asm_relu", "frequency_mask", "harmonic_mixing_tensor"]
@@ -50,9 +51,9 @@ def harmonic_mixing_tensor(*, dtype: torch.dtype = torch.float32, device: torch.
         the mask, frequencies of the masked block. ``einsum("ab,mn,abmncd->cd", block, mask, H)`` is the DCT of
         ``idct2d(block) * mask``. 262,144 numbers; quantised blocks need no other H (eq. 20 only scales its ends).
     """
-    d = dct.dct_matrix()
+    d = dct.dct_matrix(device="cpu")
     one_axis = torch.einsum("am,bm->amb", d, d)
-    return torch.einsum("amc,bnd->abmncd", one_axis, one_axis).to(device=device, dtype=dtype)
+    return dct.placed(torch.einsum("amc,bnd->abmncd", one_axis, one_axis), dtype, device)
 
 
 def asm_relu(c: Tensor, num_frequencies: int = 15) -> Tensor:
@@ -105,8 +106,7 @@ class ASMReLU(nn.Module):
 
     def __init__(self, num_frequencies: int = 15) -> None:
         super().__init__()
-        check_num_frequencies(num_frequencies)
-        self.num_frequencies = num_frequencies
+        self.num_frequencies = check_num_frequencies(num_frequencies)
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(..., 8, 8)`` to ``(..., 8, 8)``; a mask keeps zeros, so ``image_size`` makes no difference."""
@@ -121,8 +121,7 @@ class APXReLU(nn.Module):
 
     def __init__(self, num_frequencies: int = 15) -> None:
         super().__init__()
-        check_num_frequencies(num_frequencies)
-        self.num_frequencies = num_frequencies
+        self.num_frequencies = check_num_frequencies(num_frequencies)
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(..., 8, 8)`` to ``(..., 8, 8)``."""
@@ -132,10 +131,12 @@ class APXReLU(nn.Module):
         return f"num_frequencies={self.num_frequencies}"
 
 
-def check_num_frequencies(num_frequencies: int) -> None:
-    """Raises ``ValueError`` unless ``num_frequencies`` is an integer of 1 to 15."""
-    if isinstance(num_frequencies, bool) or not isinstance(num_frequencies, int) or not 1 <= num_frequencies <= 15:
+def check_num_frequencies(num_frequencies: int) -> int:
+    """``num_frequencies``, as Python's integer; raises ``ValueError`` unless it is an integer of 1 to 15."""
+    number = integer(num_frequencies)
+    if number is None or not 1 <= number <= 15:
         raise ValueError(
             f"num_frequencies={num_frequencies!r}: an 8x8 block has spatial frequencies 0 to 14, "
             "so take an integer of 1 (DC only) to 15 (exact)"
         )
+    return number
