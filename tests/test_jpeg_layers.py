@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,14 +103,57 @@ def test_explicit_convolution_runs_no_inverse_dct() -> None:
 def test_explicit_layer_keeps_maps_in_inference_and_they_follow_the_filters() -> None:
     layer = JPEGConv2d(1, 1, 3, padding=1, mode="explicit").double().eval()
     c = to_map(image(1, 1, 8, 8))
-    layer(c)
+    with torch.no_grad():
+        layer(c)
     assert dict(layer.named_buffers()).keys() == {"xi_8x8"}
     assert layer.state_dict().keys() == {"weight", "bias"}
     with torch.no_grad():
         layer.weight.mul_(2)
-    assert_equal(layer(c), jpeg_conv2d(c, layer.weight, layer.bias, padding=1))
+        assert_equal(layer(c), jpeg_conv2d(c, layer.weight, layer.bias, padding=1))
     assert layer.map_bytes((8, 8)) == 64 * 64 * 8
     assert not dict(layer.train().named_buffers())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_explicit_layer_gives_gradients_in_evaluation_mode(frozen: bool) -> None:
+    torch.manual_seed(0)
+    pixel = nn.Conv2d(2, 3, 3, padding=1).double()
+    layer = JPEGConv2d(2, 3, 3, padding=1, mode="explicit").double().eval()
+    layer.load_state_dict(pixel.state_dict())
+    for conv in (pixel, layer):
+        conv.weight.requires_grad_(not frozen)
+    x, y = image(1, 2, 8, 8).requires_grad_(), image(1, 2, 8, 8).requires_grad_()
+    with torch.no_grad():
+        layer(to_map(x))  # there is a stored map
+    pixel(x).square().sum().backward()
+    layer(to_map(y)).square().sum().backward()
+    assert_equal(y.grad, x.grad)
+    assert_equal(layer.bias.grad, pixel.bias.grad)
+    assert frozen == (layer.weight.grad is None)
+    if not frozen:
+        assert_equal(layer.weight.grad, pixel.weight.grad)
+
+
+def test_stored_maps_do_not_depend_on_autocast() -> None:
+    layer, c = JPEGConv2d(2, 3, 3, padding=1, mode="explicit").eval(), torch.randn(1, 2, 1, 1, 8, 8)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(c)
+        torch.testing.assert_close(layer(c), jpeg_conv2d(c, layer.weight, layer.bias, padding=1))
+
+
+def test_arguments_go_by_position_as_in_torch() -> None:
+    x, weight = image(2, 4, 16, 16), image(8, 2, 3, 3)
+    c, mean, var = to_map(x), image(4), image(4).square()
+    assert_equal(jpeg_conv2d(c, weight, None, 2, 1, 1, 2), to_map(F.conv2d(x, weight, None, 2, 1, 1, 2)))
+    assert_equal(jpeg_max_pool2d(c, 3, 2, 1, 1, True), to_map(F.max_pool2d(x, 3, 2, 1, 1, True)))
+    ours, theirs = ((mean.clone(), var.clone(), mean, var, True, 0.3, 1e-3) for _ in range(2))
+    assert_equal(jpeg_batch_norm(c, *ours), to_map(F.batch_norm(x, *theirs)))
+    assert_equal(ours[1], theirs[1])
+    pixel, layer = nn.Conv2d(4, 8, 3, 2, 1, 1, 2, False).double(), JPEGConv2d(4, 8, 3, 2, 1, 1, 2, False).double()
+    layer.load_state_dict(pixel.state_dict())
+    assert_equal(layer(c), to_map(pixel(x)))
+    assert_equal(JPEGMaxPool2d(3, 2, 1, 1)(c), to_map(nn.MaxPool2d(3, 2, 1, 1)(x)))
 
 
 def test_explicit_map_refuses_above_the_budget() -> None:
@@ -181,6 +225,28 @@ def test_relu_gradients(n: int) -> None:
 def test_num_frequencies_is_checked(call: Callable[[int], object], n: int) -> None:
     with pytest.raises(ValueError, match=r"num_frequencies=.*1 \(DC only\) to 15"):
         call(n)
+
+
+@pytest.mark.parametrize("relu", [ASMReLU, APXReLU])
+def test_num_frequencies_may_be_any_integer(relu: Callable[[int], nn.Module]) -> None:
+    c = to_map(image(1, 1, 8, 8))
+    layer = relu(np.int64(5))
+    assert type(layer.num_frequencies) is int
+    assert_equal(layer(c), relu(5)(c))
+
+
+def test_constants_follow_their_input_and_not_the_default_device() -> None:
+    c, size = to_map(image(1, 2, 13, 9)), (13, 9)
+    relu = asm_relu(c, 5), apx_relu(c, 5, image_size=size)
+    conv = jpeg_conv2d(c, image(3, 2, 3, 3), image_size=size, mode="explicit")
+    with torch.device("meta"):
+        assert harmonic_mixing_tensor().is_meta
+        assert dct.dct_matrix().is_meta
+        assert_equal(asm_relu(c, 5), relu[0])
+        assert_equal(apx_relu(c, 5, image_size=size), relu[1])
+    weight = image(3, 2, 3, 3)
+    with torch.device("meta"):
+        assert_equal(jpeg_conv2d(c, weight, image_size=size, mode="explicit"), conv)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdzoo._torch import outside_autocast
 from cdzoo.ops import dct
 
 __all__ = ["JPEGConv2d", "jpeg_conv2d", "jpeg_conv2d_map", "jpeg_conv2d_map_bytes"]
@@ -30,11 +31,11 @@ def jpeg_conv2d(
     c: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    *,
     stride: Pair = 1,
     padding: Pair | str = 0,
     dilation: Pair = 1,
     groups: int = 1,
+    *,
     image_size: tuple[int, int] | None = None,
     mode: str = "factored",
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
@@ -132,9 +133,9 @@ def jpeg_conv2d_map_bytes(
 class JPEGConv2d(nn.Conv2d):
     """:func:`jpeg_conv2d` as a layer; parameters and state dict are those of ``torch.nn.Conv2d``.
 
-    In ``"explicit"`` mode, training builds the map from the filters at every step, so that gradients reach them. In
-    inference mode the map of each image size is built once and kept as a buffer (not in the state dict); it follows
-    changes of the filters, but gives them no gradient. ``train()`` frees these buffers.
+    In ``"explicit"`` mode, the map is built from the filters at every call that gives them a gradient, and in training.
+    In evaluation mode, under ``torch.no_grad()`` or with frozen filters, the map of each image size is built once and
+    kept as a buffer (not in the state dict); it follows changes of the filters. ``train()`` frees these buffers.
 
     Arguments:
         in_channels: ``C``.
@@ -156,12 +157,12 @@ class JPEGConv2d(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         kernel_size: Pair,
-        *,
         stride: Pair = 1,
         padding: Pair | str = 0,
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
+        *,
         mode: str = "factored",
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
         device: torch.device | str | None = None,
@@ -186,7 +187,8 @@ class JPEGConv2d(nn.Conv2d):
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(B, C, Hb, Wb, 8, 8)`` to ``(B, C', Hb', Wb', 8, 8)``; see :func:`jpeg_conv2d`."""
-        if self.mode == "explicit" and not self.training and not self.weight.is_meta:
+        constant = not (self.training or self.weight.is_meta or (torch.is_grad_enabled() and self.weight.requires_grad))
+        if self.mode == "explicit" and constant:
             size = map_size(c, image_size)
             return _apply_map(c, self._stored_map(size), self.bias, self.groups, self.output_size(size))
         return jpeg_conv2d(
@@ -233,7 +235,7 @@ class JPEGConv2d(nn.Conv2d):
             self._mapped = weight.clone()
         name = f"xi_{size[0]}x{size[1]}"
         if name not in self._buffers:
-            with torch.no_grad():
+            with torch.no_grad(), outside_autocast(weight.device):  # it serves calls outside, too
                 xi = jpeg_conv2d_map(
                     self.weight,
                     size,

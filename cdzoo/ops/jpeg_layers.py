@@ -42,10 +42,10 @@ def jpeg_batch_norm(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    *,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Batch normalisation of a coefficient map, from its coefficients alone (sec. 4.3).
@@ -105,11 +105,11 @@ def jpeg_add(c: Tensor, other: Tensor) -> Tensor:
 def jpeg_max_pool2d(
     c: Tensor,
     kernel_size: Pair,
-    *,
     stride: Pair | None = None,
     padding: Pair = 0,
     dilation: Pair = 1,
     ceil_mode: bool = False,
+    *,
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Max-pooling: inverse DCT, pool, DCT; the paper has no other form and there is none.
@@ -174,10 +174,10 @@ class JPEGMaxPool2d(nn.Module):
     def __init__(
         self,
         kernel_size: Pair,
-        *,
         stride: Pair | None = None,
         padding: Pair = 0,
         dilation: Pair = 1,
+        *,
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
