@@ -506,6 +506,25 @@ def test_changes_of_a_view_that_would_be_lost_are_refused(change: Callable[[Tens
         change(CoefficientMap(dct2d(blockify(torch.randn(2, 3, 11, 9))), (11, 9), forms))
 
 
+@pytest.mark.parametrize("size", [(16, 24), (13, 19)], ids=str)
+def test_gradients_of_maps(size: tuple[int, int]) -> None:
+    pixel = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    c = files(*size)
+    converted = to_jpeg_domain(pixel, mode="factored").model
+    forms = LayerForms(mode="factored", relu="exact", num_frequencies=15)
+    x = decode_jpeg(c, clamp=False, dtype=torch.float64)
+    expected_features = pixel[1](pixel[0](x))
+    features = converted[1](converted[0](CoefficientMap(dct2d(blockify(x)), size, forms)))
+    expected = torch.autograd.grad(pixel[2](expected_features).square().sum(), (expected_features, pixel[0].weight))
+    loss = converted[2](features).pixels().square().sum()
+    map_gradient, weight_gradient = torch.autograd.grad(loss, (features, converted[0].weight), retain_graph=True)
+    assert relative(map_gradient.pixels(), expected[0]) < 1e-10
+    assert relative(weight_gradient, expected[1]) < 1e-10
+    torch.testing.assert_close(map_gradient.coefficients, dct2d(blockify(expected[0])))
+    (unused,) = torch.autograd.grad(loss, converted[2](features.detach()), allow_unused=True)
+    assert unused is None
+
+
 # -- options -----------------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,9 @@ _OTHER_VIEWS = (
 class CoefficientMap(Tensor):
     """A map ``(B, C, H, W)`` whose values are the coefficients ``(B, C, Hb, Wb, 8, 8)`` of its blocks.
 
+    Gradients flow through ``coefficients``, which has the ``grad_fn`` and takes hooks and ``retain_grad()``. The map
+    itself says ``requires_grad=False`` always, but ``torch.autograd.grad(loss, map)`` gives its gradient, as a map.
+
     Attributes:
         coefficients: orthonormal, zero beyond the image.
         image_size: ``(H, W)``.
@@ -309,8 +312,28 @@ class LayerForms(nn.Module):
     def dropout(self, c: CoefficientMap, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return NotImplemented if training and p > 0 else c
 
+    def grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """``torch.autograd.grad``: as the DCT is orthonormal, the coefficients' gradient is the DCT of the pixels'."""
+        if any(isinstance(leaf, CoefficientMap) for leaf in pytree.tree_leaves((outputs, args, kwargs))):
+            raise ValueError(
+                "gradients of a map, or with a map as grad_outputs: pass its coefficients, or its pixels()"
+            )
+        plain = [x.coefficients if isinstance(x, CoefficientMap) else x for x in inputs]
+        found = torch.autograd.grad(outputs, plain, *args, **kwargs)
+        return tuple(
+            x.replaced(_cropped(g, x.image_size)) if isinstance(x, CoefficientMap) and g is not None else g
+            for x, g in zip(inputs, found, strict=True)
+        )
+
     def contiguous(self, c: CoefficientMap, memory_format: Any = None) -> Any:
         return c
+
+
+def _cropped(c: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coefficients with zeros beyond the image."""
+    if size[0] % 8 == 0 and size[1] % 8 == 0:
+        return c
+    return dct.dct2d(dct.idct2d(c) * dct.image_mask(c, size))
 
 
 def _constant_over_space(value: Any) -> Any:
@@ -338,5 +361,6 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "div": LayerForms.div,
     "cat": LayerForms.cat,
     "dropout": LayerForms.dropout,
+    "grad": LayerForms.grad,
     "contiguous": LayerForms.contiguous,
 }
