@@ -292,3 +292,16 @@ def test_forked_workers() -> None:
     expected = torch.cat([read_jpeg([data] * 2, num_threads=2).planes[0][:1] for data in files])
     loader = torch.utils.data.DataLoader(_Reads(files), batch_size=2, num_workers=1, multiprocessing_context="fork")
     assert torch.equal(torch.cat(list(loader)), expected)
+
+
+def test_numbas_switch_is_for_others(tmp_path: Path) -> None:
+    """Under ``NUMBA_DISABLE_JIT``, which is set to debug other code, the coders' loops are compiled all the same."""
+    (tmp_path / "file.jpg").write_bytes(encode(picture(9, 8)))
+    code = (
+        "import numba, sys; from cdzoo.codecs import read_jpeg, write_jpeg\n"
+        "sys.stdout.buffer.write(write_jpeg(read_jpeg(sys.argv[1]))[0]); assert numba.config.DISABLE_JIT == 1"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file.jpg")]
+    result = subprocess.run(command, env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, timeout=300)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout == write_jpeg(read_jpeg(tmp_path / "file.jpg"))[0]

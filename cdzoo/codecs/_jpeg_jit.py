@@ -20,6 +20,8 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from cdzoo.codecs._compiling import compiling
+
 __all__ = ["int16s", "jit", "load", "popcount", "run", "store", "trailing_zeros"]
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,11 @@ _WORD = ir.IntType(64)
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile on first call, release the GIL, keep the machine code where Numba finds a writable cache folder."""
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # "no locator available": neither the package nor the user has a folder that can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
+    with compiling():
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        except RuntimeError:  # "no locator available": neither the package nor the user has a writable folder
+            return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def _word_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -101,7 +104,7 @@ def run(kernel: Any, *arguments: Any) -> Any:
     """Call a kernel, with a word to the user where that means waiting for the compiler."""
     if kernel.overloads:
         return kernel(*arguments)
-    with _announcement(kernel.__name__):
+    with _announcement(kernel.__name__), compiling():
         return kernel(*arguments)
 
 

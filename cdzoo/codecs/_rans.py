@@ -25,6 +25,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
+from cdzoo.codecs._compiling import compiling
+
 __all__ = ["CORRUPT", "decode_rows", "encode_rows"]
 
 # Outcomes of one stream, as decode_rows writes them: 0 is success, the others index this table of reasons.
@@ -216,10 +218,11 @@ def _array(dtype: Any, dimensions: int = 1, *, readonly: bool = True) -> Any:
 
 
 def _compile(function: Any, signature: Any) -> Any:
-    try:
-        return njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no folder to keep the result in, neither beside this file nor the user's own
-        return njit(signature, nogil=True)(function)
+    with compiling():
+        try:
+            return njit(signature, nogil=True, cache=True)(function)
+        except RuntimeError:  # there is no folder to keep the result in, neither beside this file nor the user's own
+            return njit(signature, nogil=True)(function)
 
 
 def _say_if_slow(seconds: float) -> None:
@@ -234,7 +237,8 @@ _started = time.perf_counter()
 _INDEXES = _array(types.uint16)
 _TABLES = (_array(types.int32), _array(types.int32), _array(types.int32))
 _SPAN = (types.int64,) * 4  # index step, symbols per stream, first stream, last stream
-_decode_row = njit(nogil=True)(_decode_row)
+with compiling():
+    _decode_row = njit(nogil=True)(_decode_row)
 encode_rows = _compile(
     _encode_rows,
     types.void(
