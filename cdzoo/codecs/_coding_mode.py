@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from cdzoo._torch import outside_autocast
+
 __all__ = ["inference_layers", "without_autocast"]
 
 _MODAL_LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
@@ -22,7 +24,7 @@ _switched: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = w
 @contextmanager
 def without_autocast(device: torch.device) -> Iterator[None]:
     """Compute in the dtypes that tensors have, on a device and on the CPU, where tables are made."""
-    with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+    with outside_autocast(device), outside_autocast(torch.device("cpu")):
         yield
 
 
