@@ -10,7 +10,7 @@ __all__ = ["integer"]
 
 def integer(value: Any) -> int | None:
     """The integer that ``value`` is, or ``None``: floating-point numbers and booleans are none."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         return None
     try:
         return operator.index(value)

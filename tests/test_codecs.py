@@ -13,6 +13,7 @@ from conftest import CALIBRATED
 import cdzoo
 from cdzoo.codecs import Codec, read_header
 from cdzoo.codecs._compressai import through_bottleneck
+from cdzoo.codecs._stamp import position_sum
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import Latent
 
@@ -333,6 +334,16 @@ def test_the_fingerprint_sees_every_way_of_changing_weights(way: str, make_codec
     assert codec.fingerprint != original
     WAYS[way](codec, weight)
     assert codec.fingerprint == original
+
+
+def test_a_sum_by_position_sees_another_order() -> None:
+    big = torch.randn(128, 128, 5, 5)
+    for tensor in (big, big.half(), big[0], big[0, 0], big.to(memory_format=torch.channels_last)):
+        for other in (tensor.flip(-1), tensor.flip(-2, -1), tensor.transpose(-2, -1), tensor.flip(0), -tensor):
+            like = torch.empty_like(tensor).copy_(other)
+            assert position_sum(like) != position_sum(tensor)
+        assert position_sum(torch.empty_like(tensor).copy_(tensor)) == position_sum(tensor)
+    assert position_sum(torch.empty(0)) == 0
 
 
 @pytest.mark.parametrize("parameter", ["g_a.0.weight", "g_a.0.bias", "h_s.0.weight", "h_s.2.bias"])

@@ -942,6 +942,15 @@ def test_collate_latents_refusals() -> None:
         collate_latents([latent.y_hat])  # type: ignore[list-item]
 
 
+def test_collate_latents_takes_one_latent_for_each_sample() -> None:
+    latent = Latent(torch.rand(1, 2, 3, 3), None, (24, 24))
+    with pytest.raises(TypeError, match="one Latent for each sample"):
+        collate_latents([(latent, 1, latent), (latent, 2, latent)])
+    for samples in ((latent, (latent, 1)), [latent, (latent, 1)], (latent, 1, (latent, 1))):
+        with pytest.raises((TypeError, ValueError), match=r"samples without|tuples that begin"):
+            collate_latents(samples)
+
+
 def test_collate_latents_keeps_further_fields() -> None:
     latent = Latent(torch.zeros(1, 2, 3, 3), None, (48, 48))
     samples = [(latent, index, f"{index}.png", {"box": torch.ones(4) * index}) for index in range(3)]

@@ -522,6 +522,8 @@ def test_gradients_of_maps(size: tuple[int, int]) -> None:
     assert relative(map_gradient.pixels(), expected[0]) < 1e-10
     assert relative(weight_gradient, expected[1]) < 1e-10
     torch.testing.assert_close(map_gradient.coefficients, dct2d(blockify(expected[0])))
+    with pytest.raises(ValueError, match="in batches"):
+        torch.autograd.grad(loss[None], features, torch.eye(1), is_grads_batched=True)
     (unused,) = torch.autograd.grad(loss, converted[2](features.detach()), allow_unused=True)
     assert unused is None
 

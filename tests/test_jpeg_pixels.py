@@ -158,6 +158,9 @@ def test_quality_may_be_any_integer() -> None:
         coefficients = encode_jpeg(x, quality=quality)  # type: ignore[arg-type]
         assert torch.equal(coefficients.planes[0], encode_jpeg(x, quality=60).planes[0])
         assert torch.equal(coefficients.qtables, encode_jpeg(x, quality=60).qtables)
+    for wrong in (True, np.True_, torch.tensor(True), 60.0):
+        with pytest.raises(ValueError, match="takes integers of 1 to 100"):
+            encode_jpeg(x, quality=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

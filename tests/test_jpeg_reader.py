@@ -298,7 +298,9 @@ def test_numbas_switch_is_for_others(tmp_path: Path) -> None:
     """Under ``NUMBA_DISABLE_JIT``, which is set to debug other code, the coders' loops are compiled all the same."""
     (tmp_path / "file.jpg").write_bytes(encode(picture(9, 8)))
     code = (
-        "import numba, sys; from cdzoo.codecs import read_jpeg, write_jpeg\n"
+        "import numba, sys, torch; from cdzoo.codecs import read_jpeg, torfason2018, write_jpeg\n"
+        "codec, x = torfason2018(latent_channels=4, N=4), torch.rand(1, 3, 16, 16)\n"
+        "assert torch.equal(codec.decompress(codec.compress(x)).y_hat, codec.encode(x).y_hat)\n"
         "sys.stdout.buffer.write(write_jpeg(read_jpeg(sys.argv[1]))[0]); assert numba.config.DISABLE_JIT == 1"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "file.jpg")]

@@ -95,7 +95,7 @@ def test_equation_6_of_bai() -> None:
     first_step = RateDistortionAccuracyLoss(alpha=1, beta=0.001)(BARE, X, LOGITS, LABELS)
     assert float(first_step.loss) == pytest.approx(CROSS_ENTROPY + 0.001 * MSE, rel=1e-5)
     mixed = RateDistortionAccuracyLoss(alpha=1, beta=0)(BARE, X, LOGITS, torch.full((2, 2), 0.5))
-    assert float(mixed.loss) == pytest.approx(math.log(1 + math.exp(-2)) + 1)
+    assert mixed.loss.item() == pytest.approx(math.log(1 + math.exp(-2)) + 1)
 
 
 def test_half_precision_is_no_reason_to_overflow() -> None:
@@ -116,8 +116,12 @@ def test_double_precision_is_kept(metric: Literal["mse", "ms-ssim"], make_images
     ours = RateDistortionLoss(0.013, metric)(output, x)
     assert ours.loss.dtype == ours.distortion.dtype == ours.bpp.dtype == theirs.dtype == torch.float64
     assert float(ours.loss) == pytest.approx(float(theirs), rel=1e-12)
-    mixed = RateDistortionLoss(0.013, metric)(output._replace(x_hat=output.x_hat.float()), x)
-    assert float(mixed.loss) == pytest.approx(float(theirs), rel=1e-4)
+    x_hat = output.x_hat.float().requires_grad_()
+    mixed = RateDistortionLoss(0.013, metric)(output._replace(x_hat=x_hat), x)
+    assert mixed.loss.item() == pytest.approx(float(theirs), rel=1e-4)
+    mixed.loss.backward()
+    assert x_hat.grad is not None
+    assert x_hat.grad.dtype == torch.float32
 
 
 def test_gradients_in_double_precision() -> None:

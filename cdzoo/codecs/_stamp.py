@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 __all__ = ["position_sum"]
 
-_MOST_ROWS = 4096
-
 
 def position_sum(tensor: Tensor) -> Tensor:
-    """A number that a change of values changes, and of their order, at the cost of adding them up; int64, 0-dim.
+    """A number that a change of values changes, and of their order, at little more than it costs to add them up.
 
-    The memory is cut into some thousand rows; the sum of each counts as often as its place says.
+    Returns:
+        int64, 0-dimensional, on the tensor's device: the sum of its words, each as often as its place says.
     """
     words = _words(tensor)
-    width = max(1, words.numel() // _MOST_ROWS)
-    count = words.numel() // width
-    rows = words[: count * width].view(count, width).sum(1)
-    odd = 2 * torch.arange(count, device=rows.device) + 1  # an even factor would lose the highest bit
-    return (rows * odd).sum() + words[count * width :].sum()
+    odd = _odd_numbers(1 << (words.numel() - 1).bit_length() if words.numel() else 1, words.device)
+    return (words * odd[: words.numel()]).sum()
+
+
+@lru_cache(maxsize=64)
+def _odd_numbers(count: int, device: torch.device) -> Tensor:
+    """``1, 3, 5, ...``: an even factor would lose the highest bit."""
+    with torch.inference_mode(False):
+        return 2 * torch.arange(count, device=device) + 1
 
 
 def _words(tensor: Tensor) -> Tensor:

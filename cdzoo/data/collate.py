@@ -80,6 +80,11 @@ def _collate(samples: Any, kind: type[T], join: Callable[[Sequence[T]], T], name
     first, *rest = map(list, zip(*rows, strict=True))
     if not rest:
         return join(first)
+    for fields in rest:
+        if any(isinstance(field, kind) for field in fields):
+            raise TypeError(
+                f"{name} takes one {kind.__name__} for each sample, at its beginning; collate others apart."
+            )
     return join(first), _collate_labels(rest[0]), *map(default_collate, rest[1:])
 
 
@@ -89,8 +94,12 @@ def _is_batch(samples: Any, kind: type) -> bool:
         isinstance(samples, tuple)
         and len(samples) > 1
         and isinstance(samples[0], kind)
-        and not any(isinstance(field, kind) for field in samples[1:])
+        and not any(isinstance(field, kind) or _begins_with(field, kind) for field in samples[1:])
     )
+
+
+def _begins_with(field: Any, kind: type) -> bool:
+    return isinstance(field, tuple | list) and len(field) > 0 and isinstance(field[0], kind)
 
 
 def _collate_labels(labels: list[Any]) -> Any:

@@ -318,6 +318,8 @@ class LayerForms(nn.Module):
             raise ValueError(
                 "gradients of a map, or with a map as grad_outputs: pass its coefficients, or its pixels()"
             )
+        if kwargs.get("is_grads_batched") or (len(args) > 5 and args[5]):
+            raise ValueError("gradients in batches with respect to a map: pass the map's coefficients")
         plain = [x.coefficients if isinstance(x, CoefficientMap) else x for x in inputs]
         found = torch.autograd.grad(outputs, plain, *args, **kwargs)
         return tuple(

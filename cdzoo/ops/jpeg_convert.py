@@ -138,8 +138,8 @@ class _FoldedConv2d(nn.Conv2d):
 
 def _foldable_convolution(model: nn.Module) -> str | None:
     """Name of the plain convolution that alone reads the input, in training as in evaluation, if tracing finds one."""
-    found = {_only_reader(model, training=training) for training in (True, False)}
-    return found.pop() if len(found) == 1 else None
+    name = _only_reader(model, training=True)
+    return name if name is not None and name == _only_reader(model, training=False) else None
 
 
 def _only_reader(model: nn.Module, *, training: bool) -> str | None:

@@ -87,8 +87,14 @@ def bits_per_pixel(output: CodecOutput) -> Tensor:
     return sum(bits[1:], bits[0]) / (batch * height * width)
 
 
+def _alike(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one dtype, that of the finer; float32 at least."""
+    dtype = torch.promote_types(torch.promote_types(x_hat.dtype, x.dtype), torch.float32)
+    return x_hat.to(dtype), x.to(dtype)
+
+
 def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
-    return 255**2 * F.mse_loss(at_least_float32(x_hat), at_least_float32(x))
+    return 255**2 * F.mse_loss(*_alike(x_hat, x))
 
 
 def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
@@ -112,9 +118,7 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
             msssim = import_module("pytorch_msssim")
         except ImportError as error:
             raise ImportError("metric='ms-ssim' needs the package pytorch_msssim; install it, or use 'mse'.") from error
-        common = torch.result_type(output.x_hat, x)
-        x_hat, x = (at_least_float32(images.to(common)) for images in (output.x_hat, x))
-        distortion = 1 - msssim.ms_ssim(x_hat, x, data_range=1.0)
+        distortion = 1 - msssim.ms_ssim(*_alike(output.x_hat, x), data_range=1.0)
     else:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
     bpp = bits_per_pixel(output)
