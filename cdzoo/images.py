@@ -147,7 +147,7 @@ def to_pillow(x: Tensor) -> Image.Image:
     """
     from PIL import Image
 
-    if x.dim() not in (3, 4) or x.shape[:-2].numel() != 3 or x.shape[-3] != 3:
+    if x.shape[:-2] not in ((3,), (1, 3)):
         raise ValueError(f"x must be one image (3, H, W) or (1, 3, H, W), not {tuple(x.shape)}.")
     pixels = x.detach().reshape(3, *x.shape[-2:]).permute(1, 2, 0).clamp(0, 1).mul(255).round()
     return Image.fromarray(pixels.to("cpu", torch.uint8).contiguous().numpy())

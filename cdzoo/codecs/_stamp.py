@@ -17,8 +17,9 @@ def position_sum(tensor: Tensor) -> Tensor:
         int64, 0-dimensional, on the tensor's device: the sum of its words, each as often as its place says.
     """
     words = _words(tensor)
-    odd = _odd_numbers(1 << (words.numel() - 1).bit_length() if words.numel() else 1, words.device)
-    return (words * odd[: words.numel()]).sum()
+    count = words.numel()
+    odd = _odd_numbers(1 << count.bit_length(), words.device)  # few sizes, for many tensors to share
+    return (words * odd[:count]).sum()
 
 
 @lru_cache(maxsize=64)

@@ -404,15 +404,14 @@ def icat_rate(*rivals: str) -> Callable[[Results], Finding]:
     def judge(results: Results) -> Finding:
         texts, verdicts = [], []
         for rate, quality in results.curve("icat_small", "psnr"):
-            others = {name: interpolate(results.curve(name, "psnr"), rate) for name in rivals}
-            ends = {name: min(rate, results.curve(name, "psnr")[-1][0]) for name in rivals}
-            listed = ", ".join(
-                f"{name} {value:.1f}" + (f" at {ends[name]:.2f}" if ends[name] < rate else "")
-                for name, value in others.items()
-            )
-            texts.append(f"{quality:.1f} dB at {rate:.2f} bpp ({listed})")
-            within = all(end == rate for end in ends.values())
-            verdicts.append(HOLDS if within and quality > max(others.values()) else UNDECIDED)
+            listed, better = [], True
+            for name in rivals:
+                curve = results.curve(name, "psnr")
+                value, end = interpolate(curve, rate), curve[-1][0]
+                listed.append(f"{name} {value:.1f}" + (f" at {end:.2f}" if end < rate else ""))
+                better = better and end >= rate and quality > value
+            texts.append(f"{quality:.1f} dB at {rate:.2f} bpp ({', '.join(listed)})")
+            verdicts.append(HOLDS if better else UNDECIDED)
         return "; ".join(texts), overall(verdicts)
 
     return judge
