@@ -25,8 +25,8 @@ from soak_files import Entry
 from soak_processes import Account, Finished, Process, Scenario, command
 from soak_setting import CODEC, Soak, die_at, growth, num_faults, resident_mb, seen_by_pillow, seen_by_readers
 
-from cdzoo._weights import PACKAGED
 from cdzoo.codecs import read_header
+from cdzoo.weights.enums import PACKAGED
 
 __all__ = ["COMMANDS"]
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overl
 from torch import nn
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsEnum, WeightsLike
     from cdzoo.codecs import Codec
+    from cdzoo.weights.enums import WeightsEnum, WeightsLike
 
 __all__ = [
     "LatentInterface",
@@ -298,7 +298,7 @@ def build(
             ``latent_stride``, ``upscaled_channels``, ``num_classes``, ``width``) that nothing can have.
         WeightsError: the weights cannot be had or loaded.
     """
-    from cdzoo._weights import resolve_weights  # the two files know each other; import late to break the circle
+    from cdzoo.weights.enums import resolve_weights  # the two files know each other; import late to break the circle
 
     source = resolve_weights(builder.__name__, weights)
     stored = {} if source is None else source.arguments

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo.codecs.container import StreamHeader, read_header, write_atomically
-from cdzoo.compose import CompressedDomainModel
+from cdzoo._compose import CompressedDomainModel
+from cdzoo.coding.container import StreamHeader, read_header, write_atomically
 from cdzoo.images import read_image, to_pillow
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from cdzoo._folder import CARD, CONFIG, TENSORS, WeightsFolder
 from cdzoo._registry import get_builder
-from cdzoo._saving import save_pretrained
 from cdzoo._version import __version__
-from cdzoo.codecs._base import Codec
+from cdzoo.coding.base import Codec
 from cdzoo.errors import WeightsError
 from cdzoo.transforms import InputTransform
+from cdzoo.weights.folder import CARD, CONFIG, TENSORS, WeightsFolder
+from cdzoo.weights.saving import save_pretrained
 
 __all__ = ["download", "from_pretrained", "push_to_hub", "save_pretrained"]
 

@@ -104,7 +104,7 @@ class CoefficientTransform:
         factor = self.factor(coefficients.image_size)
         if factor == 1:
             return coefficients
-        from cdzoo.data.coefficient_transforms import scale
+        from cdzoo.jpeg.transforms import scale
 
         return scale(coefficients, factor)
 

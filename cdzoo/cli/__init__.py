@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cdzoo._text import explain
 from cdzoo._version import __version__
-from cdzoo._words import explain
 from cdzoo.cli import _bench, _classify, _compress, _demo, _show
 from cdzoo.cli._report import EXPECTED, Report, UsageError
 

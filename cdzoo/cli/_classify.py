@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cdzoo._weights import WeightsFolder
-from cdzoo._words import class_labels, one_line
+from cdzoo._compose import CompressedDomainModel, compose
+from cdzoo._text import class_labels, one_line
 from cdzoo.cli._files import Job, add_inputs, check_regular, find_jobs, positive
 from cdzoo.cli._load import find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, JPEGWarning, read_header, read_jpeg_header
-from cdzoo.compose import CompressedDomainModel, compose
 from cdzoo.data._coefficient_decoder import read_upright
 from cdzoo.errors import CdzooError, JPEGError, PairingError
 from cdzoo.transforms import CoefficientTransform
+from cdzoo.weights.enums import WeightsFolder
 
 __all__ = ["CLASSIFIERS", "Classifier", "add_commands", "codec_for", "pair", "top_classes"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models
-from cdzoo._weights import WeightsFolder, resolve_weights
 from cdzoo.cli._report import UsageError
 from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError
 from cdzoo.hub import download
+from cdzoo.weights.enums import WeightsFolder, resolve_weights
 
 __all__ = ["find_weights", "get_device", "load", "load_codec", "load_writer", "shown_source"]
 

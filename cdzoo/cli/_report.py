@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from cdzoo._words import explain, one_line
+from cdzoo._text import explain, one_line
 from cdzoo.errors import CdzooError
 
 __all__ = ["EXPECTED", "Report", "UsageError", "name_list", "table", "width_x_height"]

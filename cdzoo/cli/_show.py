@@ -19,12 +19,12 @@ from cdzoo._registry import (
     list_models,
     unknown_name,
 )
-from cdzoo._weights import WeightsEnum, WeightsFolder
-from cdzoo._words import one_line
+from cdzoo._text import one_line
 from cdzoo.cli._files import check_regular
 from cdzoo.cli._load import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, read_header
+from cdzoo.weights.enums import WeightsEnum, WeightsFolder
 
 __all__ = ["add_commands"]
 

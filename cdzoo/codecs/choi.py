@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
 from cdzoo.codecs.hyperprior import _transforms
+from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
+from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 
 __all__ = ["Choi2019_Weights", "ChoiCodec", "choi2019"]
 
@@ -117,7 +117,7 @@ def choi2019(
         latent_channels: channels of the latent; 256 by default, as in the paper.
         N: channels of the hidden layers; 256 by default.
         channels: those of ``latent_channels`` that latents and streams have; all by default. To choose them for a
-            codec that has weights, call its :meth:`~cdzoo.codecs._calibrated.CalibratedCodec.select`.
+            codec that has weights, call its :meth:`~cdzoo.coding.calibrated.CalibratedCodec.select`.
 
     Raises:
         ValueError: a size below 1, channels that are not there, or an argument that contradicts the weights.

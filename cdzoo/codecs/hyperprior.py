@@ -27,12 +27,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_range
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._arguments import check_range
-from cdzoo.codecs._base import Codec, CodingState
-from cdzoo.codecs._channel import Channel, round_to_symbols
-from cdzoo.codecs._compressai import (
+from cdzoo.coding._compressai import (
     TABLE_BUFFERS,
     compressai,
     current_name,
@@ -41,9 +38,12 @@ from cdzoo.codecs._compressai import (
     through_bottleneck,
     without_tables,
 )
-from cdzoo.codecs._gaussian_prior import GaussianPrior
-from cdzoo.codecs._prior_state import FactorizedState, HyperpriorState
-from cdzoo.codecs.range_coder import encode_batch
+from cdzoo.coding._prior_state import FactorizedState, HyperpriorState
+from cdzoo.coding.base import Codec, CodingState
+from cdzoo.coding.gaussian import GaussianPrior
+from cdzoo.coding.rans import encode_batch
+from cdzoo.coding.symbols import Channel, round_to_symbols
+from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 
 __all__ = [
     "LAMBDAS",

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_codec
-from cdzoo._weights import Weights, WeightsEnum, WeightsLike
-from cdzoo.codecs._calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
+from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
 from cdzoo.errors import BitstreamError
 from cdzoo.ops.quantizer import SoftToHardQuantizer, nearest_center
+from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 
 __all__ = ["Torfason2018_Weights", "TorfasonCodec", "torfason2018"]
 
@@ -191,7 +191,7 @@ def torfason2018(
         levels: values that a latent can take; 6 by default.
         N: channels of the residual units; 128 by default, as in the paper.
         channels: those of ``latent_channels`` that latents and streams have; all by default. To choose them for a
-            codec that has weights, call its :meth:`~cdzoo.codecs._calibrated.CalibratedCodec.select`.
+            codec that has weights, call its :meth:`~cdzoo.coding.calibrated.CalibratedCodec.select`.
 
     Raises:
         ValueError: a size below 1, fewer than 2 or more than 32767 levels, channels that are not there, or an argument

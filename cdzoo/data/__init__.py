@@ -1,22 +1,6 @@
 """Data in the compressed domain: folders and shards of streams and JPEG files, batches of one geometry, transforms."""
 
 from cdzoo.data.coefficient_shards import CoefficientShards as CoefficientShards
-from cdzoo.data.coefficient_transforms import CenterCrop as CenterCrop
-from cdzoo.data.coefficient_transforms import RandomCrop as RandomCrop
-from cdzoo.data.coefficient_transforms import RandomHorizontalFlip as RandomHorizontalFlip
-from cdzoo.data.coefficient_transforms import RandomRotation90 as RandomRotation90
-from cdzoo.data.coefficient_transforms import RandomVerticalFlip as RandomVerticalFlip
-from cdzoo.data.coefficient_transforms import Scale as Scale
-from cdzoo.data.coefficient_transforms import alignment as alignment
-from cdzoo.data.coefficient_transforms import center_crop as center_crop
-from cdzoo.data.coefficient_transforms import crop as crop
-from cdzoo.data.coefficient_transforms import gray_to_ycbcr as gray_to_ycbcr
-from cdzoo.data.coefficient_transforms import horizontal_flip as horizontal_flip
-from cdzoo.data.coefficient_transforms import rotate as rotate
-from cdzoo.data.coefficient_transforms import scale as scale
-from cdzoo.data.coefficient_transforms import transpose as transpose
-from cdzoo.data.coefficient_transforms import upright as upright
-from cdzoo.data.coefficient_transforms import vertical_flip as vertical_flip
 from cdzoo.data.coefficients import CoefficientDataset as CoefficientDataset
 from cdzoo.data.collate import collate_coefficients as collate_coefficients
 from cdzoo.data.collate import collate_latents as collate_latents
@@ -24,3 +8,19 @@ from cdzoo.data.sampler import SizeBucketSampler as SizeBucketSampler
 from cdzoo.data.shard_writer import write_shards as write_shards
 from cdzoo.data.shards import StreamShards as StreamShards
 from cdzoo.data.streams import StreamDataset as StreamDataset
+from cdzoo.jpeg.transforms import CenterCrop as CenterCrop
+from cdzoo.jpeg.transforms import RandomCrop as RandomCrop
+from cdzoo.jpeg.transforms import RandomHorizontalFlip as RandomHorizontalFlip
+from cdzoo.jpeg.transforms import RandomRotation90 as RandomRotation90
+from cdzoo.jpeg.transforms import RandomVerticalFlip as RandomVerticalFlip
+from cdzoo.jpeg.transforms import Scale as Scale
+from cdzoo.jpeg.transforms import alignment as alignment
+from cdzoo.jpeg.transforms import center_crop as center_crop
+from cdzoo.jpeg.transforms import crop as crop
+from cdzoo.jpeg.transforms import gray_to_ycbcr as gray_to_ycbcr
+from cdzoo.jpeg.transforms import horizontal_flip as horizontal_flip
+from cdzoo.jpeg.transforms import rotate as rotate
+from cdzoo.jpeg.transforms import scale as scale
+from cdzoo.jpeg.transforms import transpose as transpose
+from cdzoo.jpeg.transforms import upright as upright
+from cdzoo.jpeg.transforms import vertical_flip as vertical_flip

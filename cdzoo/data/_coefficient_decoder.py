@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from cdzoo.codecs import read_jpeg, read_jpeg_header
-from cdzoo.codecs._jpeg_reader import Geometry
 from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, in_threads
-from cdzoo.data.coefficient_transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
+from cdzoo.jpeg._reader import Geometry
+from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["JPEG_SUFFIXES", "CoefficientDecoder", "Gray", "Sampling", "jpeg_error", "read_upright"]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from cdzoo.codecs._threads import for_each
+from cdzoo._threads import for_each
 from cdzoo.errors import CdzooError
 
 __all__ = ["MAX_STREAM_BYTES", "Decoder", "ErrorPolicy", "OnError", "bucketed", "in_threads"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cdzoo.codecs import Codec
-from cdzoo.codecs.container import _FIXED, MAGIC
+from cdzoo.coding.container import _FIXED, MAGIC
 from cdzoo.data._decode import Decoder
 from cdzoo.data.collate import collate_latents
 from cdzoo.errors import BitstreamError, CdzooError, PairingError
@@ -38,7 +38,7 @@ class StreamDecoder(Decoder[Latent]):
         self.codec = copy.deepcopy(codec).cpu().eval().requires_grad_(False)
         # The coding tables are derived and the compiled loops loaded here, once, and not in every forked worker.
         self.codec.fingerprint  # noqa: B018
-        importlib.import_module("cdzoo.codecs._rans")
+        importlib.import_module("cdzoo.coding._rans_kernels")
         self._max_pixels = max_pixels
 
     def bucket_key(self, head: bytes) -> tuple[int, int]:

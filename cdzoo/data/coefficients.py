@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cdzoo.codecs import MAX_IMAGE_PIXELS
-from cdzoo.codecs._jpeg_reader import Geometry
 from cdzoo.data._coefficient_decoder import CoefficientDecoder, Gray, Sampling
 from cdzoo.data._dataset import Labels, SampleDataset
 from cdzoo.data._decode import MAX_STREAM_BYTES, OnError
 from cdzoo.data._webdataset import Paths
+from cdzoo.jpeg._reader import Geometry
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["CoefficientDataset"]
@@ -27,7 +27,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
 
     Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case. Images come as they are stored: the
     Exif orientation is not applied. Where it matters, :func:`cdzoo.codecs.read_jpeg_header` reports it, and ``upright``
-    and ``rotate`` of :mod:`cdzoo.data.coefficient_transforms` turn coefficients without loss.
+    and ``rotate`` of :mod:`cdzoo.jpeg.transforms` turn coefficients without loss.
 
     Worker processes may be forked or spawned. Threads decode at the same time within one process; they serve where the
     batches are made in the main process, or where processes are dear.

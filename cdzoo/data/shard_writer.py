@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdzoo.codecs import read_header, read_jpeg
-from cdzoo.codecs.container import atomic_file, remove_leftovers
+from cdzoo.coding.container import atomic_file, remove_leftovers
 from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, jpeg_error
 from cdzoo.errors import BitstreamError, JPEGError
 

@@ -25,8 +25,8 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from cdzoo._registry import get_builder, get_model_weights, list_models
-from cdzoo._weights import WeightsEnum
 from cdzoo.models._classifier import Classifier
+from cdzoo.weights.enums import WeightsEnum
 
 __all__ = ["PREFIX", "register"]
 

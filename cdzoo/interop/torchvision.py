@@ -6,7 +6,7 @@
     transform = V2Transform(v2.Compose([v2.RandomCrop(160), v2.RandomHorizontalFlip()]), snap=True)
     dataset = CoefficientDataset("photos", transform=transform)
 
-What the transforms do to coefficients is exact, as in :mod:`cdzoo.data.coefficient_transforms`: flips, crops on the
+What the transforms do to coefficients is exact, as in :mod:`cdzoo.jpeg.transforms`: flips, crops on the
 block grid, rotations by multiples of 90 degrees. What is not exact raises: ``ValueError`` where the sizes don't allow
 it, ``TypeError`` for functionals without such a form (``resize``, ``normalize``, colours, ...; networks over
 coefficients normalise by themselves, and :func:`cdzoo.data.scale` halves sizes).
@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from cdzoo.data import coefficient_transforms as exact
+from cdzoo.jpeg import transforms as exact
 from cdzoo.types import JPEGCoefficients, Latent
 
 __all__ = ["CoefficientTensor", "LatentTensor", "V2Transform", "unwrap", "wrap"]

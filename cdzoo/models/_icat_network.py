@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._torch import register_serializable
-from cdzoo.codecs._base import Codec, pad_to_multiple
-from cdzoo.models._bottleneck import scaled_channels
+from cdzoo.coding.base import Codec, pad_to_multiple
 from cdzoo.models._classifier import LatentClassifier, linear_classifier, taken_indices
+from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.types import Latent
 

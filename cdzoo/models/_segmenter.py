@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdzoo._registry import check_sizes, get_builder
-from cdzoo.models._bottleneck import Bottleneck
 from cdzoo.models._classifier import _NAMES_OF_CLASSES, Classifier, LatentClassifier
+from cdzoo.models._resnet import Bottleneck
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.transforms import LatentTransform
 from cdzoo.types import Latent

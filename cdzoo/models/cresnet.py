@@ -30,19 +30,19 @@ import torch
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
-from cdzoo.models._bottleneck import (
+from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._resnet import (
     SCALES_CHANNELS,
     Bottleneck,
     bottleneck_stage,
     conv1x1_bn_relu,
     scaled_channels,
 )
-from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["CResNet", "cresnet39", "cresnet51", "cresnet72"]
 

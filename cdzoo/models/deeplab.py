@@ -32,14 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
 from cdzoo.models.cresnet import CResNet
 from cdzoo.models.latent_resnet import LatentResNet, Upscale, upscale_and_channels
 from cdzoo.models.rgb_resnet import RGBResNet
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = [
     "ASPPHead",

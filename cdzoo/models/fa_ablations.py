@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
-from cdzoo.models._bottleneck import SCALES_CHANNELS, Bottleneck, scaled_channels
 from cdzoo.models._classifier import init_resnet_weights
+from cdzoo.models._resnet import SCALES_CHANNELS, Bottleneck, scaled_channels
 from cdzoo.models.fa_cresnet import FAcResNet, check_num_convs
 from cdzoo.models.rgb_resnet import RGBResNet
 from cdzoo.ops.attention import FeatureAdaptation
+from cdzoo.weights.enums import WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["AblatedFAcResNet", "FAResNet", "fa_cresnet39_ablation", "fa_resnet50"]
 

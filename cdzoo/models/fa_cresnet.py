@@ -31,15 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
-from cdzoo.models._bottleneck import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._resnet import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._state_dict import load_named
 from cdzoo.ops.attention import FeatureAdaptation
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["FA_cResNet39_Weights", "FAcResNet", "fa_cresnet39"]
 

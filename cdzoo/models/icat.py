@@ -45,17 +45,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from cdzoo._compose import compose
 from cdzoo._registry import build, defaults_of, register_model
-from cdzoo._weights import WeightsEnum
-from cdzoo.codecs._compressai import compressai, without_tables
-from cdzoo.codecs._gaussian_prior import GaussianPrior
-from cdzoo.codecs.container import MAX_IMAGE_PIXELS
-from cdzoo.compose import compose
+from cdzoo.coding._compressai import compressai, without_tables
+from cdzoo.coding.container import MAX_IMAGE_PIXELS
+from cdzoo.coding.gaussian import GaussianPrior
 from cdzoo.models._icat_network import ICAT, ICATOutput, conv, deconv, leaky
 from cdzoo.models._state_dict import LoadedNames, load_named
+from cdzoo.weights.enums import WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["ICAT", "ICATCodec", "ICATOutput", "ICAT_Small_Weights", "icat_small"]
 

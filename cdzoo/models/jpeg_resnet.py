@@ -7,7 +7,7 @@ Source: Ehrlich & Davis, Deep Residual Learning in the JPEG Transform Domain, IC
 The layers are PyTorch's. In ``mode="fused"`` the entrance undoes the transform once, together with the first
 convolution where it can, and the layers see plain tensors: with exact ReLU that *is* the paper's network after its
 adjacent pairs of DCT and inverse DCT have cancelled. In ``"factored"`` and ``"explicit"`` they see a
-:class:`~cdzoo.ops.coefficient_map.CoefficientMap` and run in their JPEG-domain form, ReLU exact or by ASM or APX
+:class:`~cdzoo.jpeg.nn.maps.CoefficientMap` and run in their JPEG-domain form, ReLU exact or by ASM or APX
 (section 4.2). All modes have the same parameters and train.
 
 ``jpeg_resnet_small`` is the network of section 5.1: three residual blocks, the last two with stride 2, so that 32x32
@@ -19,7 +19,7 @@ shortcut, since every block changes the number of channels; no stem.
 
 The paper feeds "losslessly compressed" images, whose coefficients are not integers. Pass those as floating-point planes
 with quantisation tables of ones. It also calls this representation faster than pixels: the explicit network takes 77
-times the multiply-adds of the pixel network, see :mod:`cdzoo.ops.jpeg_convert`.
+times the multiply-adds of the pixel network, see :mod:`cdzoo.jpeg.nn.convert`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
 from cdzoo.errors import WeightsError
-from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
+from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
+from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
 from cdzoo.models._classifier import Classifier, init_resnet_weights
-from cdzoo.ops.jpeg_conv import DEFAULT_MEMORY_BUDGET
-from cdzoo.ops.jpeg_entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.models._resnet import bottleneck_stage, scaled_channels
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
 
@@ -77,7 +77,7 @@ class BasicBlock(nn.Module):
 
 
 class JPEGClassifier(Classifier):
-    """A classifier behind a :class:`~cdzoo.ops.jpeg_entrance.JPEGEntrance`; the base of both networks here."""
+    """A classifier behind a :class:`~cdzoo.jpeg.nn.entrance.JPEGEntrance`; the base of both networks here."""
 
     entrance: JPEGEntrance
     transforms: CoefficientTransform = CoefficientTransform()

@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
-from cdzoo.models._bottleneck import bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._resnet import bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
 from cdzoo.ops.channels import check_channels, select_channels
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscale_and_channels", "upscaling"]
 

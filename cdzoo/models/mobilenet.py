@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import Weights, WeightsEnum
-from cdzoo.models._bottleneck import scaled_channels
 from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
 from cdzoo.models.latent_resnet import Upscale, upscale_and_channels, upscaling
 from cdzoo.ops.channels import select_channels
+from cdzoo.weights.enums import Weights, WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
     from cdzoo.types import Latent
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["MobileNetV245", "mobilenet_v2_45"]
 

@@ -19,12 +19,12 @@ import torch.fx
 from torch import Tensor, nn
 
 from cdzoo._registry import build, register_model
-from cdzoo._weights import WeightsEnum
-from cdzoo.models._bottleneck import bottleneck_stage, scaled_channels
 from cdzoo.models._classifier import Classifier, init_resnet_weights
+from cdzoo.models._resnet import bottleneck_stage, scaled_channels
+from cdzoo.weights.enums import WeightsEnum
 
 if TYPE_CHECKING:
-    from cdzoo._weights import WeightsLike
+    from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["RGBResNet", "resnet50", "resnet71"]
 

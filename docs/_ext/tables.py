@@ -20,9 +20,9 @@ from sphinx.util.docutils import SphinxDirective
 
 import cdzoo
 from cdzoo._registry import get_builder
-from cdzoo._weights import WeightsEnum
 from cdzoo.codecs import Codec
 from cdzoo.models import Segmenter
+from cdzoo.weights.enums import WeightsEnum
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results.json"

@@ -29,9 +29,9 @@ from torch import Tensor
 from train import logits_of_image
 
 from cdzoo.codecs import decode_jpeg
+from cdzoo.jpeg.planes import LEVEL_SHIFT, color_matrix
 from cdzoo.models.jpeg_resnet import JPEGResNetSmall, jpeg_resnet_small
 from cdzoo.ops import blockify, dct2d
-from cdzoo.ops.jpeg_planes import LEVEL_SHIFT, color_matrix
 from cdzoo.types import JPEGCoefficients
 
 

@@ -28,7 +28,7 @@ from cifar import Split, add_data_arguments, batches, list_files, load, take
 from torch import Tensor, nn
 
 import cdzoo
-from cdzoo.data.coefficient_transforms import horizontal_flip
+from cdzoo.jpeg.transforms import horizontal_flip
 from cdzoo.models.jpeg_resnet import JPEGResNetSmall, jpeg_resnet_small
 from cdzoo.types import JPEGCoefficients
 

@@ -34,9 +34,9 @@ from tqdm import tqdm
 from training import Run
 
 import cdzoo
-from cdzoo._weights import WeightsFolder, resolve_weights
 from cdzoo.codecs import Codec, read_header, read_jpeg, read_jpeg_header
 from cdzoo.transforms import CoefficientTransform, LatentTransform
+from cdzoo.weights.enums import WeightsFolder, resolve_weights
 
 Metrics = dict[str, dict[str, float]]
 TOLERANCES = {"top-1 (%)": 0.5, "top-5 (%)": 0.5, "mIoU (%)": 0.5, "pixel accuracy (%)": 0.5, "PSNR (dB)": 0.05}

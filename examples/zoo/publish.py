@@ -25,8 +25,8 @@ from plan import PLAN, Planned
 from run import is_done
 
 import cdzoo
-from cdzoo._weights import WeightsFolder
 from cdzoo.codecs import Codec
+from cdzoo.weights.enums import WeightsFolder
 
 WNIDS = {
     "n01440764": "tench",

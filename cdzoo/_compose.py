@@ -1,0 +1,177 @@
+"""Codec and network as one module: images, latents or bits in, logits out; no pixel is rebuilt on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo._torch import reference_tensor
+from cdzoo.coding.base import Codec
+from cdzoo.coding.container import MAX_IMAGE_PIXELS
+from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.transforms import LatentTransform
+from cdzoo.types import Latent
+
+__all__ = ["CompressedDomainModel", "compose"]
+
+
+class CompressedDomainModel(nn.Module):
+    """A frozen codec and a network over its latents; made by :func:`compose`.
+
+    The codec takes no part in training: its parameters are not registered with this module, so that optimisers,
+    ``train()`` and ``state_dict()`` see the network alone.
+
+    Attributes:
+        model: the network.
+        transforms: what is done to a latent before the network reads it.
+    """
+
+    def __init__(self, codec: Codec, model: nn.Module, transforms: Callable[[Latent], Latent]) -> None:
+        super().__init__()
+        self.model = model
+        self.transforms = transforms
+        self._codec = [codec]  # a list hides the module from registration
+
+    @property
+    def codec(self) -> Codec:
+        """The frozen codec."""
+        return self._codec[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CompressedDomainModel:
+        # The codec moves along to another device, but keeps its dtype: rounded, its latents would be other ones.
+        probe: Tensor = fn(next(self.codec.parameters()).new_empty(0))
+        self.codec.to(device=probe.device)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` in ``[0, 1]`` to logits, through the codec's latents."""
+        return self.from_latent(self.codec.encode(x))
+
+    def from_latent(self, latent: Latent) -> Tensor:
+        """Latents, as the codec returned them, to logits ``(B, num_classes)`` or ``(B, num_classes, H, W)``."""
+        parameter = reference_tensor(self.model)
+        like = latent.y_hat if parameter is None else parameter
+        latent = self.transforms(latent.to(like.device))
+        scales = None if latent.scales is None else latent.scales.to(like.dtype)
+        logits: Tensor = self.model(latent._replace(y_hat=latent.y_hat.to(like.dtype), scales=scales))
+        return logits
+
+    def from_streams(
+        self,
+        streams: Sequence[bytes],
+        *,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        num_threads: int | None = None,
+    ) -> Tensor:
+        """Bits to logits; neither the synthesis transform nor a pixel tensor is touched.
+
+        Args:
+            streams: ``.cdz`` streams; images of unequal sizes are decoded size by size, and their logits come back in
+                the order of the streams.
+            max_pixels, num_threads: as in ``Codec.decompress``.
+
+        Returns:
+            logits ``(B, num_classes)``; dense outputs need images of one size.
+
+        Raises:
+            BitstreamError, PairingError, TypeError, ValueError: as ``Codec.decompress``.
+        """
+        opened = self.codec._open(streams, max_pixels)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, (header, _) in enumerate(opened):
+            groups.setdefault(header.image_size, []).append(position)
+        outputs = [
+            self.from_latent(self._decode([opened[p] for p in positions], positions, len(opened), num_threads))
+            for positions in groups.values()
+        ]
+        if len({tuple(o.shape[1:]) for o in outputs}) > 1:
+            raise ValueError(
+                f"dense outputs of unequal sizes {sorted({tuple(o.shape[1:]) for o in outputs})} make no batch; "
+                "pass the images of one size at a time."
+            )
+        order = torch.tensor([p for positions in groups.values() for p in positions], device=outputs[0].device)
+        return torch.cat(outputs)[torch.argsort(order)]
+
+    def _decode(self, group: Sequence[Any], positions: Sequence[int], total: int, num_threads: int | None) -> Latent:
+        """Decode opened streams of one size; errors name a stream's position among all, not that in the group."""
+        try:
+            return self.codec._decode_parts(group, num_threads)
+        except BitstreamError as error:
+            found = re.match(r"stream (\d+) of \d+", text := str(error))
+            if found is None:
+                raise
+            raise BitstreamError(f"stream {positions[int(found[1])]} of {total}{text[found.end() :]}") from error
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """What is inside a compiled, a data parallel or an averaged module."""
+    return getattr(module, "_orig_mod", getattr(module, "module", None))
+
+
+def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
+    """Put a codec and a network over its latents together.
+
+    Args:
+        codec: any of ``cdzoo.codecs``; stays frozen.
+        model: any network of ``cdzoo.models`` that reads latents.
+
+    Returns:
+        a module with ``(x)``, ``.from_latent(latent)`` and ``.from_streams(streams)``, each giving logits. The
+        transform that the network's weights came with is applied to every latent.
+
+    Raises:
+        PairingError: channels, stride or scales do not fit, or the network's weights were trained on the latents of
+            another codec; the message names both fingerprints.
+        TypeError: not a codec, or a network that does not read latents.
+    """
+    given = codec
+    while not isinstance(codec, Codec):
+        if (inside := _wrapped(codec)) is None:
+            raise TypeError(f"compose takes a codec first, not {type(given).__name__}; cdzoo.list_codecs() names them.")
+        codec = inside
+    inner: Any = model
+    while not hasattr(inner, "in_channels") and (wrapped := _wrapped(inner)) is not None:
+        inner = wrapped
+    in_channels, stride = getattr(inner, "in_channels", None), getattr(inner, "latent_stride", None)
+    if in_channels is None or stride is None:
+        raise TypeError(
+            f"{type(inner).__name__} does not read latents; pixel networks take codec.decode(latent), and "
+            "cdzoo.list_models() names the networks that need no pixels."
+        )
+    for what, need, have in (
+        ("latent channels", in_channels, codec.latent_channels),
+        ("pixels per latent sample", stride, codec.stride),
+    ):
+        if need != have:
+            raise PairingError(
+                f"{_name(inner)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
+                f"{have}; build the network with "
+                f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec."
+            )
+    if getattr(inner, "uses_scales", False) and not codec.has_scales:
+        raise PairingError(
+            f"{_name(inner)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
+            "no hyperprior; use a network without scales, or a codec with them."
+        )
+    trained_on = getattr(inner, "codec_fingerprint", None)
+    if trained_on is not None and trained_on != codec.fingerprint:
+        raise PairingError(
+            f"the weights of {_name(inner)} were trained on latents of the codec with fingerprint {trained_on}, but "
+            f"this {codec.name} has fingerprint {codec.fingerprint}; weights.build_codec() makes the right one."
+        )
+    transforms = getattr(inner, "transforms", None)
+    if transforms is not None and not callable(transforms):
+        raise TypeError(
+            f"{_name(inner)}.transforms is {transforms!r}; it must turn a Latent into a Latent, as "
+            "cdzoo.transforms.LatentTransform does, or be None."
+        )
+    return CompressedDomainModel(codec, model, LatentTransform() if transforms is None else transforms)
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "builder", type(model).__name__))

@@ -1,0 +1,1 @@
+"""Any number of files through a codec or a network."""

@@ -1,0 +1,1 @@
+"""What every learned codec is made of: identity, symbols, streams, entropy coding."""

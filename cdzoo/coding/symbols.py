@@ -1,0 +1,173 @@
+"""The three things that can stand between an encoder and a decoder: nothing, a bit writer, a bit reader.
+
+A codec describes its parts once (``Codec._code``); which channel it is given decides whether symbols are merely
+quantised, written, or read. ``encode`` and ``decompress`` agree because they are the same code.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
+from cdzoo.errors import BitstreamError
+
+__all__ = ["Channel", "Quantiser", "Reader", "Writer"]
+
+_MANY_SYMBOLS = 1 << 16
+
+
+class Channel(Protocol):
+    """Carries one part of a batch: integer symbols ``(B, C, h, w)`` with one probability table each."""
+
+    def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
+        """Carry a part.
+
+        Args:
+            values: real values ``(B, C, h, w)`` to round and send; ``None`` on the reading side.
+            shape: ``(B, C, h, w)``.
+            indexes: table index of each symbol, ``(B, C, h, w)`` or, the same for all images, ``(C, h, w)``; uint8
+                or int32.
+            tables: the tables that ``indexes`` refers to.
+
+        Returns:
+            the symbols, ``(B, C, h, w)`` int16, on the device of ``indexes``.
+        """
+        ...
+
+
+def round_to_symbols(values: Tensor) -> Tensor:
+    """Round to the nearest integer, ties to even, as int16.
+
+    Raises:
+        ValueError: values that are not finite, or beyond what an int16 symbol can carry.
+    """
+    limit = torch.iinfo(torch.int16).max
+    largest = float(values.detach().abs().max()) if values.numel() else 0.0
+    if not largest < limit:  # catches NaN too
+        raise ValueError(
+            f"latent values reach {largest}, but symbols must be finite and below {limit} in magnitude; "
+            "is the image within [0, 1], and are the weights finite?"
+        )
+    return torch.round(values).to(torch.int16)
+
+
+class Quantiser:
+    """Rounds, and writes nothing."""
+
+    def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
+        """See :class:`Channel`."""
+        assert values is not None
+        return round_to_symbols(values)
+
+
+class Writer:
+    """Rounds, and entropy-codes each image of the batch into its own bytes.
+
+    Attributes:
+        parts: for each image, the parts written so far.
+        checksums: for each image, the running CRC32 of symbols and table indexes.
+    """
+
+    def __init__(self, batch: int, num_threads: int) -> None:
+        self.parts: list[list[bytes]] = [[] for _ in range(batch)]
+        self.checksums = [0] * batch
+        self._num_threads = num_threads
+
+    def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
+        """See :class:`Channel`."""
+        assert values is not None
+        symbols = round_to_symbols(values)
+        flat = symbols.cpu().contiguous().numpy().reshape(shape[0], -1)
+        flat_indexes = _flatten(indexes, shape)
+        num_threads = _worthwhile(self._num_threads, flat.size)
+        coded = encode_batch(flat, flat_indexes, tables, num_threads=num_threads)
+        for position, part in enumerate(coded):
+            self.parts[position].append(part)
+            self.checksums[position] = _checksum(self.checksums[position], flat, flat_indexes, position)
+        return symbols
+
+
+class Reader:
+    """Decodes each image's parts in the order in which they were written.
+
+    Attributes:
+        checksums: for each image, the running CRC32 of symbols and table indexes.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[memoryview]], num_threads: int) -> None:
+        self.checksums = [0] * len(parts)
+        self._parts = parts
+        self._next = 0
+        self._num_threads = num_threads
+
+    def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
+        """See :class:`Channel`."""
+        streams = [parts[self._next] for parts in self._parts]
+        self._next += 1
+        if indexes.dim() < len(shape):
+            _refuse_implausible(streams, shape, indexes, tables)
+        flat_indexes = _flatten(indexes, shape)
+        symbols = np.empty((shape[0], math.prod(shape[1:])), np.int16)
+
+        def checksum(position: int) -> None:
+            self.checksums[position] = _checksum(self.checksums[position], symbols, flat_indexes, position)
+
+        num_threads = _worthwhile(self._num_threads, symbols.size)
+        decode_batch(streams, flat_indexes, tables, out=symbols, num_threads=num_threads, then=checksum)
+        return torch.from_numpy(symbols).reshape(shape).to(indexes.device)
+
+    def verify(self, expected: Sequence[int]) -> None:
+        """Compare what was decoded with the checksums of what was written.
+
+        Raises:
+            BitstreamError: they differ, naming the stream.
+        """
+        for position, (found, wanted) in enumerate(zip(self.checksums, expected, strict=True)):
+            if found != wanted:
+                raise BitstreamError(
+                    f"stream {position} of {len(expected)}: decoded symbols have CRC32 {found:08x}, but {wanted:08x} "
+                    "was written; the stream is damaged, or its writer computed other integers."
+                )
+
+
+def _refuse_implausible(
+    streams: Sequence[memoryview], shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables
+) -> None:
+    """Refuse parts too short for the symbols that the image's size asks for, before memory is taken for those.
+
+    A channel's symbol takes at least the bits of its table's most probable entry; the coder's state holds 64 more.
+    """
+    cheapest = tables.cheapest_bits[indexes[:, 0, 0].cpu().numpy()].sum()
+    needed = float(cheapest) * shape[2] * shape[3] * 0.999 - 64
+    for position, stream in enumerate(streams):
+        if 8 * len(stream) < needed:
+            raise BitstreamError(
+                f"stream {position} of {len(streams)}: a part of {len(stream)} bytes cannot hold {shape[1]}x{shape[2]}x"
+                f"{shape[3]} symbols, which take at least {needed / 8:.0f} bytes; the stream is damaged or forged."
+            )
+
+
+def _worthwhile(num_threads: int, num_symbols: int) -> int:
+    """To wake a thread takes as long as to code some ten thousand symbols."""
+    return num_threads if num_symbols >= _MANY_SYMBOLS else 1
+
+
+def _flatten(indexes: Tensor, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = indexes.cpu().contiguous().numpy()
+    return array.reshape(shape[0], -1) if indexes.dim() == len(shape) else array.reshape(-1)
+
+
+def _checksum(running: int, symbols: NDArray[np.int16], indexes: NDArray[np.generic], position: int) -> int:
+    """Continue an image's CRC32 over its symbols (little-endian) and, where they were computed, its indexes."""
+    running = zlib.crc32(np.ascontiguousarray(symbols[position], dtype="<i2").data, running)
+    if indexes.ndim == 2:
+        running = zlib.crc32(np.ascontiguousarray(indexes[position]).data, running)
+    return running

@@ -1,0 +1,1 @@
+"""JPEG: files, coefficients, transforms, and networks over coefficients."""

@@ -1,0 +1,291 @@
+"""JPEG files, from bytes to coefficients: between the markers and the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdzoo._threads import for_each
+from cdzoo.errors import JPEGError
+from cdzoo.jpeg._markers import Damage, Scan, ScanHeader, Segments
+from cdzoo.jpeg.header import Geometry, Header, known_header, read_header
+from cdzoo.jpeg.kernels.layout import TARGETS
+from cdzoo.jpeg.kernels.plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
+
+__all__ = ["File", "Geometry", "Loss", "decode_files"]
+
+_REASONS = (
+    "",
+    "bits that are no Huffman code",
+    "a run of zeros that does not fit",
+    "a coefficient of more than 16 bits",
+    "the data of a scan end too early",
+    "data are left over behind the last block",
+    "the next restart marker is missing",
+    "a refinement of lost coefficients",
+)
+_NONE = np.zeros(0, np.uint8)
+_NO_HISTORY = np.zeros(0, np.uint64)
+_NO_TARGETS = (0, 0, 0, 0)
+
+#: How many bytes of files are decoded in one go: so many that the call does not matter, and no more than may be copied.
+_FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
+
+_workspace = Workspace()
+
+
+class Loss(NamedTuple):
+    """What could not be decoded of a damaged file, if that was allowed."""
+
+    message: str
+    num_blocks: int
+
+
+class File:
+    """A JPEG file whose header has been read and found decodable.
+
+    Args:
+        data: the file's bytes.
+        name: what errors call it.
+        strict: whether damage raises or is survived.
+        max_pixels: the largest ``H * W`` accepted; ``None`` for any.
+
+    Raises:
+        JPEGError: the header is damaged or describes something that is not supported; the image is too large; or,
+            if strict, the file is too short to hold it.
+    """
+
+    def __init__(self, data: bytes, name: str, *, strict: bool, max_pixels: int | None) -> None:
+        self.data = data
+        self.name = name
+        self.strict = strict
+        self.header = known_header(data) or self._open()[1]
+        frame, scan = self.header.frame, self.header.scan
+        if max_pixels is not None and frame.height * frame.width > max_pixels:
+            raise JPEGError(
+                f"{name}: {frame.width} x {frame.height} pixels are more than max_pixels={max_pixels}, which keeps "
+                "hostile files from taking all memory; a file that you trust can be read with a larger limit"
+            )
+        # Every block costs at least a bit, and two if it is not progressive. This comes before any allocation.
+        num_bytes = len(data) - scan.position
+        if strict and 8 * num_bytes < frame.num_blocks * (1 if frame.kind == "progressive" else 2):
+            raise self._error(Damage(len(data), f"{num_bytes} bytes of data are too few for {frame.num_blocks} blocks"))
+
+    def _error(self, damage: Damage) -> JPEGError:
+        return JPEGError(f"{self.name}, byte {damage.position}: {damage.reason}")
+
+    def _open(self) -> tuple[Segments, Header]:
+        try:
+            segments = Segments(self.data, strict=self.strict)
+            return segments, read_header(segments)
+        except Damage as damage:
+            raise self._error(damage) from None
+
+    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> Loss | None:
+        """Decode scan by scan, with an eye on damage.
+
+        Args:
+            planes: per component ``Hb * Wb * 64``, contiguous.
+            qtables: ``(K, 64)``.
+
+        Returns:
+            What was lost, if that was allowed and anything was.
+        """
+        if self.header.frame.kind == "progressive" or not self.strict:
+            for plane in planes:
+                plane.fill(0)
+        segments, header = self._open()
+        return _Decoder(self, segments, planes).decode(header.scan, qtables)
+
+
+class _Decoder:
+    """Scan by scan through a file that :func:`decode_files` cannot have in one go."""
+
+    def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
+        self.file = file
+        self.frame = file.header.frame
+        self.segments = segments
+        self.planes = planes
+        self.targets = [plane.ctypes.data for plane in planes]
+        self.history: dict[int, NDArray[np.uint64]] = {}  # by component and block: which coefficients are not zero
+        self.lost: dict[int, NDArray[np.bool_]] = {}  # blocks that are missing or incomplete, by component
+        self.stop: dict[int, NDArray[np.uint8]] = {}  # blocks whose AC coefficients cannot be refined any more
+
+    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> Loss | None:
+        segments, planes = self.segments, self.planes
+        try:
+            while scan is not None:
+                segments.position = self._decode_scan(scan)
+                scan = segments.next_scan()
+            segments.finish()
+        except Damage as damage:
+            if self.file.strict:
+                raise self.file._error(damage) from None
+            segments.complain(damage.position, damage.reason)
+            unfinished = segments.unfinished()
+        else:
+            unfinished = segments.unseen()
+        for n in unfinished:
+            self.lost[n] = np.ones(planes[n].size // 64, np.bool_)
+        for n in range(len(planes)):
+            qtables[n] = segments.qtables.get(n, 1)
+        first = segments.complaint
+        if first is None:
+            return None
+        for n, lost in self.lost.items():
+            if self.frame.kind != "progressive":  # what the damage made of them
+                planes[n].reshape(-1, 64)[lost] = 0
+        count = sum(int(lost.sum()) for lost in self.lost.values())
+        total = self.frame.num_blocks
+        return Loss(f"{self.file._error(first)}; {count} of {total} blocks are missing or incomplete", count)
+
+    def _decode_scan(self, scan: Scan) -> int:
+        """Decode one scan; the position behind it."""
+        kernels = load_kernels()
+        header = scan.header
+        data = self.file.data
+        tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
+        state = _workspace.state
+        enter_scan(scan, rows, state)
+        state[TARGETS, : len(self.targets)] = self.targets
+        n = header.components[0]
+        columns, num_mcus = self.frame.columns, self.frame.columns * self.frame.rows
+        if len(header.components) == 1:
+            columns = self.frame.components[n].columns
+            num_mcus = columns * self.frame.components[n].rows
+        history = _NO_HISTORY
+        stop = _NONE
+        if header.start > 0:
+            history = self.history.setdefault(n, history)
+            if history.size == 0:
+                history = self.history[n] = np.zeros(num_mcus, np.uint64)
+            stop = self.stop.get(n, _NONE)
+        missing = _NONE if self.file.strict else np.zeros(num_mcus, np.uint8)
+        status, end, segment, used, mcu = kernels.run(
+            kernels.huffman.decode_scan,
+            np.frombuffer(data, np.uint8),
+            scan.position,
+            _workspace.segment(len(data)),
+            frame_fields(self.frame),
+            state,
+            tables,
+            pairs,
+            history,
+            stop,
+            missing,
+        )
+        if status:
+            self.segments.complain(
+                _position(data, segment, used), f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
+            )
+            self._note(header, missing.reshape(-1, columns))
+        return int(end)
+
+    def _note(self, header: ScanHeader, missing: NDArray[np.uint8]) -> None:
+        """Turn missing MCUs into lost blocks."""
+        for n in header.components:
+            component = self.frame.components[n]
+            mask = missing
+            if len(header.components) > 1:
+                mask = mask.repeat(component.vertical, axis=0).repeat(component.horizontal, axis=1)
+            lost = mask[: component.rows, : component.columns].reshape(-1)
+            self.lost[n] = self.lost.get(n, False) | lost.astype(np.bool_)
+            if header.start > 0:
+                self.stop[n] = self.stop.get(n, np.uint8(0)) | lost
+
+
+def decode_files(
+    files: Sequence[File], planes: Sequence[Tensor], qtables: Tensor, num_threads: int
+) -> list[Loss | None]:
+    """Decode files of one geometry.
+
+    Args:
+        planes: per component ``(B, Hb, Wb, 8, 8)`` int16, contiguous, on the CPU.
+        qtables: ``(B, K, 8, 8)`` int32.
+
+    Returns:
+        What was lost of each file.
+
+    Raises:
+        JPEGError: a strict file is damaged: the first one of them.
+    """
+    plans = [make_plan(file.header) for file in files]
+    pieces = _cut([len(file.data) for file in files], plans, num_threads)
+    targets = np.array([*[plane.data_ptr() for plane in planes], *_NO_TARGETS[len(planes) :]], np.int64)
+    tables = qtables.numpy().reshape(len(files), -1, 64)
+    done = np.zeros(len(files), np.uint8)
+
+    def decode(i: int) -> list[Loss | None]:
+        first, last = pieces[i]
+        plan = plans[first]
+        if plan is not None:
+            _decode_alike(files[first:last], plan, targets, first, done)
+        losses: list[Loss | None] = [None] * (last - first)
+        for n in range(first, last):
+            if not done[n]:
+                losses[n - first] = files[n].decode([plane[n].numpy().reshape(-1) for plane in planes], tables[n])
+            else:
+                tables[n] = files[n].header.qtables
+        return losses
+
+    return [loss for losses in for_each(decode, len(pieces), num_threads) for loss in losses]
+
+
+def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[tuple[int, int]]:
+    """Where to cut a batch into pieces of one plan each: four for every thread, so that none waits for long."""
+    longest = _MOST_BYTES
+    if num_threads > 1:
+        longest = max(_FEWEST_BYTES, min(_MOST_BYTES, -(-sum(sizes) // (4 * num_threads))))
+    pieces = []
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and (total + size // 2 > longest or plans[i] is not plans[first] or plans[i] is None):
+            pieces.append((first, i))
+            first, total = i, 0
+        total += size
+    return [*pieces, (first, len(sizes))]
+
+
+def _decode_alike(
+    files: Sequence[File], plan: Plan, targets: NDArray[np.int64], first: int, done: NDArray[np.uint8]
+) -> None:
+    """Decode files of one plan, of which the first is number ``first`` of the batch; notes which ones are ``done``."""
+    _, _, scans, run = load_kernels()
+    bounds: list[int] = []
+    end = longest = 0
+    for file in files:
+        size = len(file.data)
+        end += size
+        longest = max(longest, size)
+        bounds += (file.header.marker, end)
+    frame = files[0].header.frame
+    data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
+    run(
+        scans.decode_files,
+        np.frombuffer(data, np.uint8),
+        np.array(bounds, np.int64),
+        _workspace.segment(longest),
+        *plan,
+        _workspace.state,
+        _workspace.tables(frame),
+        _workspace.history(frame),
+        _NONE,
+        targets,
+        first,
+        done,
+    )
+
+
+def _position(data: bytes, start: int, used: int) -> int:
+    """Where ``used`` bytes behind ``start`` end, with byte stuffing counted."""
+    position = start
+    while True:
+        stuffing = data.find(b"\xff\x00", position, start + used)
+        if stuffing < 0:
+            return min(start + used, len(data))
+        position = stuffing + 2
+        used += 1

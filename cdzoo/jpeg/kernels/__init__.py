@@ -1,0 +1,1 @@
+"""Compiled inner loops over JPEG data. Importing a module of this package imports Numba."""

@@ -1,0 +1,204 @@
+"""Whole JPEG files, one after another, in one call and without the GIL: headers of scans are read here, too.
+
+Import on first use only: this imports Numba. This is the quick way for files in order. It accepts less than
+:mod:`cdzoo.jpeg._markers`: behind the first scan only other scans, Huffman tables and the end of the image. At
+anything else, damage included, it gives up without a word, and the file is read again by those who can say what is
+wrong with it. Whatever a kernel relies on is checked here as it is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cdzoo.jpeg._markers import MAX_SCANS
+from cdzoo.jpeg.kernels.bits import OK, TABLE_SIZE, build_table
+from cdzoo.jpeg.kernels.jit import jit
+from cdzoo.jpeg.kernels.layout import (
+    AC_ROWS,
+    BLOCK_COLUMNS,
+    BLOCK_ROWS,
+    COUNT,
+    DC_ROWS,
+    END,
+    FIRST_BLOCK,
+    HIGH,
+    HISTORY,
+    HORIZONTAL,
+    IDENTIFIER,
+    INTERVAL,
+    LOW,
+    NUM_COMPONENTS,
+    NUMBERS,
+    PROGRESS,
+    PROGRESSIVE,
+    SCAN,
+    START,
+    TABLE_ROWS,
+    TARGETS,
+    VERTICAL,
+)
+from cdzoo.jpeg.kernels.scans import decode_scan
+
+__all__ = ["decode_files"]
+
+_UNSEEN = 255
+
+
+@jit
+def _read_tables(data: Any, position: Any, end: int, tables: Any, state: Any) -> bool:
+    """Read a DHT segment into the rows of ``tables`` that its selectors stand for."""
+    while position < end:
+        behind: Any = position + 17
+        if behind > end:
+            return False
+        selector = np.int64(data[position])
+        code: Any = 0
+        for length in range(1, 17):
+            count = np.int64(data[position + length])
+            code = 2 * code + count
+            if count > 0 and code >= 1 << length:
+                return False
+            behind += count
+        if selector & 0xEC or behind > end or behind > position + 17 + 256:
+            return False
+        if selector < 16:
+            for i in range(position + 17, behind):
+                if data[i] > 15:
+                    return False
+        row = (selector >> 4) * 4 + (selector & 3)
+        build_table(data, position + 1, tables, row)
+        state[TABLE_ROWS, row] = row
+        position = behind
+    return True
+
+
+@jit
+def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bool:
+    """Read a SOS segment, and check it against the scans before it."""
+    count = np.int64(data[position])
+    if count < 1 or count > 4 or end - position != 4 + 2 * count:
+        return False
+    start, stop = np.int64(data[end - 3]), np.int64(data[end - 2])
+    high, low = np.int64(data[end - 1]) >> 4, np.int64(data[end - 1]) & 15
+    if frame[PROGRESSIVE]:
+        last = 0 if start == 0 else 63
+        if stop < start or stop > last or (start > 0 and count > 1) or low > 13 or (high > 0 and high != low + 1):
+            return False
+    elif start != 0 or stop != 63 or high != 0 or low != 0:
+        return False
+    state[SCAN, COUNT] = count
+    state[SCAN, START] = start
+    state[SCAN, END] = stop
+    state[SCAN, HIGH] = high
+    state[SCAN, LOW] = low
+    size = 0
+    for i in range(count):
+        c = -1
+        for n in range(frame[NUM_COMPONENTS]):
+            if frame[8 * n + IDENTIFIER] == data[position + 1 + 2 * i]:
+                c = n
+        if c < 0:
+            return False
+        for n in range(i):
+            if state[SCAN, NUMBERS + n] == c:
+                return False
+        state[SCAN, NUMBERS + i] = c
+        state[SCAN, HISTORY] = frame[8 * c + FIRST_BLOCK]
+        size += frame[8 * c + VERTICAL] * frame[8 * c + HORIZONTAL]
+        dc, ac = np.int64(data[position + 2 + 2 * i]) >> 4, np.int64(data[position + 2 + 2 * i]) & 15
+        state[SCAN, DC_ROWS + i] = state[TABLE_ROWS, dc] if dc < 4 else -1
+        state[SCAN, AC_ROWS + i] = state[TABLE_ROWS, 4 + ac] if ac < 4 else -1
+        if start == 0 and high == 0 and state[SCAN, DC_ROWS + i] < 0:
+            return False
+        if stop > 0 and state[SCAN, AC_ROWS + i] < 0:
+            return False
+        if start > 0 and state[PROGRESS + c, 0] == _UNSEEN:
+            return False
+        for k in range(start, stop + 1):
+            if state[PROGRESS + c, k] != (high if high > 0 else _UNSEEN):
+                return False
+            state[PROGRESS + c, k] = low
+    return count == 1 or size <= 10
+
+
+@jit
+def _decode_file(
+    data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any
+) -> Any:
+    """Decode all scans from the SOS marker at ``position`` on."""
+    for c in range(frame[NUM_COMPONENTS]):
+        for k in range(64):
+            state[PROGRESS + c, k] = _UNSEEN
+    num_scans = 0
+    while position + 4 <= data.size and data[position] == 0xFF:
+        code = data[position + 1]
+        start = position + 4
+        end = position + 2 + (np.int64(data[position + 2]) << 8 | np.int64(data[position + 3]))
+        if code == 0xD9 or end <= start or end > data.size:
+            break
+        if code == 0xC4 and frame[PROGRESSIVE]:
+            if not _read_tables(data, start, end, tables, state):
+                return False
+            position = end
+            continue
+        num_scans += 1
+        if code != 0xDA or num_scans > MAX_SCANS or not _read_scan(data, start, end, frame, state):
+            return False
+        result = decode_scan(data, end, scratch, frame, state, tables, pairs, history, none, none)
+        if result[0] != OK:
+            return False
+        position = result[1]
+    ends = position + 2 <= data.size and data[position] == 0xFF and data[position + 1] == 0xD9
+    for c in range(frame[NUM_COMPONENTS]):
+        ends &= state[PROGRESS + c, 0] != _UNSEEN
+    return ends
+
+
+@jit
+def decode_files(
+    data: Any, bounds: Any, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any,
+    state: Any, own_tables: Any, history: Any, none: Any, targets: Any, first: int, done: Any,
+) -> None:  # fmt: skip
+    """Decode files that agree in all that comes before the first scan, but for its length.
+
+    Arguments:
+        data: the files, one behind the other, uint8.
+        bounds: int64, two per file: the position of the first SOS marker in the file, and where it ends in ``data``.
+        scratch: room for the longest file and ``SLACK`` bytes more, uint8.
+        frame: see :mod:`cdzoo.jpeg.kernels.layout`; ``interval`` is that of restart markers.
+        rows: int64: the rows of ``tables`` with the four DC and four AC tables that are defined; -1 for none.
+        tables, pairs: see :mod:`cdzoo.jpeg.kernels.bits`.
+        state: int64 ``STATE_SHAPE``, to work with; the address of the spare block is in it.
+        own_tables: room for eight tables, to work with, if the files are progressive.
+        history: uint64, room for all blocks of a file, to work with, if the files are progressive.
+        none: uint8, empty.
+        targets: int64: the addresses of four planes ``(B, Hb * Wb * 64)`` int16.
+        first: the number of the first file in the planes.
+        done: uint8: set to 1 for each file, by this number, unless it has to be decoded otherwise; its planes then
+            hold anything.
+    """
+    state[SCAN, INTERVAL] = interval
+    start = 0
+    for i in range(bounds.size // 2):
+        end = bounds[2 * i + 1]
+        for c in range(frame[NUM_COMPONENTS]):
+            size = frame[8 * c + BLOCK_ROWS] * frame[8 * c + BLOCK_COLUMNS] * 128
+            state[TARGETS, c] = targets[c] + (first + i) * size
+        for row in range(8):
+            state[TABLE_ROWS, row] = rows[row]
+        file_tables = tables
+        if frame[PROGRESSIVE]:
+            file_tables = own_tables
+            for block in range(history.size):
+                history[block] = 0
+            for row in range(8):
+                if rows[row] >= 0:
+                    state[TABLE_ROWS, row] = row
+                    for k in range(TABLE_SIZE):
+                        own_tables[row, k] = tables[rows[row], k]
+        done[first + i] = _decode_file(
+            data[start:end], bounds[2 * i], scratch, frame, state, file_tables, pairs, history, none
+        )
+        start = end

@@ -1,0 +1,153 @@
+"""What the JPEG kernels want to know, as the arrays that they read. Numba is imported on first use."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdzoo.jpeg._markers import Frame, Scan
+from cdzoo.jpeg.header import Header
+from cdzoo.jpeg.kernels import layout
+
+__all__ = ["Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
+
+_KEPT_BYTES = 1 << 22
+
+
+class _Kernels(NamedTuple):
+    bits: Any
+    huffman: Any
+    scans: Any
+    run: Any
+
+
+@cache
+def load_kernels() -> _Kernels:
+    """The modules of compiled code, and what calls it."""
+    from cdzoo.jpeg.kernels import bits, files, jit, scans
+
+    return _Kernels(bits, scans, files, jit.run)
+
+
+class Plan(NamedTuple):
+    """What files of one origin have in common, see :func:`cdzoo.jpeg.kernels.files.decode_files`; read-only."""
+
+    frame: NDArray[np.int64]
+    restart_interval: int
+    rows: NDArray[np.int64]
+    tables: NDArray[np.int32]
+    pairs: NDArray[np.uint64]
+
+
+def make_plan(header: Header) -> Plan | None:
+    """How to decode files with such a header in one go; the same object for equal answers. ``None``: they cannot be."""
+    if not header.flawless or header.qtables is None:
+        return None
+    return _make_plan(header.frame, header.scan.restart_interval, header.huffman)
+
+
+@lru_cache(maxsize=64)
+def _make_plan(frame: Frame, restart_interval: int, huffman: tuple[bytes, ...]) -> Plan:
+    tables, pairs, row_of = make_tables(huffman[:4], huffman[4:], frame.kind == "progressive")
+    rows = np.array([row_of.get(payload, -1) for payload in huffman], np.int64)
+    return Plan(frame_fields(frame), restart_interval, rows, tables, pairs)
+
+
+@lru_cache(maxsize=64)
+def make_tables(
+    dc: tuple[bytes, ...], ac: tuple[bytes, ...], progressive: bool
+) -> tuple[NDArray[np.int32], NDArray[np.uint64], dict[bytes, int]]:
+    """Decoding tables for DHT payloads: the rows, the pair tables, and which row a payload has."""
+    bits, _, _, run = load_kernels()
+    rows = {payload: row for row, payload in enumerate(dict.fromkeys(filter(None, ac + dc)))}
+    tables = np.empty((len(rows) or 1, bits.TABLE_SIZE), np.int32)
+    for payload, row in rows.items():
+        run(bits.build_table, np.frombuffer(payload, np.uint8), 0, tables, row)
+    num_pairs = 0 if progressive else len(set(filter(None, ac)))
+    pairs = np.empty((num_pairs, bits.LOOKUP_SIZE), np.uint64)
+    for row in range(num_pairs):
+        run(bits.build_pairs, tables, pairs, row)
+    return tables, pairs, rows
+
+
+@lru_cache(maxsize=256)
+def frame_fields(frame: Frame) -> NDArray[np.int64]:
+    """A frame as the kernels read it, see :mod:`cdzoo.jpeg.kernels.layout`."""
+    fields = np.zeros(layout.FRAME_SIZE, np.int64)
+    fields[layout.PROGRESSIVE] = frame.kind == "progressive"
+    fields[layout.NUM_COMPONENTS] = len(frame.components)
+    fields[layout.COLUMNS] = frame.columns
+    fields[layout.ROWS] = frame.rows
+    num_blocks = 0
+    for n, component in enumerate(frame.components):
+        mine = fields[8 * n :]
+        mine[layout.IDENTIFIER] = component.identifier
+        mine[layout.VERTICAL] = component.vertical
+        mine[layout.HORIZONTAL] = component.horizontal
+        mine[layout.BLOCK_ROWS] = component.rows
+        mine[layout.BLOCK_COLUMNS] = component.columns
+        mine[layout.FIRST_BLOCK] = num_blocks
+        num_blocks += component.rows * component.columns
+    return fields
+
+
+def enter_scan(scan: Scan, rows: dict[bytes, int], state: NDArray[np.int64]) -> None:
+    """Put a scan where the kernels read it."""
+    header = scan.header
+    fields = state[layout.SCAN]
+    fields[layout.COUNT] = len(header.components)
+    for first, values in (
+        (layout.NUMBERS, header.components),
+        (layout.DC_ROWS, [rows[payload] for payload in scan.dc]),
+        (layout.AC_ROWS, [rows[payload] for payload in scan.ac]),
+    ):
+        fields[first : first + len(values)] = values
+    fields[layout.START] = header.start
+    fields[layout.END] = header.end
+    fields[layout.HIGH] = header.high
+    fields[layout.LOW] = header.low
+    fields[layout.INTERVAL] = scan.restart_interval
+    fields[layout.HISTORY] = 0
+
+
+class Workspace(threading.local):
+    """What the kernels of one thread work with, kept from call to call; not much, unless files are large."""
+
+    def __init__(self) -> None:
+        self._spare = np.zeros(64, np.int16)
+        self._segment = np.empty(0, np.uint8)
+        self._history = np.empty(0, np.uint64)
+        self._tables = np.empty((0, 0), np.int32)
+        self.state = np.zeros(layout.STATE_SHAPE, np.int64)
+        self.state[layout.TARGETS, layout.SPARE] = self._spare.ctypes.data
+
+    def segment(self, size: int) -> NDArray[np.uint8]:
+        """A buffer for a segment of ``size`` bytes without its stuffing."""
+        size += load_kernels().bits.SLACK
+        buffer = self._segment
+        if buffer.size < size:
+            buffer = np.empty(size + size // 4, np.uint8)
+            if buffer.nbytes <= _KEPT_BYTES:
+                self._segment = buffer
+        return buffer
+
+    def history(self, frame: Frame) -> NDArray[np.uint64]:
+        """A word for each block."""
+        buffer = self._history
+        if frame.kind != "progressive":
+            return buffer[:0]
+        if buffer.size < frame.num_blocks:
+            buffer = np.empty(frame.num_blocks, np.uint64)
+            if buffer.nbytes <= _KEPT_BYTES:
+                self._history = buffer
+        return buffer[: frame.num_blocks]
+
+    def tables(self, frame: Frame) -> NDArray[np.int32]:
+        """Room for eight Huffman tables."""
+        if self._tables.size == 0 and frame.kind == "progressive":
+            self._tables = np.empty((8, load_kernels().bits.TABLE_SIZE), np.int32)
+        return self._tables

@@ -1,0 +1,1 @@
+"""Layers and networks over JPEG coefficients (Ehrlich and Davis 2019)."""

@@ -1,0 +1,181 @@
+"""Pixel-domain CNNs as networks over JPEG coefficients (Ehrlich and Davis, sec. 4.6).
+
+Three forms of one and the same function:
+
+- ``"fused"``: the inverse DCT once, folded with dequantisation, colour, normalisation and, where the network starts
+  with a plain convolution, with that too (:mod:`cdzoo.jpeg.nn.stem`). Adjacent pairs of DCT and inverse DCT between
+  the layers of the paper's networks cancel, and this is what is left. The one to use.
+- ``"factored"``: every layer on coefficients, each as inverse DCT, operation, DCT where the paper has no other form.
+- ``"explicit"``: the paper's: convolutions as dense maps, ReLU masks through the harmonic mixing tensor.
+
+The paper presents the last as the faster network; on the paper's own 32x32 architecture it takes 77 times the
+multiply-adds of the pixel network, and 100 to 500 times as long, and it is impossible at the size of ImageNet. What
+coefficients save is the *decoder's* work on the CPU after entropy decoding, and that is saved by ``"fused"`` as well.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdzoo._torch import reference_tensor
+from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
+from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.types import JPEGCoefficients
+
+__all__ = ["JPEGDomainModel", "to_jpeg_domain"]
+
+
+def to_jpeg_domain(
+    model: nn.Module,
+    *,
+    mode: str = "fused",
+    relu: str = "exact",
+    num_frequencies: int = 15,
+    chroma: str = "nearest",
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+) -> JPEGDomainModel:
+    """A copy of a CNN that reads :class:`cdzoo.JPEGCoefficients` instead of pixels.
+
+    With ``relu="exact"``, its outputs are those of ``model((decode_jpeg(c, clamp=False, chroma=chroma) - mean) / std)``
+    up to rounding, for any image size and sampling, grey files included (three equal channels). Batch norm,
+    training mode, parameter names and dtype are the model's own.
+
+    Arguments:
+        model: a CNN over ``(B, 3, H, W)``, or ``(B, 1, H, W)`` (it is given luma), as torchvision and timm build them.
+        mode: ``"fused"``, ``"factored"`` or ``"explicit"``, see the module. Operations without a JPEG form run as
+            DCT.op.IDCT in ``"factored"`` and raise when they are reached in ``"explicit"``.
+        relu: ``"exact"``, or ``"asm"`` or ``"apx"`` (sec. 4.2), for ReLU only; not in ``"fused"``, which has pixels.
+        num_frequencies: 1 to 15, of ASM and APX.
+        chroma: upsampling of chroma, ``"nearest"`` or ``"fancy"`` (libjpeg's default).
+        mean: subtracted from pixels in [0, 1], one number or one per channel; none by default.
+        std: pixels are divided by it, likewise.
+        memory_budget: bytes that all explicit maps may take together, for one image size.
+
+    Returns:
+        A module ``(JPEGCoefficients) -> output of the model``.
+
+    Raises:
+        ValueError: an unknown option, an approximated ReLU with ``"fused"``, or a network over neither 3 nor 1
+            channels.
+        MemoryError: at the first call with an image size whose explicit maps exceed the budget.
+    """
+    entrance = JPEGEntrance(
+        channels=_input_channels(model),
+        mode=mode,
+        relu=relu,
+        num_frequencies=num_frequencies,
+        chroma=chroma,
+        mean=mean,
+        std=std,
+        memory_budget=memory_budget,
+    )
+    return JPEGDomainModel(entrance, copy.deepcopy(model))
+
+
+class JPEGDomainModel(nn.Module):
+    """A CNN behind the entrance that its form needs; made by :func:`to_jpeg_domain`.
+
+    Arguments:
+        entrance: the form; it is moved to the network's device and dtype.
+        model: the network, which is taken over and changed.
+
+    Attributes:
+        model: the network. Its parameters keep their names.
+        folded: name of the convolution that runs in the entrance (``"fused"`` only), or ``None``.
+    """
+
+    def __init__(self, entrance: JPEGEntrance, model: nn.Module) -> None:
+        super().__init__()
+        self.folded = _foldable_convolution(model) if entrance.mode == "fused" else None
+        if self.folded is not None:
+            conv = model.get_submodule(self.folded)
+            assert isinstance(conv, nn.Conv2d)
+            model.set_submodule(self.folded, _FoldedConv2d(conv))
+        if entrance.mode == "explicit":
+            make_convolutions_explicit(model)
+        self.model = model
+        reference = _reference(model)
+        self.entrance = entrance.to(device=reference.device, dtype=reference.dtype)
+        self.training = model.training
+
+    def forward(self, coefficients: JPEGCoefficients) -> Any:
+        """``coefficients`` of a batch of files to the output of the network, logits ``(B, classes)`` for classifiers.
+
+        Raises:
+            JPEGError: colour spaces and samplings without a linear decode.
+            ValueError: ``"explicit"`` and an operation that has no JPEG form.
+            MemoryError: ``"explicit"`` and maps above the memory budget.
+        """
+        self.entrance.check_memory(self, coefficients)
+        conv = None if self.folded is None else self.model.get_submodule(self.folded)
+        assert conv is None or isinstance(conv, _FoldedConv2d)
+        return self.model(self.entrance(coefficients, conv, dtype=_reference(self.model).dtype))
+
+    def extra_repr(self) -> str:
+        return f"folded={self.folded!r}"
+
+
+class _FoldedConv2d(nn.Conv2d):
+    """Holds a convolution's parameters under their old names and passes through what the entrance has computed."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(conv.__dict__)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, folded"  # type: ignore[no-untyped-call]
+
+
+def _foldable_convolution(model: nn.Module) -> str | None:
+    """Name of the plain convolution that alone reads the input, in training as in evaluation, if tracing finds one."""
+    name = _only_reader(model, training=True)
+    return name if name is not None and name == _only_reader(model, training=False) else None
+
+
+def _only_reader(model: nn.Module, *, training: bool) -> str | None:
+    try:
+        # A copy, in which a module may keep what tracing gives it in place of tensors.
+        graph = torch.fx.symbolic_trace(copy.deepcopy(model).train(training)).graph
+    except Exception:  # whatever a model does that can't be traced, it still runs, on the normalised image
+        return None
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    readers = list(image.users)
+    if len(readers) != 1 or readers[0].op != "call_module" or calls.count(readers[0].target) != 1:
+        return None
+    conv = model.get_submodule(readers[0].target)
+    plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.groups == 1
+    return str(readers[0].target) if plain and not conv._forward_hooks and not conv._forward_pre_hooks else None
+
+
+def _input_channels(model: nn.Module) -> int:
+    """3 or 1: what the convolution that reads the image takes.
+
+    Where tracing finds none it is the first one, if that can be; behind a space-to-depth stem there are more channels.
+    """
+    name = _foldable_convolution(model)
+    candidates = model.modules() if name is None else [model.get_submodule(name)]
+    reader = next((module for module in candidates if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if reader is None or (name is None and reader.in_channels != 1) else reader.in_channels
+    if channels not in (1, 3):
+        raise ValueError(
+            f"the network reads images of {channels} channels, but JPEG files decode to 3 (RGB), or 1 (luma); replace "
+            "its first convolution"
+        )
+    return channels
+
+
+def _reference(model: nn.Module) -> Tensor:
+    """A tensor with the dtype and device of the network."""
+    parameter = reference_tensor(model)
+    return torch.empty(0) if parameter is None else parameter

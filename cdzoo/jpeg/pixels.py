@@ -1,0 +1,174 @@
+"""JPEG between pixels and coefficients, on any device: no entropy coding, no files.
+
+``encode_jpeg`` does what an encoder does up to its Huffman coder; ``decode_jpeg`` is the linear decode, which is what
+"exact" means for the JPEG-domain networks: nothing is rounded, and nothing clamped unless asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdzoo._checks import integer
+from cdzoo._torch import outside_autocast
+from cdzoo.jpeg import dct
+from cdzoo.jpeg.planes import LEVEL_SHIFT, LUMA, check_coefficients, color_matrix, component_planes, mix
+from cdzoo.types import JPEGCoefficients
+
+__all__ = ["SUBSAMPLINGS", "decode_jpeg", "encode_jpeg", "quality_tables"]
+
+# (vertical, horizontal) sampling factors of the luma; the chroma has (1, 1).
+SUBSAMPLINGS = {
+    "4:4:4": (1, 1),
+    "4:2:2": (1, 2),
+    "4:2:0": (2, 2),
+    "4:4:0": (2, 1),
+    "4:1:1": (1, 4),
+    "4:1:0": (2, 4),
+}
+# ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance).
+_LUMINANCE = [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
+_CHROMINANCE = [
+    [17, 18, 24, 47, 99, 99, 99, 99],
+    [18, 21, 26, 66, 99, 99, 99, 99],
+    [24, 26, 56, 99, 99, 99, 99, 99],
+    [47, 66, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+]
+
+
+def quality_tables(quality: int) -> Tensor:
+    """The two quantisation tables ``(2, 8, 8)`` int32 (luma, chroma; natural order) of libjpeg's quality scale.
+
+    Arguments:
+        quality: 1 (smallest file) to 100 (all entries 1).
+
+    Raises:
+        ValueError: ``quality`` is not an integer of 1 to 100.
+    """
+    number = integer(quality)
+    if number is None or not 1 <= number <= 100:
+        raise ValueError(f"quality={quality!r}: libjpeg's scale takes integers of 1 to 100")
+    percent = 5000 // number if number < 50 else 200 - 2 * number
+    base = torch.tensor([_LUMINANCE, _CHROMINANCE], dtype=torch.int32, device="cpu")
+    return ((base * percent + 50) // 100).clamp(1, 255)
+
+
+def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> JPEGCoefficients:
+    """Quantised JPEG coefficients of images, computed on the device of ``x``.
+
+    Chroma is averaged over boxes, images are completed to whole blocks by replication, tables are those of Annex K
+    scaled by libjpeg's rule. Colours are converted without libjpeg's rounding to integers on the way, so single
+    coefficients may differ from its own by one.
+
+    Arguments:
+        x: ``(B, 3, H, W)`` RGB or ``(B, 1, H, W)`` grey, floating point in [0, 1]; values outside are clamped.
+        quality: 1 to 100, libjpeg's scale.
+        subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on grey.
+
+    Returns:
+        Coefficients of colour space ``"ycbcr"`` or ``"gray"``. No gradient: rounding has none.
+
+    Raises:
+        TypeError: ``x`` is not a tensor.
+        ValueError: an unknown subsampling or quality, or an ``x`` that is not a batch of images.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"encode_jpeg takes a tensor, not {type(x).__name__}; torch.from_numpy makes one of an array")
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point() or x.numel() == 0:
+        raise ValueError(
+            f"encode_jpeg takes images (B, 3, H, W) or (B, 1, H, W) in floating point, not {x.dtype} {tuple(x.shape)}"
+        )
+    if subsampling not in SUBSAMPLINGS:
+        raise ValueError(f"subsampling={subsampling!r}: choose one of {', '.join(SUBSAMPLINGS)}")
+    if x.isnan().any():
+        raise ValueError("encode_jpeg got images with NaN in them")
+    tables = quality_tables(quality).to(x.device)
+    with torch.no_grad(), outside_autocast(x.device):
+        return _encoded(x, tables, subsampling)
+
+
+def _encoded(x: Tensor, tables: Tensor, subsampling: str) -> JPEGCoefficients:
+    levels = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(0, 1) * 255
+    size = (x.shape[2], x.shape[3])
+    if x.shape[1] == 1:
+        components, factors = [levels[:, 0] - 128], [(1, 1)]
+        sampling: tuple[tuple[int, int], ...] = ((1, 1),)
+    else:
+        red, green, blue = levels.unbind(1)
+        y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        components, largest = [y - 128, (blue - y) / 1.772, (red - y) / 1.402], SUBSAMPLINGS[subsampling]
+        factors = [(1, 1), largest, largest]
+        sampling = (largest, (1, 1), (1, 1))
+    qtables = tables[[0, 1, 1][: len(components)]]
+    planes = tuple(
+        _quantize(_shrink(component, factor), table)
+        for component, factor, table in zip(components, factors, qtables, strict=True)
+    )
+    batched = qtables.expand(x.shape[0], -1, -1, -1).contiguous()
+    return JPEGCoefficients(planes, batched, sampling, size, "gray" if x.shape[1] == 1 else "ycbcr")
+
+
+def decode_jpeg(
+    coefficients: JPEGCoefficients,
+    *,
+    clamp: bool = True,
+    chroma: str = "nearest",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The linear decode: dequantise, inverse DCT, level shift, upsample, YCbCr to RGB; nothing is rounded.
+
+    Arguments:
+        coefficients: a batch of grey, YCbCr or RGB files, on any device.
+        clamp: whether to clamp to [0, 1] at the end, as every decoder does. ``False`` gives the affine map to which
+            JPEG-domain networks are exact.
+        chroma: ``"nearest"`` replicates chroma samples; ``"fancy"`` is libjpeg's default triangle filter.
+        dtype: of the result.
+
+    Returns:
+        RGB ``(B, 3, H, W)``; three equal channels for grey files.
+
+    Raises:
+        JPEGError: CMYK or YCCK files, sampling factors that don't divide each other, planes of a wrong shape.
+        TypeError: pixels, or what the default collate function makes of coefficients.
+        ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
+    """
+    check_coefficients(coefficients)
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
+    space = coefficients.color_space
+    matrix = ((1.0,),) * 3 if space == "gray" else color_matrix(space, 3)
+    # RGB files have each plane level-shifted; in YCbCr the shift of the luma alone reaches all three colours.
+    shifts = (LEVEL_SHIFT,) * 3 if space == "rgb" else (LEVEL_SHIFT, 0.0, 0.0)
+    with outside_autocast(coefficients.qtables.device):
+        x = mix(component_planes(coefficients, shifts[: len(matrix[0])], chroma=chroma, dtype=dtype), matrix, 1)
+    return x.clamp(0, 1) if clamp else x
+
+
+def _shrink(component: Tensor, factor: tuple[int, int]) -> Tensor:
+    """Means over boxes of ``factor``, completed to whole blocks by replication.
+
+    In libjpeg's order: columns are replicated before averaging, rows of samples after it.
+    """
+    height, width = component.shape[-2:]
+    padded = F.pad(component, (0, -width % (8 * factor[1]), 0, -height % factor[0]), mode="replicate")
+    small = padded if factor == (1, 1) else F.avg_pool2d(padded, factor)
+    return F.pad(small, (0, 0, 0, -small.shape[-2] % 8), mode="replicate")
+
+
+def _quantize(component: Tensor, table: Tensor) -> Tensor:
+    scaled = dct.dct2d(dct.blockify(component)) / table
+    return torch.trunc(scaled + torch.copysign(scaled.new_tensor(0.5), scaled)).to(torch.int16)

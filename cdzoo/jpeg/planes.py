@@ -1,0 +1,214 @@
+"""From quantised coefficients to component planes and colour: the linear decode (Ehrlich and Davis, eq. 9-10).
+
+Dequantise, inverse DCT, level shift, chroma upsampling, YCbCr to RGB; no rounding and no clamping anywhere, so that
+all of it is one affine map. Samples are in units of the full range (1 = 255 levels) and the level shift is kept
+apart: a plane here is ``sample / 255 - 128 / 255``, which is 0 for neutral chroma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cdzoo._torch import outside_autocast
+from cdzoo.errors import JPEGError
+from cdzoo.jpeg import dct
+from cdzoo.types import JPEGCoefficients
+
+__all__ = ["LEVEL_SHIFT", "color_matrix", "component_planes", "mix", "neutral_planes", "subsampling_factors"]
+
+LEVEL_SHIFT = 128 / 255
+LUMA = (0.299, 0.587, 0.114)
+YCBCR_TO_RGB = (
+    (1.0, 0.0, 1.402),
+    (1.0, -LUMA[2] * 1.772 / LUMA[1], -LUMA[0] * 1.402 / LUMA[1]),
+    (1.0, 1.772, 0.0),
+)
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def check_coefficients(coefficients: object) -> None:
+    """Raises ``TypeError`` for what is given by mistake: pixels, or what the default collate function makes."""
+    if not isinstance(coefficients, JPEGCoefficients):
+        raise TypeError(
+            f"this reads JPEGCoefficients, not {type(coefficients).__name__}: read files with cdzoo.codecs.read_jpeg, "
+            "or make coefficients of pixels with cdzoo.codecs.encode_jpeg"
+        )
+    size: Sequence[object] = coefficients.image_size
+    if isinstance(size[0], Tensor):
+        raise TypeError(
+            "the sizes of these JPEGCoefficients are tensors, which the default collate function makes of them; give "
+            "the DataLoader collate_fn=cdzoo.data.collate_coefficients"
+        )
+
+
+def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int], ...]:
+    """How many (rows, columns) of the image one row, one column of each component stands for.
+
+    Raises:
+        JPEGError: the sampling factors don't divide the largest, the planes don't fit the image size, or the colour
+            space has no linear decode to RGB (CMYK and YCCK).
+    """
+    check_coefficients(coefficients)
+    planes, qtables, sampling, image_size, color_space = coefficients
+    if color_space not in ("gray", "ycbcr", "rgb"):
+        raise JPEGError(
+            f"color_space={color_space!r}: only gray, ycbcr and rgb files have a linear decode to RGB; convert the file"
+        )
+    expected = 1 if color_space == "gray" else 3
+    if len(planes) != expected or len(sampling) != expected:
+        raise JPEGError(
+            f"{color_space} files have {expected} components, not {len(planes)} planes, sampling {sampling}"
+        )
+    largest = tuple(max(pair[axis] for pair in sampling) for axis in (0, 1))
+    if any(largest[axis] % pair[axis] for pair in sampling for axis in (0, 1)):
+        raise JPEGError(f"sampling {sampling}: each factor must divide the largest, {largest}; re-encode the file")
+    factors = tuple((largest[0] // pair[0], largest[1] // pair[1]) for pair in sampling)
+    for index, (plane, factor) in enumerate(zip(planes, factors, strict=True)):
+        blocks = tuple(-(-n // (8 * f)) for n, f in zip(image_size, factor, strict=True))
+        if plane.dim() != 5 or tuple(plane.shape[1:]) != (*blocks, 8, 8):
+            raise JPEGError(
+                f"component {index} of an image of {image_size[0]}x{image_size[1]} px must be a plane (B, {blocks[0]}, "
+                f"{blocks[1]}, 8, 8), not {tuple(plane.shape)}; blocks that only complete an MCU are left out"
+            )
+    if not torch.compiler.is_compiling():  # would tie batch sizes together that are traced one by one
+        batch = len(planes[0])
+        if tuple(qtables.shape) != (batch, len(planes), 8, 8) or any(len(plane) != batch for plane in planes):
+            raise JPEGError(
+                f"planes of {[len(plane) for plane in planes]} files with qtables {tuple(qtables.shape)}: for {batch} "
+                f"files all must be {batch}, and qtables must be {(batch, len(planes), 8, 8)}"
+            )
+    return factors
+
+
+def component_size(image_size: tuple[int, int], factor: tuple[int, int]) -> tuple[int, int]:
+    """``(H, W)`` of a component in its own samples."""
+    return -(-image_size[0] // factor[0]), -(-image_size[1] // factor[1])
+
+
+def uses_fancy(factor: tuple[int, int], image_size: tuple[int, int], chroma: str) -> bool:
+    """Whether libjpeg's "fancy" upsampling applies: factor 2, and more than two columns if these are interpolated."""
+    if chroma not in ("nearest", "fancy"):
+        raise ValueError(f'chroma={chroma!r}: upsample "nearest" (replication) or "fancy" (libjpeg\'s triangle filter)')
+    wide = component_size(image_size, factor)[1] > 2
+    return chroma == "fancy" and (factor == (2, 1) or (factor in ((1, 2), (2, 2)) and wide))
+
+
+def dequantized(plane: Tensor, qtable: Tensor, dtype: torch.dtype) -> Tensor:
+    """Coefficients ``(B, Hb, Wb, 8, 8)`` of ``sample / 255``, from integers and their tables ``(B, 8, 8)``."""
+    return plane.to(dtype) * (qtable.to(dtype) / 255)[:, None, None]
+
+
+def pixel_blocks(
+    planes: Tensor, qtables: Tensor, *, shifts: tuple[float, ...], dtype: torch.dtype, basis: Tensor | None = None
+) -> Tensor:
+    """Dequantised inverse DCT of components of one size, plus a shift for each, as one batched matrix product.
+
+    Arguments:
+        planes: ``(B, k, Hb, Wb, 8, 8)`` integers.
+        qtables: ``(B, k, 8, 8)``; multiplied into the basis, one per image and component.
+        shifts: ``k`` numbers, added to the samples of each component.
+        dtype: of the result; half precision is computed in float32, whose range and precision DC terms need.
+        basis: :func:`cdzoo.jpeg.dct.basis_matrix`, where the caller keeps it on the device.
+
+    Returns:
+        Pixels ``(B, k, Hb, Wb, 8, 8)`` in ``dtype``.
+    """
+    exact, device = torch.promote_types(dtype, torch.float32), planes.device
+    if basis is None:
+        basis = dct.basis_matrix(dtype=exact, device=device)
+    with outside_autocast(device):
+        coefficients = planes.flatten(4).flatten(2, 3).flatten(0, 1).to(exact)
+        scale = qtables.flatten(2).flatten(0, 1).to(exact) / 255
+        shift = scale.new_tensor(shifts).repeat(planes.shape[0]).view(-1, 1, 1)
+        pixels = torch.baddbmm(shift, coefficients, scale[..., None] * basis.to(exact))
+    return pixels.to(dtype).view(planes.shape)
+
+
+def upsample(x: Tensor, factor: tuple[int, int], *, fancy: bool, size: tuple[int, int]) -> Tensor:
+    """Samples ``(..., h, w)`` enlarged by whole factors and cropped to ``size``.
+
+    Arguments:
+        x: samples; integer factors, so each one becomes ``factor`` rows and columns.
+        factor: (rows, columns).
+        fancy: libjpeg's triangle filter, 3/4 of the nearest sample and 1/4 of the next, edges replicated; otherwise
+            replication.
+        size: ``(H, W)`` kept of the result.
+    """
+    for dim, n in ((-2, factor[0]), (-1, factor[1])):
+        if n == 1:
+            continue
+        if fancy:
+            last = x.shape[dim] - 1
+            before = torch.cat((x.narrow(dim, 0, 1), x.narrow(dim, 0, last)), dim)
+            after = torch.cat((x.narrow(dim, 1, last), x.narrow(dim, last, 1)), dim)
+            phases = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
+        else:
+            phases = [x] * n
+        x = torch.stack(phases, dim).flatten(dim - 1, dim)
+    return x[..., : size[0], : size[1]]
+
+
+def component_planes(
+    coefficients: JPEGCoefficients,
+    shifts: tuple[float, ...],
+    *,
+    chroma: str,
+    dtype: torch.dtype,
+    basis: Tensor | None = None,
+) -> list[Tensor]:
+    """Every component at the size of the image.
+
+    Arguments:
+        coefficients: a batch of files.
+        shifts: added to the samples of each component; further ones are constant planes, see :func:`neutral_planes`.
+        chroma: ``"nearest"`` or ``"fancy"`` upsampling.
+        dtype: of the planes.
+        basis: as for :func:`pixel_blocks`.
+
+    Returns:
+        As many planes ``(B, H, W)`` as there are shifts.
+    """
+    planes, qtables, _, size, _ = coefficients
+    factors = subsampling_factors(coefficients)
+    out: list[Tensor] = []
+    for k, shift in enumerate(shifts):
+        if k >= len(planes):
+            out.append(out[0].new_full((1, 1, 1), shift).expand_as(out[0]))
+            continue
+        blocks = pixel_blocks(planes[k][:, None], qtables[:, k : k + 1], shifts=(shift,), dtype=dtype, basis=basis)
+        own = dct.unblockify(blocks[:, 0], component_size(size, factors[k]))
+        out.append(upsample(own, factors[k], fancy=uses_fancy(factors[k], size, chroma), size=size))
+    return out
+
+
+def color_matrix(color_space: str, channels: int) -> tuple[tuple[float, ...], ...]:
+    """What component planes are multiplied with to give ``channels`` colours, 3 (RGB) or 1 (luma): a row per colour.
+
+    Rows may be wider than a grey file has components: its chroma planes are then constant.
+    """
+    if channels == 3:
+        return _IDENTITY if color_space == "rgb" else YCBCR_TO_RGB
+    return (LUMA,) if color_space == "rgb" else ((1.0,),)
+
+
+def neutral_planes(color_space: str, colors: tuple[float, ...]) -> tuple[float, ...]:
+    """Plane values of a pixel with the given RGB or luma in [0, 1]: the inverse of :func:`color_matrix`."""
+    shifted = tuple(color - LEVEL_SHIFT for color in colors)
+    if len(colors) == 1:
+        return shifted * (3 if color_space == "rgb" else 1)
+    if color_space == "rgb":
+        return shifted
+    y = sum(weight * color for weight, color in zip(LUMA, shifted, strict=True))
+    return y, (shifted[2] - y) / 1.772, (shifted[0] - y) / 1.402
+
+
+def mix(planes: list[Tensor], matrix: Sequence[Sequence[float]], dim: int) -> Tensor:
+    """Linear combinations of planes, one per row of ``matrix``, stacked along ``dim``."""
+    rows = []
+    for row in matrix:
+        terms = [weight * plane for weight, plane in zip(row, planes, strict=True) if weight]
+        rows.append(torch.stack(terms).sum(0) if len(terms) > 2 else sum(terms[1:], terms[0]))
+    return torch.stack(rows, dim)

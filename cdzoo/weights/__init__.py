@@ -1,0 +1,1 @@
+"""Weights: folders, enums, model cards, saving and loading."""

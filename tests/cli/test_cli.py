@@ -1,0 +1,784 @@
+"""The command line, in process and as ``python -m cdzoo``, with small untrained weights in folders."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+import cdzoo
+from cdzoo import _registry
+from cdzoo._text import class_labels
+from cdzoo.cli import _compress, main
+from cdzoo.cli._report import Report
+from cdzoo.codecs import Codec, read_header
+from cdzoo.codecs.hyperprior import FactorizedPrior
+from cdzoo.images import image_size, read_image, read_image_size
+from cdzoo.transforms import LatentTransform
+from cdzoo.weights import enums as _weights
+from cdzoo.weights.enums import Weights, WeightsEnum
+
+CLASSES = [f"n{i:08}" for i in range(10)]
+NAMES = ["tench", "springer", "player", "saw", "church", "horn", "truck", "pump", "ball", "parachute"]
+Run = Callable[..., "Result"]
+
+
+class Result:
+    """Exit status and both streams of a command."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_main(*args: str | Path) -> Result:
+        capsys.readouterr()
+        status = main([str(a) for a in args])
+        return Result(status, *capsys.readouterr())
+
+    return run_main
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, make_codec: Callable[..., Codec]) -> types.SimpleNamespace:
+    """Folders: a codec, a network over its latents, another codec."""
+    root = tmp_path_factory.mktemp("weights")
+    codec = make_codec("bmshj2018_hyperprior")
+    torch.manual_seed(1)
+    model = cdzoo.get_model("fa_cresnet39", in_channels=24, num_classes=10, width=0.125, num_convs=(1, 1, 1)).eval()
+    meta = {"classes": CLASSES, "class_names": NAMES}
+    cdzoo.save_pretrained(codec, root / "codec")
+    cdzoo.save_pretrained(model, root / "model", codec=codec, transforms=LatentTransform((28, 28)), meta=meta)
+    cdzoo.save_pretrained(make_codec("bmshj2018_hyperprior", seed=5), root / "other")
+    cdzoo.save_pretrained(make_codec("bmshj2018_factorized"), root / "factorized")
+    return types.SimpleNamespace(
+        codec=root / "codec", model=root / "model", other=root / "other", factorized=root / "factorized", module=codec
+    )
+
+
+GOOD = {
+    "grey.png", "la.png", "rgba.png", "cmyk.jpg", "palette.png", "trns.gif", "grey16.png", "tiny.png", "wide.png",
+    "rgb.jpg", "UPPER.JPG", "bits.png", "sub/deep/rgb.webp", "sub/rgb.bmp", "turned.jpg",
+}  # fmt: skip
+BAD = {"truncated.jpg", "text.jpg", "empty.png", "sub/half.png"}
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder such as one finds: images of all kinds, damaged ones, and other things."""
+    folder = tmp_path_factory.mktemp("album") / "album"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / "empty.jpg.d").mkdir()
+    (folder / ".hidden").mkdir()
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (33, 47, 3), dtype=np.uint8)).resize((40, 50))
+    grey16 = Image.fromarray(rng.integers(0, 65536, (20, 30), dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = {
+        "grey.png": rgb.convert("L"), "la.png": rgb.convert("LA"), "rgba.png": rgb.convert("RGBA"),
+        "cmyk.jpg": rgb.convert("CMYK"), "palette.png": rgb.quantize(16), "grey16.png": grey16,
+        "bits.png": rgb.convert("1"), "tiny.png": rgb.resize((1, 1)), "wide.png": rgb.resize((3000, 5)), "rgb.jpg": rgb,
+        "UPPER.JPG": rgb, "sub/deep/rgb.webp": rgb, "sub/rgb.bmp": rgb, ".hidden/rgb.png": rgb,
+    }  # fmt: skip
+    for name, image in images.items():
+        image.save(folder / name)
+    rgb.quantize(4).save(folder / "trns.gif", transparency=2)
+    rgb.save(folder / "turned.jpg", exif=exif)
+    (folder / "truncated.jpg").write_bytes((folder / "rgb.jpg").read_bytes()[:900])
+    (folder / "sub" / "half.png").write_bytes((folder / "rgba.png").read_bytes()[:1000])
+    (folder / "text.jpg").write_text("words")
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("no image, and not called one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def streams(
+    album: Path, weights: types.SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> types.SimpleNamespace:
+    """The album, compressed by one run of the command."""
+    folder = tmp_path_factory.mktemp("streams") / "new" / "folder"
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["compress", str(album), "-o", str(folder), "--weights", str(weights.codec), "--json"])
+    return types.SimpleNamespace(folder=folder, result=Result(status, out.getvalue(), err.getvalue()))
+
+
+def stream_name(image: str) -> str:
+    return os.path.splitext(image)[0] + ".cdz"
+
+
+# -- compress ----------------------------------------------------------------------------------------------------
+
+
+def test_a_mixed_folder(album: Path, streams: types.SimpleNamespace, weights: types.SimpleNamespace) -> None:
+    result = streams.result
+    assert result.status == 1
+    assert result.json["command"] == "compress"
+    assert result.json["fingerprint"] == weights.module.fingerprint
+    files = {os.path.relpath(entry["file"], album): entry for entry in result.json["files"]}
+    assert {name for name, entry in files.items() if "error" in entry} == BAD
+    assert {name for name, entry in files.items() if "error" not in entry} == GOOD
+    found = {str(path.relative_to(streams.folder)) for path in streams.folder.rglob("*") if path.is_file()}
+    assert found == {stream_name(name) for name in GOOD}
+    for name in BAD:
+        assert re.search(rf"cdzoo compress: .*{re.escape(name)}", result.err)
+    assert "Traceback" not in result.err
+    for name in ("grey16.png", "turned.jpg", "sub/deep/rgb.webp"):
+        data = (streams.folder / stream_name(name)).read_bytes()
+        assert data == weights.module.compress(read_image(album / name))[0]
+        header, entry = read_header(data), files[name]
+        assert (entry["bytes"], entry["bpp"], entry["payload_bpp"]) == (len(data), header.bpp, header.payload_bpp)
+        assert entry["image_size"] == list(header.image_size)
+    assert files["turned.jpg"]["image_size"] == [40, 50]
+    assert files["wide.png"]["image_size"] == [5, 3000]
+
+
+def test_a_run_goes_on_where_it_stopped(
+    album: Path, streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(album, source)
+    shutil.copytree(streams.folder, out)
+    again = ("compress", source, "-o", out, "--weights", weights.codec, "--json")
+
+    def statuses(result: Result) -> dict[str, str]:
+        return {os.path.basename(e["file"]): e["status"] for e in result.json["files"] if "error" not in e}
+
+    assert set(statuses(run(*again)).values()) == {"skipped"}
+    (out / "la.cdz").unlink()
+    (out / "wide.cdz").write_bytes((out / "wide.cdz").read_bytes()[:-3])  # damaged
+    (out / "rgba.cdz").touch()  # no longer of its image's time: of another image, for all one knows
+    shutil.copy(out / "tiny.cdz", out / "spare")
+    (out / "tiny.cdz").write_bytes(
+        streams_of(weights.other, source / "tiny.png")
+    )  # of another codec, at the right time
+    shutil.copystat(source / "tiny.png", out / "tiny.cdz")
+    written = {name for name, status in statuses(run(*again)).items() if status == "written"}
+    assert written == {"la.png", "wide.png", "rgba.png", "tiny.png"}
+    assert (out / "tiny.cdz").read_bytes() == (out / "spare").read_bytes()
+    assert set(statuses(run(*again)).values()) == {"skipped"}
+    assert set(statuses(run(*again, "--overwrite")).values()) == {"written"}
+
+
+def streams_of(folder: Path, image: Path) -> bytes:
+    codec = cdzoo.from_pretrained(folder)
+    assert isinstance(codec, Codec)
+    return codec.compress(read_image(image))[0]
+
+
+def test_names_that_meet(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    for name in ("x/a.jpg", "x/a.png", "x/b.png", "y/b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    files = [tmp_path / n for n in ("x/a.jpg", "x/a.png", "x/b.png", "y/b.png", "c.png", "c.png")]
+    out = tmp_path / "out"
+    result = run("compress", *files, "-o", out, "--weights", weights.codec)
+    assert result.status == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a.jpg.cdz", "a.png.cdz", "c.cdz"]
+    for here, there in (("x", "y"), ("y", "x")):
+        assert re.search(
+            rf"compress: \S*/{here}/b\.png: would be written to \S*b\.png\.cdz', and so would \S*/{there}/", result.err
+        )
+    assert result.out.splitlines()[-1] == "3 written, 0 skipped, 2 failed"
+    # folders that are named beside others keep their names
+    out = tmp_path / "apart"
+    assert run("compress", tmp_path / "x", tmp_path / "y", "-o", out, "--weights", weights.codec).status == 0
+    found = sorted(str(p.relative_to(out)) for p in out.rglob("*.cdz"))
+    assert found == ["x/a.jpg.cdz", "x/a.png.cdz", "x/b.cdz", "y/b.cdz"]
+
+
+def test_what_is_no_stream_is_not_replaced(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.cdz").write_text("my notes")
+    args = ("compress", tmp_path / "a.png", "-o", tmp_path, "--weights", weights.codec)
+    result = run(*args)
+    assert (result.status, (tmp_path / "a.cdz").read_text()) == (1, "my notes")
+    assert "exists and is no .cdz stream; --overwrite replaces it" in result.err
+    assert run(*args, "--overwrite").status == 0
+    # an image that is called .cdz is not lost to its own stream
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.cdz", "PNG")
+    before = (tmp_path / "b.cdz").read_bytes()
+    result = run("compress", tmp_path / "b.cdz", "-o", tmp_path, "--weights", weights.codec, "--overwrite")
+    assert (result.status, (tmp_path / "b.cdz").read_bytes()) == (1, before)
+    assert "overwritten by its own result" in result.err
+
+
+def test_another_images_stream_is_not_replaced(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    wide, tall, out = (tmp_path / name for name in ("wide/a.png", "tall/a.png", "out"))
+    for path, size in ((wide, (24, 16)), (tall, (16, 24))):
+        path.parent.mkdir()
+        Image.new("RGB", size).save(path)
+        os.utime(path, (0, 0))  # as archives have it that are to be the same whenever they are made
+    options = ("-o", out, "--weights", weights.codec)
+    assert run("compress", wide, *options).status == 0
+    before = (out / "a.cdz").read_bytes()
+    for age in (0, -9):  # whether it looks up to date or not
+        os.utime(tall, (age, age))
+        result = run("compress", tall, *options)
+        assert (result.status, (out / "a.cdz").read_bytes()) == (1, before)
+        assert "holds an image of 24x16 pixels, and this one has 16x24; --overwrite replaces it" in result.err
+    assert run("compress", wide, *options).out.endswith("0 written, 1 skipped, 0 failed\n")
+    assert run("compress", tall, *options, "--overwrite").status == 0
+    assert read_header((out / "a.cdz").read_bytes()).image_size == (24, 16)
+    os.utime(wide, (5, 5))  # edited since: cropped, perhaps
+    assert run("compress", wide, *options).out.endswith("1 written, 0 skipped, 0 failed\n")
+
+
+def test_turned_images_have_the_size_that_they_are_shown_at(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("jpg", "png", "tif", "webp"):
+        Image.new("RGB", (24, 16)).save(path := tmp_path / f"turned.{kind}", exif=exif)
+        assert read_image_size(path) == image_size(path.read_bytes()) == (24, 16)
+        assert read_image(path).shape[-2:] == (24, 16)
+
+
+def test_output_that_cannot_be_written(album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    args = ("compress", album / "tiny.png", "--weights", weights.codec, "--json")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = run(*args, "-o", place)
+        assert result.status == 1
+        assert "file" in result.json["error"]
+        assert result.json["files"] == []
+        assert "Traceback" not in result.err
+    # a file where a sub-folder should be stops what belongs there, and nothing else
+    source = tmp_path / "in"
+    (source / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.new("RGB", (8, 8)).save(source / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").touch()
+    result = run("compress", source, "-o", tmp_path / "out", "--weights", weights.codec, "--json")
+    assert result.status == 1
+    assert {Path(e["file"]).name: "error" in e for e in result.json["files"]} == {"a.png": False, "b.png": True}
+
+
+def test_interrupted(
+    album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def interrupted(path: Path) -> torch.Tensor:
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    monkeypatch.setattr(_compress, "read_image", interrupted)
+    names = ("tiny.png", "grey.png", "la.png", "bits.png")
+    result = run("compress", *(album / n for n in names), "-o", tmp_path, "--weights", weights.codec, "--json")
+    assert result.status == 130
+    assert result.json["interrupted"] is True
+    assert [Path(e["file"]).name for e in result.json["files"]] == ["tiny.png", "grey.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.cdz", "tiny.cdz"]
+
+
+def test_what_is_no_regular_file_is_not_waited_for(
+    weights: types.SimpleNamespace, streams: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    Image.new("RGB", (8, 8)).save(source / "a.png")
+    Image.new("RGB", (8, 8)).save(source / "b.png")
+    shutil.copy(streams.folder / "tiny.cdz", source)
+    for place in (source / "pipe.png", source / "pipe.cdz", out / "b.cdz"):
+        os.mkfifo(place)
+    codec = ("--weights", weights.codec, "--json")
+    result = run("compress", source, "-o", out, *codec)
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert result.status == 1
+    assert errors["a.png"] is None
+    assert errors["pipe.png"] == "not a regular file"
+    assert "exists and is no .cdz stream" in errors["b.png"]
+    result = run("decompress", source, "-o", out, *codec)
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert errors == {"tiny.cdz": None, "pipe.cdz": "not a regular file"}
+    assert run("info", source / "pipe.cdz", "--json").json["error"] == "not a regular file"
+
+
+def test_names_that_are_too_long_stop_no_others(weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    names = [f"{251 * 'n'}.png", f"{251 * 'n'}.jpg", "a.png"]  # the first two would be written to ...n.png.cdz
+    for name in names:
+        Image.new("RGB", (8, 8)).save(source / name)
+    missing = tmp_path / f"{300 * 'm'}.png"
+    result = run("compress", source, missing, "-o", tmp_path / "out", "--weights", weights.codec, "--json")
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert (result.status, set(errors)) == (1, {*names, missing.name})
+    assert errors.pop("a.png") is None
+    assert all("File name too long" in error for error in errors.values())
+
+
+def test_what_a_killed_run_left_is_removed(
+    album: Path, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    args = ("compress", album / "tiny.png", "-o", tmp_path, "--weights", weights.codec)
+    assert run(*args).status == 0
+    old, young = (tmp_path / f".tiny.cdz.{number:016x}.tmp" for number in range(2))
+    for path, age in ((old, 90_000), (young, 0)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert run(*args).out.endswith("0 written, 1 skipped, 0 failed\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "tiny.cdz"]
+
+
+# -- decompress --------------------------------------------------------------------------------------------------
+
+
+def test_decompress(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
+    codec, stream = weights.module, streams.folder / "grey16.cdz"
+    pixels = codec.decode(codec.decompress([stream.read_bytes()]))[0].permute(1, 2, 0)
+    expected = (pixels * 255).round().byte().numpy()
+    result = run("decompress", stream, "-o", tmp_path / "one.png", "--weights", weights.codec)
+    assert result.status == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "one.png")), expected)
+    (tmp_path / "bad.cdz").write_bytes(stream.read_bytes()[:-1])
+    (tmp_path / "foreign.cdz").write_bytes(streams_of(weights.other, tmp_path / "one.png"))
+    inputs = (stream, tmp_path / "bad.cdz", tmp_path / "foreign.cdz", streams.folder / "sub")
+    result = run("decompress", *inputs, "-o", tmp_path / "out", "--weights", weights.codec, "--json")
+    assert result.status == 1
+    errors = {Path(e["file"]).name: e["error"] for e in result.json["files"] if "error" in e}
+    assert "truncated" in errors["bad.cdz"]
+    assert codec.fingerprint in errors["foreign.cdz"]
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    assert found == ["grey16.png", "sub/deep/rgb.png", "sub/rgb.png"]
+    # without --weights the codec is looked for among the packaged ones, by fingerprint
+    result = run("decompress", stream, "-o", tmp_path)
+    assert result.status == 1
+    assert re.search(rf"fingerprint {codec.fingerprint}, which no packaged weights have; .*--weights", result.err)
+    for output, inputs in (("a.jpg", [stream]), ("a.png", [stream, stream.with_name("la.cdz")])):
+        assert run("decompress", *inputs, "-o", tmp_path / output, "--weights", weights.codec).status == 2
+
+
+def test_decompress_replaces_what_it_wrote(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    stream, target = streams.folder / "la.cdz", tmp_path / "la.png"
+    options = ("--weights", weights.codec)
+    assert run("decompress", stream, "-o", tmp_path, *options).status == 0
+    own = target.read_bytes()
+    for before in (own, own[:200], b""):  # the whole, half of it, and a place that was only made
+        target.write_bytes(before)
+        assert run("decompress", stream, "-o", target, *options).status == 0
+        assert target.read_bytes() == own
+    Image.open(target).save(target)  # of somebody else
+    for other in (target.read_bytes(), b"my notes", own[:20]):
+        target.write_bytes(other)
+        result = run("decompress", stream, streams.folder / "grey.cdz", "-o", tmp_path, *options)
+        assert (result.status, target.read_bytes()) == (1, other)
+        assert "exists and was not written by cdzoo decompress; --overwrite replaces it" in result.err
+        assert (tmp_path / "grey.png").exists()
+    assert run("decompress", stream, "-o", tmp_path, *options, "--overwrite").status == 0
+    assert target.read_bytes() == own
+    target.unlink()
+    os.mkfifo(target)
+    assert run("decompress", stream, "-o", tmp_path, *options).status == 1
+    # a suffix that no image has may be half of a folder's name, or a mistake
+    result = run("decompress", stream, "-o", tmp_path / "la.pmg", *options)
+    assert (result.status, (tmp_path / "la.pmg").exists()) == (2, False)
+    assert "Name a .png file, or make the folder first" in result.err
+    assert run("decompress", streams.folder / "sub", "-o", tmp_path / "v1.2", *options).status == 0
+    (tmp_path / "v1.3").mkdir()
+    assert run("decompress", stream, "-o", tmp_path / "v1.3", *options).status == 0
+    for folder in ("v1.4", "la.pmg/"):
+        assert run("decompress", stream, "-o", f"{tmp_path}/{folder}", *options).status == 0
+
+
+# -- classify ----------------------------------------------------------------------------------------------------
+
+
+def test_classify_reads_bits_and_nothing_else(
+    streams: types.SimpleNamespace,
+    album: Path,
+    weights: types.SimpleNamespace,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("this must not be called")
+
+    codec = weights.module
+    network = cdzoo.compose(codec, cdzoo.from_pretrained(weights.model))
+    names = sorted(stream_name(name) for name in GOOD)
+    with torch.no_grad():
+        logits = network.from_streams([(streams.folder / name).read_bytes() for name in names])
+    monkeypatch.setattr(FactorizedPrior, "_synthesis", forbidden)
+    monkeypatch.setattr(Image, "open", forbidden)
+    monkeypatch.setattr(socket, "socket", forbidden)
+    (tmp_path / "bad.cdz").write_bytes(b"CDZ\x01")
+    others = (tmp_path / "bad.cdz", album / "rgb.jpg", tmp_path / "missing.cdz", album / "missing.jpg")
+    args = ("--weights", weights.model, "--codec", weights.codec)
+    result = run("classify", streams.folder, *others, *args, "--top", "3", "--json")
+    assert result.status == 1
+    good = {os.path.relpath(e["file"], streams.folder): e for e in result.json["files"] if "error" not in e}
+    assert sorted(good) == names
+    for name, row in zip(names, logits.double().softmax(1), strict=True):
+        top = good[name]["top"]
+        order = row.argsort(descending=True)[:3].tolist()
+        assert [entry["class"] for entry in top] == order
+        assert [entry["label"] for entry in top] == [NAMES[i] for i in order]
+        assert [entry["id"] for entry in top] == [CLASSES[i] for i in order]
+        assert [entry["probability"] for entry in top] == pytest.approx(row[order].tolist(), rel=1e-4)
+    errors = {os.path.basename(e["file"]): e["error"] for e in result.json["files"] if "error" in e}
+    assert set(errors) == {"bad.cdz", "rgb.jpg", "missing.cdz", "missing.jpg"}
+    assert "run 'cdzoo compress' on images first" in errors["rgb.jpg"]
+    assert "No such file" in errors["missing.cdz"]
+    assert "No such file" in errors["missing.jpg"]
+    text = run("classify", streams.folder / "tiny.cdz", *args).out.splitlines()
+    assert re.fullmatch(r"\S*tiny\.cdz  1x1  \d+\.\d{4} bpp", text[0])
+    assert len(text) == 6
+    assert re.fullmatch(rf" +1 +\d+\.\d %  ({'|'.join(NAMES)}) \(n\d{{8}}\)", text[1])
+
+
+def test_pairs_that_do_not_fit(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    stream = streams.folder / "tiny.cdz"
+    result = run("classify", stream, "--weights", weights.model, "--codec", weights.other, "--json")
+    assert result.status == 1
+    assert result.json["files"] == []
+    assert weights.module.fingerprint in result.json["error"]
+    # these weights' codec was never published, and nothing takes its place
+    result = run("classify", stream, "--weights", weights.model)
+    assert result.status == 1
+    assert "was not published" in result.err
+    assert run("classify", stream, "--weights", weights.codec).status == 2
+    assert run("compress", stream, "-o", tmp_path, "--weights", weights.model).status == 2
+
+
+def test_a_damaged_file_is_marked(album: Path, run: Run, tmp_path: Path) -> None:
+    whole = (album / "rgb.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "no_end.jpg").write_bytes(whole[:-2])
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    result = run("classify", tmp_path, "--lenient", "--json")
+    assert result.status == 0
+    found = {Path(e["file"]).name: e for e in result.json["files"]}
+    assert "damage" not in found["whole.jpg"]
+    assert found["cut.jpg"]["missing_blocks"] > 0
+    assert "missing_blocks" not in found["no_end.jpg"]
+    strict = {Path(e["file"]).name: e.get("error") for e in run("classify", tmp_path, "--json").json["files"]}
+    for name in ("cut.jpg", "no_end.jpg"):
+        assert strict[name].split(" (")[0] in found[name]["damage"]
+    lines = [line for line in run("classify", tmp_path, "--lenient").out.splitlines() if not line.startswith(" ")]
+    assert re.search(r"cut\.jpg  40x50  [0-9.]+ bpp  \d+ blocks missing$", lines[0])
+    assert lines[1].endswith(" bpp  damaged")
+    assert lines[2].endswith(" bpp")
+
+
+def test_formats_under_a_wrong_name(album: Path, run: Run, tmp_path: Path) -> None:
+    image = Image.open(album / "rgb.jpg")
+    known = {"PNG": "a PNG", "WEBP": "a WebP", "JPEG2000": "a JPEG 2000"} | (
+        {"AVIF": "an AVIF"} if features.check("avif") else {}
+    )
+    for kind in known:
+        image.save(tmp_path / f"{kind}.jpg", kind)
+    for kind, head in (("HEIF", b"\0\0\0\x18ftypheic"), ("JPEG XL", b"\xff\x0a")):
+        (tmp_path / f"{kind}.jpg").write_bytes(head + bytes(64))
+        known[kind] = f"a {kind}"
+    errors = {Path(e["file"]).stem: e["error"] for e in run("classify", tmp_path, "--json").json["files"]}
+    assert {kind: error.split(" file,")[0] for kind, error in errors.items()} == known
+    assert "convert it to PNG, run 'cdzoo compress' on it" in errors["HEIF"]
+    (tmp_path / "film.jpg").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    assert "does not begin with" in run("classify", tmp_path / "film.jpg").err
+    # dimensions that nobody stores: the words of the reader, without what it calls the data
+    data = bytearray((album / "rgb.jpg").read_bytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff" * 4
+    (tmp_path / "huge.jpg").write_bytes(data)
+    assert run("classify", tmp_path / "huge.jpg").err.startswith(
+        f"cdzoo classify: {tmp_path / 'huge.jpg'}: 65535 x 65535 pixels are more than max_pixels="
+    )
+
+
+def test_a_codec_that_is_given_is_looked_at(
+    album: Path, streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run
+) -> None:
+    result = run("classify", album / "rgb.jpg", "--codec", "nonsense")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown codec 'nonsense'" in result.err
+    result = run("classify", album / "rgb.jpg", "--codec", weights.codec)
+    assert result.status == 0
+    assert "--codec changes nothing: there is no .cdz stream among the files" in result.err
+    # a pair that does not fit stops the streams, and no JPEG file
+    result = run("classify", streams.folder / "tiny.cdz", album / "rgb.jpg", "--codec", weights.factorized, "--json")
+    assert result.status == 1
+    errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
+    assert errors["rgb.jpg"] is None
+    assert "fa_cresnet39" in errors["tiny.cdz"]
+
+
+def test_names_that_a_terminal_would_obey(
+    streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    names = ["red\x1b[31m.cdz", "two\nlines.cdz", "d\u00e9j\u00e0\u202fvu.cdz", "\u202ezdc.cdz"]
+    for name in names:
+        shutil.copy(streams.folder / "tiny.cdz", tmp_path / name)
+    (tmp_path / "bad\x9b\n.cdz").touch()
+    args = ("classify", tmp_path, "--weights", weights.model, "--codec", weights.codec, "--top", "1")
+    result = run(*args)
+    text = result.out + result.err
+    assert not set(text) & {"\x1b", "\x9b"}
+    for shown in (
+        r"red\x1b[31m.cdz",
+        r"two\nlines.cdz",
+        "d\u00e9j\u00e0\u202fvu.cdz",
+        r"\u202ezdc.cdz",
+        r"bad\x9b\n.cdz: ",
+    ):
+        assert shown in text
+    assert len(result.out.splitlines()) == 8
+    assert len(result.err.splitlines()) == 1
+    assert {Path(e["file"]).name for e in run(*args, "--json").json["files"]} == {*names, "bad\x9b\n.cdz"}
+    result = run("decompress", tmp_path, "-o", tmp_path / "png", "--weights", weights.codec)
+    assert len(result.out.splitlines()) == 5
+
+
+def test_labels() -> None:
+    assert class_labels({}, 2) == [{"label": "class 0"}, {"label": "class 1"}]
+    assert class_labels({"classes": ["a", "b"]}, 2) == [{"label": "a"}, {"label": "b"}]
+    assert class_labels({"classes": ["a", "b"]}, 3)[2] == {"label": "class 2"}
+    both = [{"label": "x", "id": "a"}, {"label": "y", "id": "b"}]
+    assert class_labels({"classes": ["a", "b"], "class_names": ["x", "y"]}, 2) == both
+    assert class_labels({"classes": ["a", "b"], "class_names": {"b": "y", "a": "x"}}, 2) == both
+
+
+# -- list, info, usage -------------------------------------------------------------------------------------------
+
+
+def test_list(run: Run) -> None:
+    result = run("list", "--json")
+    assert [entry["name"] for entry in result.json["codecs"]] == cdzoo.list_codecs()
+    assert [entry["name"] for entry in result.json["models"]] == cdzoo.list_models()
+    assert all(entry["summary"] for entries in (result.json["codecs"], result.json["models"]) for entry in entries)
+    result = run("list", "--kind", "models", "*resnet39*", "--json")
+    assert set(result.json) == {"command", "models"}
+    assert [entry["name"] for entry in result.json["models"]] == cdzoo.list_models("*resnet39*")
+    result = run("list", "--pretrained", "--json")
+    assert [entry["name"] for entry in result.json["models"]] == cdzoo.list_models(pretrained=True)
+    text = run("list").out.splitlines()
+    assert [line.split()[0] for line in text[1:]] == [*cdzoo.list_codecs(), *cdzoo.list_models()]
+
+
+def test_list_says_which_networks_read_a_codecs_latents(run: Run) -> None:
+    result = run("list", "--codec", "bmshj2018_factorized", "--json").json
+    assert [entry["name"] for entry in result["codecs"]] == ["bmshj2018_factorized"]
+    names = [entry["name"] for entry in result["models"]]
+    assert names == cdzoo.list_models(codec="bmshj2018_factorized")
+    assert "fa_cresnet39" not in names
+    facts = {entry["name"]: (entry["stride"], entry["scales"]) for entry in result["codecs"] + result["models"]}
+    assert facts["bmshj2018_factorized"] == (16, False)
+    assert facts["cresnet39_d"] == (8, False)
+    lines = {line.split()[0]: line.split()[1:4] for line in run("list").out.splitlines()}
+    assert lines["torfason2018"] == ["codec", "8", "-"]
+    assert lines["mbt2018_mean"] == ["codec", "16", "gives"]
+    assert lines["fa_cresnet39"] == ["model", "16", "needs"]
+    assert lines["resnet50"] == ["model", "-", "-"]
+    result = run("list", "--codec", "torfason")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown codec 'torfason'; did you mean 'torfason2018'" in result.err
+
+
+def test_info(streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path) -> None:
+    text = run("info", "fa_cresnet39").out
+    parameters = sum(p.numel() for p in cdzoo.get_model("fa_cresnet39").parameters())
+    for name, value in (("parameters", f"{parameters:,}"), ("num_convs", "3, 4, 5"), ("in_channels", "192")):
+        assert re.search(rf"^ *{name} +{value}$", text, re.MULTILINE)
+    result = run("info", "mbt2018_mean", "--json").json
+    assert (result["arguments"]["quality"], result["stride"], result["latent_channels"]) == (4, 16, 192)
+    result = run("info", weights.model, "--json").json
+    assert result["meta"]["class_names"] == NAMES
+    assert result["codec"]["fingerprint"] == weights.module.fingerprint
+    stream = streams.folder / "grey.cdz"
+    result, header = run("info", stream, "--json").json, read_header(stream.read_bytes())
+    assert (result["bpp"], result["payload_bpp"]) == (header.bpp, header.payload_bpp)
+    assert result["image_size"] == list(header.image_size)
+    text = run("info", stream).out
+    assert f"{header.bpp:.4f} with the header, {header.payload_bpp:.4f} without" in text
+    (tmp_path / "no.cdz").write_text("words")
+    for name, status, message in (
+        ("fa_cresnet3", 2, "did you mean 'fa_cresnet39'"),
+        ("FA_cResNet99_Weights.DEFAULT", 2, "unknown weights enum"),
+        (tmp_path / "no.cdz", 1, "not a .cdz stream"),
+        (tmp_path / "missing.cdz", 1, "No such file"),
+    ):
+        result = run("info", name)
+        assert (result.status, result.out) == (status, "")
+        assert message in result.err
+
+
+def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
+    image = str(album / "tiny.png")
+    for arguments in (
+        [],
+        ["paint"],
+        ["compress", image],
+        ["classify"],
+        ["classify", "a.cdz", "--top", "0"],
+        ["list", "--kind", "things"],
+        ["demo", "--size", "0"],
+        ["bench", "jpeg", "--quality", "96"],
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments)
+        assert exit_info.value.code == 2
+    for options, message in (
+        (["--codec", "bmshj2018_hyperprio"], "did you mean"),
+        (["--codec", "bmshj2018_factorized"], "name some with --weights FOLDER"),
+        (["--weights", "V99"], "unknown weights"),
+        (["--device", "abacus"], "--device abacus"),
+    ):
+        result = run("compress", image, "-o", tmp_path / "out", *options)
+        assert (result.status, result.out) == (2, "")
+        assert message in result.err
+        assert "weights=None" not in result.err
+    assert run("compress", image, "-o", tmp_path / "out", "--device", "meta").status == 2
+    result = run("bench", "jpeg", "--model", "resnet1")
+    assert (result.status, result.out) == (2, "")
+    assert "unknown classifier of torchvision 'resnet1'; did you mean 'resnet18' or" in result.err
+    result = run("classify", album / "rgb.jpg", "--model", "resnet49")
+    assert "no weights of resnet49 are published; name some with --weights FOLDER" in result.err
+    assert ", ".join(cdzoo.list_models(pretrained=True)) in result.err
+    result = run("compress", image, "-o", tmp_path / "out", "--codec", "8")
+    assert f"unknown codec '8'; known: {', '.join(cdzoo.list_codecs())}." in result.err
+    assert not (tmp_path / "out").exists()
+    assert run("compress", image, "-o", tmp_path, "--codec", "mbt2018_mean", "--weights", tmp_path).status == 1
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    weights: types.SimpleNamespace, streams: types.SimpleNamespace, run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    shutil.copy(streams.folder / "tiny.cdz", "b.cdz")
+    for command in (("compress", "-o", "out"), ("decompress", "-o", "out"), ("classify",)):
+        chosen = weights.model if command[0] == "classify" else weights.codec
+        result = run(command[0], "", *command[1:], "--weights", chosen, "--json")
+        assert result.status == 1
+        assert result.json["files"] == [{"file": "", "error": "No such file or directory: ''"}]
+    assert run("decompress", "b.cdz", "-o", "", "--weights", weights.codec).status == 1
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["a.png", "b.cdz"]
+
+
+def test_as_a_process(streams: types.SimpleNamespace, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cdzoo"]
+    name = os.fsdecode(b"caf\xe9.cdz")  # a name that is not UTF-8
+    shutil.copy(streams.folder / "tiny.cdz", tmp_path / name)
+    result = subprocess.run([*command, "info", tmp_path / name], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "caf\\xe9.cdz" in result.stdout
+    # a reader that has seen enough, such as head
+    process = subprocess.Popen([*command, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_a_result_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        result = run("list")
+    assert result.status == 1
+    assert "the result cannot be written: No space left on device" in result.err
+    monkeypatch.setattr(sys, "stdout", None)  # as where it was closed from the start
+    result = run("list")
+    assert result.status == 1
+    assert "the result cannot be written: Bad file descriptor" in result.err
+
+
+# -- weights that come with the package --------------------------------------------------------------------------
+
+
+def test_packaged_weights_are_the_default(
+    weights: types.SimpleNamespace, album: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
+    Models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
+    monkeypatch.setattr(_weights, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(_registry, "_WEIGHTS", {"bmshj2018_hyperprior": Codecs, "fa_cresnet39": Models})
+    shutil.copytree(weights.codec, tmp_path / "pretrained" / "codec")
+    model = cdzoo.from_pretrained(weights.model)
+    cdzoo.save_pretrained(model, tmp_path / "pretrained" / "model", codec=weights.module)
+
+    listed = run("list", "--pretrained", "--json").json
+    assert [(entry["name"], entry["weights"]) for entry in listed["codecs"]] == [
+        ("bmshj2018_hyperprior", ["V1", "DEFAULT"])
+    ]
+    assert run("compress", album / "grey.png", "-o", tmp_path).status == 0
+    stream = (tmp_path / "grey.cdz").read_bytes()
+    assert [stream] == weights.module.compress(read_image(album / "grey.png"))
+    assert run("info", tmp_path / "grey.cdz", "--json").json["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
+    assert run("decompress", tmp_path / "grey.cdz", "-o", tmp_path / "grey.png").status == 0
+    assert read_image(tmp_path / "grey.png").shape == read_image(album / "grey.png").shape
+    result = run("classify", tmp_path / "grey.cdz", "--json")
+    assert result.status == 0
+    assert result.json["model"] == {"builder": "fa_cresnet39", "weights": "FA_cResNet39_Weights.V1"}
+    assert result.json["codec"]["fingerprint"] == weights.module.fingerprint
+    for options in (["--weights", "V1"], ["--weights", "FA_cResNet39_Weights.V1"], ["--codec", "bmshj2018_hyperprior"]):
+        assert run("classify", tmp_path / "grey.cdz", *options, "--json").json == result.json
+    facts = run("info", "FA_cResNet39_Weights.DEFAULT", "--json").json
+    assert facts["codec"]["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
+    assert list(run("info", "fa_cresnet39", "--json").json["weights"]) == ["V1"]
+    assert run("demo", "-o", tmp_path / "demo", "--size", "64").status == 0
+    assert (tmp_path / "demo" / "demo.png").exists()
+
+
+# -- reports -----------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, jobs, bar in ((Terminal(), [1, 2], True), (Terminal(), [1], False), (io.StringIO(), [1, 2], False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        Report("count", as_json=False, per_file=True).each(jobs, lambda job: Path(str(job)), lambda job: {})
+        assert ("2/2" in stream.getvalue()) == bar
+        assert bool(stream.getvalue()) == bar
+
+
+def test_too_little_memory_is_reported_and_bugs_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(message: str) -> dict[str, Any]:
+        raise RuntimeError(message)
+
+    report = Report("count", as_json=False, per_file=True)
+    report.each(["DefaultCPUAllocator: can't allocate memory"], lambda job: Path("big.png"), work)
+    assert report.status == 1
+    assert "count: big.png: not enough memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a bug"):
+        report.each(["a bug"], lambda job: Path("big.png"), work)

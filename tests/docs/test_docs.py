@@ -1,0 +1,99 @@
+"""The site builds without a warning, its examples run, and every public name has its place in it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+import cdzoo
+
+pytest.importorskip("compressai", reason="pages show codecs that stand on CompressAI's layers")
+pytest.importorskip("sphinx_gallery")
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1500)  # a minute on an idle core
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+PACKAGES = (
+    "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",
+    "cdzoo.interop.datasets", "cdzoo.interop.timm", "cdzoo.interop.torchvision",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, for the gallery writes its pages beside the others; what pages include lies where it lay."""
+    root = tmp_path_factory.mktemp("site")
+    shutil.copytree(
+        ROOT / "docs", root / "docs", ignore=shutil.ignore_patterns("_build", "auto_gallery", "__pycache__")
+    )
+    for name in ("examples", "benchmarks", "cdzoo", "CHANGELOG.md", "README.md"):
+        (root / name).symlink_to(ROOT / name)
+    return root / "docs"
+
+
+def build(sources: Path, builder: str) -> Path:
+    out = sources.parent / builder
+    options = ["-W", "--keep-going", "-n", "-q", "-d", str(sources.parent / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, "-b", builder, str(sources), str(out)]
+    # the package under test is the one that the tests import, wherever that lies
+    environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parent.parent), "MPLBACKEND": "agg"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400, env=environment, cwd=sources.parent)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def site(sources: Path) -> Path:
+    return build(sources, "html")
+
+
+def test_pages_are_there(site: Path) -> None:
+    for page in ("index", "guide/quickstart", "papers/torfason2018", "api/ops", "auto_gallery/index", "cdz_format"):
+        assert (site / f"{page}.html").stat().st_size > 5000, page
+
+
+def test_the_gallery_has_pictures(site: Path) -> None:
+    scripts = sorted(path.stem for path in (ROOT / "docs" / "gallery").glob("plot_*.py"))
+    if not [*cdzoo.list_models("c*_d", pretrained=True), *cdzoo.list_models("*_seg", pretrained=True)]:
+        scripts = [name for name in scripts if "segmentation" not in name]
+    assert scripts
+    for name in scripts:
+        pictures = re.findall(
+            r'src="\.\./(_images/sphx_glr_[^"]+\.png)"', (site / f"auto_gallery/{name}.html").read_text()
+        )
+        assert pictures, name
+        assert all((site / picture).stat().st_size > 2000 for picture in pictures), name
+
+
+def test_tables_name_everything_that_is_registered(site: Path) -> None:
+    text = re.sub(r"<[^>]+>", "", (site / "guide" / "zoo.html").read_text(encoding="utf-8"))
+    for name in [*cdzoo.list_codecs(), *cdzoo.list_models()]:
+        assert re.search(rf"\b{name}\b", text), name
+    for name in [*cdzoo.list_codecs(pretrained=True), *cdzoo.list_models(pretrained=True)]:
+        assert all(str(member) in text for member in cdzoo.get_model_weights(name)), name
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    header, _, packed = (site / "objects.inv").read_bytes().partition(b"zlib.\n")
+    assert header.startswith(b"# Sphinx inventory version 2")
+    documented = {line.split()[0] for line in zlib.decompress(packed).decode().splitlines() if " py:" in line}
+    public_names = importlib.import_module("reference").public_names
+    for package in PACKAGES:
+        # timm puts what is registered with it into a module's __all__, where another test has done so
+        names = [name for name in public_names(package) if not name.startswith("cdzoo_")]
+        assert names, package
+        home = "cdzoo.types" if package == "cdzoo" else package
+        missing = [n for n in names if not {f"{package}.{n}", f"{home}.{n}"} & documented and n != "__version__"]
+        assert missing == [], package
+
+
+def test_examples_on_the_pages_run(sources: Path) -> None:
+    assert "tests" in (build(sources, "doctest") / "output.txt").read_text(encoding="utf-8")
