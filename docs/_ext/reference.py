@@ -27,7 +27,7 @@ def exports(package: str) -> dict[str, list[str]]:
     tree = ast.parse(inspect.getsource(importlib.import_module(package)))
     found: dict[str, list[str]] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cdzoo."):
             names = [alias.asname for alias in node.names if alias.asname and not alias.asname.startswith("_")]
             found.setdefault(str(node.module), []).extend(names)
     return {module: names for module, names in found.items() if names}

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 import cdzoo
+from cdzoo.bulk import task as _bulk
 from cdzoo.bulk.plan import Part
 from cdzoo.codecs import Codec
-from cdzoo.data import StreamDataset, _bulk
+from cdzoo.data import StreamDataset
 from cdzoo.images import read_image
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are Ray's to resolve
