@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from cdzoo._torch import reference_tensor
 from cdzoo.coding.base import Codec
-from cdzoo.coding.container import MAX_IMAGE_PIXELS
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.transforms import LatentTransform
-from cdzoo.types import Latent
+from cdzoo.types import MAX_IMAGE_PIXELS, Latent
 
 __all__ = ["CompressedDomainModel", "compose"]
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo._compose import CompressedDomainModel
-from cdzoo.coding.container import StreamHeader, read_header, write_atomically
+from cdzoo._files import write_atomically
+from cdzoo.coding.container import StreamHeader, read_header
 from cdzoo.images import read_image, to_pillow
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdzoo.coding.container import MAX_IMAGE_PIXELS
+from cdzoo.types import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from cdzoo._torch import register_serializable
 
-__all__ = ["CodecOutput", "JPEGCoefficients", "Latent"]
+__all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent"]
+
+MAX_IMAGE_PIXELS = 178_956_970
+"""Images with more pixels are refused unless ``max_pixels`` says otherwise. Pillow raises an error at the same size."""
 
 
 class Latent(NamedTuple):

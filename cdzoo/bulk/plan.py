@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cdzoo.coding.container import write_atomically
+from cdzoo._files import write_atomically
 from cdzoo.data._sources import class_folders, find_files
 from cdzoo.data._webdataset import Paths, find_shards
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._compose import CompressedDomainModel
+from cdzoo._files import write_atomically
 from cdzoo._text import class_labels, explain, printable
 from cdzoo.bulk.plan import Part
 from cdzoo.codecs import Codec, read_header
-from cdzoo.coding.container import write_atomically
 from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, read_upright
 from cdzoo.data._decode import bucketed
 from cdzoo.data._sources import read_file

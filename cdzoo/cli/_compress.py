@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cdzoo._files import remove_leftovers, write_atomically
 from cdzoo._text import one_line
 from cdzoo.cli._files import Job, Output, add_inputs, check_regular, find_jobs, make_folder, plan_outputs
 from cdzoo.cli._load import get_device, load_codec, load_writer
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, StreamHeader, read_header
-from cdzoo.coding.container import MAGIC, remove_leftovers, write_atomically
+from cdzoo.coding.container import MAGIC
 from cdzoo.errors import BitstreamError
 from cdzoo.images import IMAGE_SUFFIXES, is_own_png, png_bytes, read_image, read_image_size
 

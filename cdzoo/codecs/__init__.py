@@ -11,7 +11,6 @@ from cdzoo.codecs.hyperprior import mbt2018_mean as mbt2018_mean
 from cdzoo.codecs.torfason import Torfason2018_Weights as Torfason2018_Weights
 from cdzoo.codecs.torfason import torfason2018 as torfason2018
 from cdzoo.coding.base import Codec as Codec
-from cdzoo.coding.container import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
 from cdzoo.coding.container import StreamHeader as StreamHeader
 from cdzoo.coding.container import read_header as read_header
 from cdzoo.jpeg.files import JPEGHeader as JPEGHeader
@@ -21,3 +20,4 @@ from cdzoo.jpeg.files import read_jpeg_header as read_jpeg_header
 from cdzoo.jpeg.files import write_jpeg as write_jpeg
 from cdzoo.jpeg.pixels import decode_jpeg as decode_jpeg
 from cdzoo.jpeg.pixels import encode_jpeg as encode_jpeg
+from cdzoo.types import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS

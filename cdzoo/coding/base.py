@@ -18,10 +18,10 @@ from cdzoo._checks import check_images, check_latent, check_range, thread_count
 from cdzoo._torch import untraced
 from cdzoo.coding._coding_mode import inference_layers, without_autocast
 from cdzoo.coding._stamp import position_sum
-from cdzoo.coding.container import MAX_IMAGE_PIXELS, StreamHeader, pack, unpack
+from cdzoo.coding.container import StreamHeader, pack, unpack
 from cdzoo.coding.symbols import Channel, Quantiser, Reader, Writer
 from cdzoo.errors import BitstreamError, PairingError
-from cdzoo.types import CodecOutput, Latent
+from cdzoo.types import MAX_IMAGE_PIXELS, CodecOutput, Latent
 
 __all__ = ["Codec", "CodingState"]
 

@@ -2,49 +2,35 @@
 
     offset  size  field
     0       4     magic "CDZ" and version 1
-    4       1     codec number (``CODEC_NUMBERS``)
+    4       1     codec number (``CODEC_NUMBERS``), or 0: the codec's name follows the lengths
     5       1     number of parts P
     6       8     first 16 hex digits of the codec's fingerprint, as bytes
     14      4     image height H in pixels, uint32
     18      4     image width W in pixels, uint32
     22      4     CRC32 of the decoded symbols and table indexes
     26      4 P   length of each part in bytes, uint32
-    26+4P   4     CRC32 of the header so far and of the payload
-    30+4P         payload: the parts, in order
+    26+4P   1+L   with codec number 0 only: L, and the codec's name of L bytes
+    then    4     CRC32 of the header so far and of the payload
+    then          payload: the parts, in order
 
-All integers are little-endian. Two parts (a hyperprior codec) make a header of 38 bytes, one part of 34.
+All integers are little-endian. A numbered codec's header has 38 bytes with two parts (a hyperprior codec) and 34 bytes
+with one part.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import secrets
 import struct
-import time
 import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from cdzoo.errors import BitstreamError
+from cdzoo.types import MAX_IMAGE_PIXELS
 
-__all__ = [
-    "MAX_IMAGE_PIXELS",
-    "StreamHeader",
-    "atomic_file",
-    "pack",
-    "read_header",
-    "remove_leftovers",
-    "unpack",
-    "write_atomically",
-]
+__all__ = ["FIXED_BYTES", "MAGIC", "StreamHeader", "pack", "read_header", "unpack", "unverified_image_size"]
 
 MAGIC = b"CDZ\x01"
-MAX_IMAGE_PIXELS = 178_956_970
-"""Images of more pixels than this are refused unless ``max_pixels`` says otherwise (Pillow's own error threshold)."""
-
 CODEC_NUMBERS = {
     "bmshj2018_factorized": 1,
     "bmshj2018_hyperprior": 2,
@@ -53,24 +39,28 @@ CODEC_NUMBERS = {
     "choi2019": 5,
     "icat_small": 6,
 }
+"""Codecs of version 0.1.0. The table is closed: streams of every later codec carry its name."""
 CODEC_NAMES = {number: name for name, number in CODEC_NUMBERS.items()}
-MAX_PARTS = 2
 FINGERPRINT_BYTES = 8
+_NAMED = 0  # in place of a codec number
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _FIXED = struct.Struct("<4sBB8sIII")
 _CRC = struct.Struct("<I")
+FIXED_BYTES = _FIXED.size
+"""Bytes at the start of a stream that hold its image size."""
 
 
 class StreamHeader(NamedTuple):
-    """What a ``.cdz`` stream says of itself.
+    """The header of a ``.cdz`` stream.
 
     Attributes:
-        codec: name of the codec that wrote it.
-        fingerprint: the writing codec's fingerprint (16 hex digits).
+        codec: name of the codec that wrote the stream.
+        fingerprint: fingerprint of that codec (16 hex digits).
         image_size: ``(H, W)`` in pixels.
         num_bytes: length of the whole stream.
-        header_bytes: how many of them are header; ``num_bytes - header_bytes`` is the payload.
+        header_bytes: length of the header; ``num_bytes - header_bytes`` is the payload.
         part_lengths: bytes of each entropy-coded part, in coding order.
-        symbols_crc32: checksum of what the payload must decode to.
+        symbols_crc32: checksum of the symbols and table indexes that the payload decodes to.
     """
 
     codec: str
@@ -95,27 +85,42 @@ class StreamHeader(NamedTuple):
 def pack(
     codec: str, fingerprint: str, image_size: tuple[int, int], symbols_crc32: int, parts: Sequence[bytes]
 ) -> bytes:
-    """Put the entropy-coded parts of one image behind their header."""
+    """Put the entropy-coded parts of one image behind their header.
+
+    Args:
+        codec: the codec's name. A name without a number is written into the stream.
+        fingerprint: the codec's fingerprint, 16 hex digits.
+        image_size: ``(H, W)`` in pixels.
+        symbols_crc32: checksum of symbols and table indexes.
+        parts: 1 to 255 entropy-coded parts.
+
+    Raises:
+        ValueError: a name that no stream can carry.
+    """
+    number, name = CODEC_NUMBERS.get(codec, _NAMED), b""
+    if number == _NAMED:
+        if not _NAME.fullmatch(codec):
+            raise ValueError(
+                f"a stream cannot carry the codec name {codec!r}; use 1 to 64 ASCII letters, digits, '_', '-' or '.', "
+                "with a letter, a digit or '_' at the start"
+            )
+        name = bytes([len(codec)]) + codec.encode("ascii")
     head = _FIXED.pack(
-        MAGIC,
-        CODEC_NUMBERS[codec],
-        len(parts),
-        bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES],
-        *image_size,
-        symbols_crc32,
-    ) + struct.pack(f"<{len(parts)}I", *map(len, parts))
+        MAGIC, number, len(parts), bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES], *image_size, symbols_crc32
+    )
+    head += struct.pack(f"<{len(parts)}I", *map(len, parts)) + name
     payload = b"".join(parts)
     return head + _CRC.pack(zlib.crc32(payload, zlib.crc32(head))) + payload
 
 
 def read_header(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> StreamHeader:
-    """Read and verify the header of a ``.cdz`` stream; needs neither the codec nor its weights.
+    """Read and verify the header of a ``.cdz`` stream. Neither the codec nor its weights are needed.
 
-    The checksum over header and payload is verified too, so a header that comes back describes an undamaged stream.
+    The checksum over header and payload is verified too, so a header that is returned describes an undamaged stream.
 
     Args:
         stream: the whole stream (``bytes`` or anything with the buffer protocol).
-        max_pixels: refuse images of more pixels than this; ``None`` for no limit.
+        max_pixels: refuse images with more pixels; ``None`` for no limit.
 
     Raises:
         BitstreamError: not a ``.cdz`` stream, of another version, truncated, damaged, or too large.
@@ -124,59 +129,75 @@ def read_header(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> 
     return unpack(stream, max_pixels=max_pixels)[0]
 
 
+def unverified_image_size(head: bytes) -> tuple[int, int]:
+    """``(H, W)`` from the first ``FIXED_BYTES`` bytes of a stream, without any check of the rest.
+
+    Raises:
+        BitstreamError: the bytes do not begin a ``.cdz`` stream.
+    """
+    if len(head) < FIXED_BYTES or head[: len(MAGIC)] != MAGIC:
+        raise BitstreamError(f"not a .cdz stream: it begins with {head[:4]!r}, not {MAGIC!r}")
+    *_, height, width, _ = _FIXED.unpack_from(head)
+    return height, width
+
+
 def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple[StreamHeader, tuple[memoryview, ...]]:
     """Split a stream into its header and its parts, after every check that needs no codec.
 
     Raises:
-        BitstreamError: see :func:`read_header`. Nothing is allocated before the checks are through.
+        BitstreamError: see :func:`read_header`. Nothing is allocated before the checks have passed.
     """
     if max_pixels is not None and not hasattr(max_pixels, "__int__"):
-        raise TypeError(f"max_pixels must be a number, or None for no limit, not {max_pixels!r}.")
+        raise TypeError(f"max_pixels must be a number, or None for no limit, not {max_pixels!r}")
     try:
         view = memoryview(stream).cast("B")
     except TypeError:
         raise TypeError(
-            f"a .cdz stream is bytes-like, not {type(stream).__name__}; read the file with Path.read_bytes()."
+            f"a .cdz stream is bytes-like, not {type(stream).__name__}; read the file with Path.read_bytes()"
         ) from None
     if len(view) == 0:
         raise BitstreamError("empty stream (0 bytes): a .cdz stream has at least 34; was the file written in full?")
     if bytes(view[:3]) != MAGIC[:3]:
         raise BitstreamError(
             f"not a .cdz stream: it starts with {bytes(view[:4])!r}, not {MAGIC[:3]!r}; "
-            "other formats need their own reader."
+            "other formats need their own reader"
         )
-    if len(view) < _FIXED.size:
-        raise BitstreamError(f"truncated stream: {len(view)} bytes, less than the fixed header of {_FIXED.size}.")
+    if len(view) < FIXED_BYTES:
+        raise BitstreamError(f"truncated stream: {len(view)} bytes, less than the fixed header of {FIXED_BYTES}")
     magic, number, num_parts, fingerprint, height, width, symbols_crc32 = _FIXED.unpack_from(view)
     if magic != MAGIC:
-        raise BitstreamError(f".cdz version {magic[3]} is not known to this cdzoo, which reads version 1; upgrade it.")
-    if number not in CODEC_NAMES:
+        raise BitstreamError(f".cdz version {magic[3]} is not known to this cdzoo, which reads version 1; upgrade it")
+    if number != _NAMED and number not in CODEC_NAMES:
         raise BitstreamError(
             f"codec number {number} is not known to this cdzoo (it knows {sorted(CODEC_NAMES)}); "
-            "the stream is damaged or from a newer version."
+            "the stream is damaged or from a newer version"
         )
-    if not 1 <= num_parts <= MAX_PARTS:
-        raise BitstreamError(f"damaged stream: {num_parts} parts, where 1 to {MAX_PARTS} are possible.")
-    header_bytes = _FIXED.size + 4 * num_parts + _CRC.size
+    if num_parts < 1:
+        raise BitstreamError("damaged stream: 0 parts, where at least 1 is needed; fetch or write it again")
+    name_at = FIXED_BYTES + 4 * num_parts
+    crc_at = name_at
+    if number == _NAMED:  # a stream that ends before the name gets the length of the shortest name
+        crc_at += 1 + (view[name_at] if len(view) > name_at else 1)
+    header_bytes = crc_at + _CRC.size
     if len(view) < header_bytes:
-        raise BitstreamError(f"truncated stream: {len(view)} bytes, less than its header of {header_bytes}.")
-    lengths = struct.unpack_from(f"<{num_parts}I", view, _FIXED.size)
+        raise BitstreamError(f"truncated stream: {len(view)} bytes, less than its header of {header_bytes}")
+    lengths = struct.unpack_from(f"<{num_parts}I", view, FIXED_BYTES)
     if header_bytes + sum(lengths) != len(view):
         raise BitstreamError(
-            f"truncated or damaged stream: {len(view)} bytes, but its header announces {header_bytes + sum(lengths)}."
+            f"truncated or damaged stream: {len(view)} bytes, but its header announces {header_bytes + sum(lengths)}"
         )
-    (crc,) = _CRC.unpack_from(view, header_bytes - _CRC.size)
-    if zlib.crc32(view[header_bytes:], zlib.crc32(view[: header_bytes - _CRC.size])) != crc:
-        raise BitstreamError("damaged stream: the CRC32 of header and payload does not match; fetch or write it again.")
+    (crc,) = _CRC.unpack_from(view, crc_at)
+    if zlib.crc32(view[header_bytes:], zlib.crc32(view[:crc_at])) != crc:
+        raise BitstreamError("damaged stream: the CRC32 of header and payload does not match; fetch or write it again")
     if height < 1 or width < 1:
-        raise BitstreamError(f"damaged stream: image size {height}x{width}, where both must be at least 1.")
+        raise BitstreamError(f"damaged stream: image size {height}x{width}, where both must be at least 1")
     if max_pixels is not None and height * width > max_pixels:
         raise BitstreamError(
             f"image of {height}x{width} pixels exceeds the limit of {max_pixels}; "
-            "if you trust the source, pass a larger max_pixels."
+            "if you trust the source, pass a larger max_pixels"
         )
     header = StreamHeader(
-        codec=CODEC_NAMES[number],
+        codec=CODEC_NAMES[number] if number != _NAMED else _checked_name(bytes(view[name_at + 1 : crc_at])),
         fingerprint=fingerprint.hex(),
         image_size=(height, width),
         num_bytes=len(view),
@@ -191,51 +212,18 @@ def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple
     return header, tuple(parts)
 
 
-_TEMPORARY = re.compile(r"\..{1,32}\.[0-9a-f]{16}\.tmp", re.DOTALL)
-_LEFT_AFTER_S = 24 * 3600
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that is either there in full or not at all, whatever interrupts the writing.
-
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the name in one step; a file
-    that was there before stays whole until that moment.
+def _checked_name(field: bytes) -> str:
+    """The codec name in a header.
 
     Raises:
-        OSError: the folder does not exist, is not writable, or the disk is full; no temporary file stays behind.
+        BitstreamError: the field holds no name that :func:`pack` writes.
     """
-    path = Path(path)
-    # 32 characters are 128 bytes at most, of the 255 that a name may have
-    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
-    # created exclusively, with the mode that open() would give
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file in full or not at all; see :func:`atomic_file`."""
-    with atomic_file(path) as file:
-        file.write(data)
-
-
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of :func:`atomic_file` that killed processes left in a folder more than a day ago.
-
-    Younger ones may belong to somebody who is writing. What cannot be removed stays; a folder that is not there has
-    none.
-    """
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFT_AFTER_S:
-                        os.unlink(entry.path)
+    name = field.decode("ascii", "backslashreplace")
+    if not _NAME.fullmatch(name):
+        raise BitstreamError(f"damaged stream: {name!r} is no codec name; fetch or write it again")
+    if name in CODEC_NUMBERS:
+        raise BitstreamError(
+            f"damaged stream: codec {name!r} is written as number {CODEC_NUMBERS[name]}, not by name; "
+            "fetch or write it again"
+        )
+    return name

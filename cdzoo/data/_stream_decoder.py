@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cdzoo.codecs import Codec
-from cdzoo.coding.container import _FIXED, MAGIC
+from cdzoo.coding.container import FIXED_BYTES, unverified_image_size
 from cdzoo.data._decode import Decoder
 from cdzoo.data.collate import collate_latents
 from cdzoo.errors import BitstreamError, CdzooError, PairingError
@@ -29,7 +29,7 @@ class StreamDecoder(Decoder[Latent]):
 
     suffixes = (".cdz",)
     error = BitstreamError
-    head_sizes = (_FIXED.size,)
+    head_sizes = (FIXED_BYTES,)
 
     def __init__(self, codec: Codec, transform: Callable[[Latent], Latent] | None, max_pixels: int | None) -> None:
         super().__init__(transform)
@@ -43,10 +43,7 @@ class StreamDecoder(Decoder[Latent]):
 
     def bucket_key(self, head: bytes) -> tuple[int, int]:
         """``(H, W)``, unverified."""
-        if len(head) < _FIXED.size or head[: len(MAGIC)] != MAGIC:
-            raise BitstreamError(f"not a .cdz stream, it begins with {head[:4]!r}.")
-        *_, height, width, _ = _FIXED.unpack_from(head)
-        return height, width
+        return unverified_image_size(head)
 
     def named(self, error: CdzooError, name: str) -> CdzooError:
         return type(error)(f"{name}: {re.sub('^stream 0 of 1:? ', '', str(error))}")

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cdzoo._files import atomic_file, remove_leftovers
 from cdzoo.codecs import read_header, read_jpeg
-from cdzoo.coding.container import atomic_file, remove_leftovers
 from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, jpeg_error
 from cdzoo.errors import BitstreamError, JPEGError
 

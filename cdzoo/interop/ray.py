@@ -30,10 +30,10 @@ import ray.data
 import torch
 from torch import nn
 
+from cdzoo._files import remove_leftovers
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarise, unfinished
 from cdzoo.bulk.task import Classify, Compress, Task
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
-from cdzoo.coding.container import remove_leftovers
 from cdzoo.data._decode import MAX_STREAM_BYTES
 from cdzoo.data._webdataset import Paths
 

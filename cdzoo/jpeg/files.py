@@ -21,13 +21,12 @@ from torch import Tensor
 from cdzoo._checks import thread_count
 from cdzoo._threads import for_each
 from cdzoo._torch import untraced
-from cdzoo.coding.container import MAX_IMAGE_PIXELS
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Damage, Kind, Segments
 from cdzoo.jpeg._reader import File, Geometry, decode_files
 from cdzoo.jpeg._writer import write_image
 from cdzoo.jpeg.planes import check_coefficients
-from cdzoo.types import JPEGCoefficients
+from cdzoo.types import MAX_IMAGE_PIXELS, JPEGCoefficients
 
 __all__ = ["JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
 

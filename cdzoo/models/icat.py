@@ -48,10 +48,10 @@ from torch import Tensor
 from cdzoo._compose import compose
 from cdzoo._registry import build, defaults_of, register_model
 from cdzoo.coding._compressai import compressai, without_tables
-from cdzoo.coding.container import MAX_IMAGE_PIXELS
 from cdzoo.coding.gaussian import GaussianPrior
 from cdzoo.models._icat_network import ICAT, ICATOutput, conv, deconv, leaky
 from cdzoo.models._state_dict import LoadedNames, load_named
+from cdzoo.types import MAX_IMAGE_PIXELS
 from cdzoo.weights.enums import WeightsEnum
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdzoo._files import write_atomically
 from cdzoo._registry import get_builder, get_model_weights, list_codecs
 from cdzoo._version import __version__
 from cdzoo.coding.base import Codec
-from cdzoo.coding.container import write_atomically
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.transforms import CoefficientTransform, InputTransform, LatentTransform
 from cdzoo.weights.card import model_card

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import time
 import zlib
-from pathlib import Path
 
 import pytest
 
 from cdzoo.codecs import read_header
-from cdzoo.coding.container import CODEC_NUMBERS, MAX_IMAGE_PIXELS, pack, remove_leftovers, unpack, write_atomically
+from cdzoo.coding.container import CODEC_NUMBERS, FIXED_BYTES, pack, unpack, unverified_image_size
 from cdzoo.errors import BitstreamError
+from cdzoo.types import MAX_IMAGE_PIXELS
 
 PARTS = [b"abcd" * 3, b"wxyz" * 5]
 
@@ -117,57 +115,85 @@ def test_bytearrays_and_memoryviews_are_read(stream: bytes) -> None:
     assert read_header(bytearray(stream)) == read_header(memoryview(stream)) == read_header(stream)  # type: ignore[arg-type]
 
 
-def test_writing_replaces_a_file_in_one_step(tmp_path: Path) -> None:
-    target = tmp_path / "a.cdz"
-    write_atomically(target, b"old")
-    write_atomically(target, b"new")
-    assert target.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.cdz"]
+# -- streams of codecs without a number --------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a.cdz"
-    write_atomically(target, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.cdz"]
+@pytest.fixture
+def named() -> bytes:
+    return pack("tiny.codec-2", "0123456789abcdef", (480, 640), 0xDEADBEEF, PARTS)
 
 
-def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
-    for name in ("n" * 251, "😀" * 62, os.fsdecode(b"\xff" * 251)):
-        write_atomically(tmp_path / f"{name}.cdz", b"new")
-        assert (tmp_path / f"{name}.cdz").read_bytes() == b"new"
+def sealed(head: bytes, payload: bytes = b"".join(PARTS)) -> bytes:
+    """A stream with a checksum that is right, whatever its header says."""
+    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
 
 
-def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(source: Path, target: Path) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(os, "replace", killed)
-    monkeypatch.setattr(Path, "unlink", lambda *args, **options: None)
-    for name in ("a.cdz", "new\nline.cdz", "b" * 200, "young"):
-        with pytest.raises(SystemExit):
-            write_atomically(tmp_path / name, b"half")
-    left = sorted(tmp_path.iterdir())
-    assert len(left) == 4
-    for name in (".a.cdz.tmp", "a.0123456789abcdef.tmp", ".notes.0123456789abcdef.txt"):  # somebody else's
-        (tmp_path / name).touch()
-    old = [path for path in tmp_path.iterdir() if "young" not in path.name]
-    for path in old:
-        os.utime(path, (time.time() - 90_000,) * 2)
-    remove_leftovers(tmp_path)
-    assert {path for path in left if path.exists()} == {path for path in left if "young" in path.name}
-    assert len(list(tmp_path.iterdir())) == 4
-    remove_leftovers(tmp_path / "nowhere")
+def test_every_byte_of_a_name_is_where_the_format_says(stream: bytes, named: bytes) -> None:
+    assert named[4] == 0
+    assert named[:4] + named[5:34] == stream[:4] + stream[5:34]
+    assert named[34:47] == b"\x0ctiny.codec-2"
+    assert struct.unpack("<I", named[47:51])[0] == zlib.crc32(named[:47] + named[51:])
+    assert named[51:] == b"".join(PARTS)
+    header, parts = unpack(named)
+    assert [bytes(p) for p in parts] == PARTS
+    assert header == read_header(stream)._replace(codec="tiny.codec-2", num_bytes=len(named), header_bytes=51)
+    assert header.bpp == 8 * len(named) / (480 * 640)
+    assert header.payload_bpp == 8 * 32 / (480 * 640)
 
 
-def test_files_have_the_mode_that_open_would_give(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a", b"")
-    (tmp_path / "b").write_bytes(b"")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+def test_every_truncation_and_flipped_bit_of_a_named_stream_is_seen(named: bytes) -> None:
+    for length in range(len(named)):
+        with pytest.raises(BitstreamError):
+            read_header(named[:length])
+    with pytest.raises(BitstreamError):
+        read_header(named + b"\0")
+    for bit in range(8 * len(named)):
+        damaged = bytearray(named)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            read_header(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"-x", b".x", b"a b", b"a\n", b"a\0", b"\xc3\xa9", b"../x", b"a" * 65, b"\xff" * 255, b"\x1b[2J"]
+)
+def test_forged_names_are_refused(name: bytes, named: bytes) -> None:
+    with pytest.raises(BitstreamError, match="is no codec name") as caught:
+        read_header(sealed(named[:34] + bytes([len(name)]) + name))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "é", "a b", "-x", "a" * 65, "naïve"])
+def test_names_that_no_stream_can_carry_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot carry the codec name"):
+        pack(name, "0" * 16, (1, 1), 0, [b""])
+
+
+def test_a_numbered_codec_is_never_named(named: bytes) -> None:
+    for name in CODEC_NUMBERS:
+        with pytest.raises(BitstreamError, match=f"{name}.*by name"):
+            read_header(sealed(named[:34] + bytes([len(name)]) + name.encode()))
+
+
+def test_a_name_that_reaches_beyond_the_stream_is_seen(named: bytes) -> None:
+    for claimed in (0, 1, 11, 13, 44, 200, 255):
+        with pytest.raises(BitstreamError):
+            read_header(sealed(named[:34] + bytes([claimed]) + named[35:47]))
+
+
+def test_a_stream_has_up_to_255_parts() -> None:
+    parts = [bytes([i]) * (i % 7) for i in range(255)]
+    header, found = unpack(pack("many_parts", "0" * 16, (8, 8), 1, parts))
+    assert [bytes(p) for p in found] == parts
+    assert header.header_bytes == 26 + 4 * 255 + 11 + 4
+    with pytest.raises(BitstreamError, match="0 parts"):
+        read_header(sealed(b"CDZ\x01\0\0" + b"\0" * 8 + struct.pack("<III", 8, 8, 0) + b"\x01a", b""))
+
+
+@pytest.mark.parametrize("codec", ["mbt2018_mean", "new_codec"])
+def test_the_image_size_can_be_read_from_the_fixed_bytes(codec: str) -> None:
+    stream = pack(codec, "0" * 16, (7, 9), 0, PARTS)
+    assert unverified_image_size(stream[:FIXED_BYTES]) == (7, 9)
+    for head in (b"", stream[: FIXED_BYTES - 1], b"CDZ\x02" + stream[4:]):
+        with pytest.raises(BitstreamError, match=r"not a \.cdz stream"):
+            unverified_image_size(head)

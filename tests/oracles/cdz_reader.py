@@ -47,17 +47,26 @@ def read_stream(stream: bytes, folder: Path) -> Decoded:
     integers = {k.removeprefix("integer."): v for k, v in tensors.items() if k.startswith("integer.")}
 
     assert stream[:4] == b"CDZ\x01"
-    name, num_parts = CODECS[stream[4]], stream[5]
-    assert name == config["builder"]
-    assert num_parts == (1 if name in ONE_PART else 2)
+    num_parts = stream[5]
     assert stream[6:14].hex() == config["fingerprint"]
     height, width, symbols_crc = struct.unpack_from("<III", stream, 14)
     lengths = struct.unpack_from(f"<{num_parts}I", stream, 26)
-    (stream_crc,) = struct.unpack_from("<I", stream, 26 + 4 * num_parts)
-    payload = stream[30 + 4 * num_parts :]
+    end = 26 + 4 * num_parts
+    if stream[4] == 0:
+        length, start = stream[end], end + 1
+        end = start + length
+        name = stream[start:end].decode("ascii")
+        assert 1 <= length <= 64
+        assert name not in CODECS.values()
+    else:
+        name = CODECS[stream[4]]
+    (stream_crc,) = struct.unpack_from("<I", stream, end)
+    payload = stream[end + 4 :]
     assert len(payload) == sum(lengths)
-    assert zlib.crc32(stream[: 26 + 4 * num_parts] + payload) == stream_crc
-    parts = [payload[: lengths[0]], payload[lengths[0] :]][:num_parts]
+    assert zlib.crc32(stream[:end] + payload) == stream_crc
+    parts = [payload[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(num_parts)]
+    assert name == config["builder"]
+    assert num_parts == (1 if name in ONE_PART else 2)
 
     stride = 8 if name == "torfason2018" else 16
     h, w = -(-height // stride), -(-width // stride)
