@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -101,10 +100,9 @@ class CompressedDomainModel(nn.Module):
         try:
             return self.codec._decode_parts(group, num_threads)
         except BitstreamError as error:
-            found = re.match(r"stream (\d+) of \d+", text := str(error))
-            if found is None:
+            if error.position is None:
                 raise
-            raise BitstreamError(f"stream {positions[int(found[1])]} of {total}{text[found.end() :]}") from error
+            raise error.at(positions[error.position], total) from error
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:

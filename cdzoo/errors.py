@@ -3,6 +3,10 @@
 Every message names the value that was refused, the rule that it breaks and what to do about it.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 __all__ = ["BitstreamError", "CdzooError", "JPEGError", "PairingError", "WeightsError"]
 
 
@@ -10,8 +14,36 @@ class CdzooError(Exception):
     """Base of every error that cdzoo raises on its own account."""
 
 
-class BitstreamError(CdzooError, ValueError):
-    """A ``.cdz`` stream is empty, truncated, damaged, of an unknown version, or larger than the limits allow."""
+class _StreamError(CdzooError):
+    """Base of errors about one stream, possibly one among several.
+
+    Attributes:
+        reason: the message without the stream's place.
+        position: index of the stream among those of the call, from 0; ``None`` where the call had one file.
+        total: number of streams in the call, or ``None``.
+    """
+
+    def __init__(self, reason: str = "", *, position: int | None = None, total: int | None = None) -> None:
+        super().__init__(reason if position is None else f"stream {position} of {total}: {reason}")
+        self.reason, self.position, self.total = reason, position, total
+
+    def at(self, position: int, total: int) -> Self:
+        """The same error for another place."""
+        return type(self)(self.reason, position=position, total=total)
+
+    def named(self, name: str) -> Self:
+        """The same error with a file's name in place of a position."""
+        return type(self)(f"{name}: {self.reason}")
+
+
+class BitstreamError(_StreamError, ValueError):
+    """A ``.cdz`` stream is empty, truncated, damaged, of an unknown version, or larger than the limits allow.
+
+    Args:
+        reason: the value that was refused, the rule and the way out.
+        position: index of the stream among those of the call, from 0.
+        total: number of streams in the call.
+    """
 
 
 class JPEGError(CdzooError, ValueError):
@@ -22,5 +54,11 @@ class WeightsError(CdzooError):
     """Weights could not be found, verified, or loaded in full."""
 
 
-class PairingError(CdzooError):
-    """Two things that belong to different codecs met: a stream and a codec, or a codec and a network."""
+class PairingError(_StreamError):
+    """Two things belong to different codecs: a stream and a codec, or a codec and a network.
+
+    Args:
+        reason: the value that was refused, the rule and the way out.
+        position: index of the stream among those of the call, from 0.
+        total: number of streams in the call.
+    """

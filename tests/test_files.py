@@ -1,4 +1,4 @@
-"""Files that are written in full or not at all."""
+"""Files found, read whole, and written in full or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from cdzoo._files import remove_leftovers, write_atomically
+from cdzoo._files import find_files, read_file, remove_leftovers, write_atomically
+
+
+def test_links_that_lead_back_and_hidden_names_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.jpg", "sub/b.JPG", "sub/c.png", ".hidden.jpg", ".cache/d.jpg", "other/e.jpg"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "f.jpg").touch()
+    (tmp_path / "root" / "sub" / "up").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "g.jpg").symlink_to(tmp_path / "elsewhere" / "f.jpg")
+    assert find_files(tmp_path / "root", (".jpg",)) == ["a.jpg", "g.jpg", "link/f.jpg", "other/e.jpg", "sub/b.JPG"]
+    with pytest.raises(FileNotFoundError):
+        find_files(tmp_path / "nowhere", (".jpg",))
+
+
+def test_files_are_read_whole_up_to_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_file(tmp_path / "a") == read_file(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(KeyError, match="5 bytes, more than the limit of 4"):
+        read_file(tmp_path / "a", 4, KeyError)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_file(path)
 
 
 def test_writing_replaces_a_file_in_one_step(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cdzoo._files import write_atomically
-from cdzoo.data._sources import class_folders, find_files
+from cdzoo._files import find_files, write_atomically
+from cdzoo.data._sources import class_folders
 from cdzoo.data._webdataset import Paths, find_shards
 
 if TYPE_CHECKING:

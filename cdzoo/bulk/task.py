@@ -23,18 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._compose import CompressedDomainModel
-from cdzoo._files import write_atomically
+from cdzoo._files import JPEG_SUFFIXES, read_file, write_atomically
 from cdzoo._text import class_labels, explain, printable
 from cdzoo.bulk.plan import Part
 from cdzoo.codecs import Codec, read_header
-from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, read_upright
 from cdzoo.data._decode import bucketed
-from cdzoo.data._sources import read_file
-from cdzoo.data._stream_decoder import StreamDecoder
-from cdzoo.data._tar import Member, read_member
-from cdzoo.data._webdataset import read_samples
+from cdzoo.data._webdataset import Member, read_member, read_samples
+from cdzoo.data.coefficients import read_upright
 from cdzoo.data.collate import collate_coefficients, collate_latents
 from cdzoo.data.shard_writer import open_shard, sample_members
+from cdzoo.data.streams import StreamDecoder
 from cdzoo.errors import CdzooError
 from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size
 from cdzoo.transforms import CoefficientTransform
@@ -307,7 +305,7 @@ class Classify(Task):
         assert decoder is not None
 
         def decode(batch: Sequence[tuple[Any, _File]]) -> list[Any]:
-            return list(decoder._decode([file.data for _, file in batch]))
+            return list(decoder.decode([file.data for _, file in batch]))
 
         sized: Iterator[Any] = ((decoder.bucket_key_or_none(file.data), file) for file in files)
         for batch in self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data)):

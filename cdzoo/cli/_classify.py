@@ -18,7 +18,7 @@ from cdzoo.cli._files import Job, add_inputs, check_regular, find_jobs, positive
 from cdzoo.cli._load import find_weights, get_device, load, load_codec, shown_source
 from cdzoo.cli._report import Report, UsageError, width_x_height
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, JPEGWarning, read_header, read_jpeg_header
-from cdzoo.data._coefficient_decoder import read_upright
+from cdzoo.data.coefficients import read_upright
 from cdzoo.errors import CdzooError, JPEGError, PairingError
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.weights.enums import WeightsFolder

@@ -149,8 +149,10 @@ class TorfasonCodec(CalibratedCodec):
         if bool(outside.any()):
             position = int(outside.flatten(1).any(1).nonzero()[0])
             raise BitstreamError(
-                f"stream {position} of {len(symbols)}: symbol {int(symbols[outside][0])}, where {self.name} writes 0 "
-                f"to {self.levels - 1}; the stream is forged."
+                f"symbol {int(symbols[outside][0])}, where {self.name} writes 0 to {self.levels - 1}; the stream is "
+                "forged",
+                position=position,
+                total=len(symbols),
             )
         return coding.centers.to(symbols.device)[symbols.long()]
 

@@ -399,12 +399,13 @@ class Codec(nn.Module, ABC):
                 if header.codec == self.name and len(parts) != self._num_parts:
                     raise BitstreamError(f"{len(parts)} parts, where {self.name} writes {self._num_parts}.")
             except BitstreamError as error:
-                raise BitstreamError(f"stream {position} of {len(streams)}: {error}") from error
+                raise error.at(position, len(streams)) from error
             if header.codec != self.name or header.fingerprint != fingerprint:
                 raise PairingError(
-                    f"stream {position} of {len(streams)} was written by {header.codec} with fingerprint "
-                    f"{header.fingerprint}, but this codec is {self.name} with fingerprint {fingerprint}; "
-                    "load the weights that wrote the stream."
+                    f"written by {header.codec} with fingerprint {header.fingerprint}, but this codec is {self.name} "
+                    f"with fingerprint {fingerprint}; load the weights that wrote the stream",
+                    position=position,
+                    total=len(streams),
                 )
             opened.append((header, parts))
         return opened

@@ -269,7 +269,9 @@ def decode_batch(
     sizes = [memoryview(stream).nbytes for stream in streams]
     for i, size in enumerate(sizes):
         if size < 8 or size % 4:
-            raise BitstreamError(f"stream {i} of {n}: it is {size} bytes long; the shortest has 8, all a multiple of 4")
+            raise BitstreamError(
+                f"it is {size} bytes long; the shortest stream has 8, and all a multiple of 4", position=i, total=n
+            )
     words = np.frombuffer(b"".join(streams), "<u4").astype(np.uint32, copy=False)
     bounds = _running_sum(np.array([*sizes, 0], np.int64)) // 4
     outcomes = np.zeros((n, 3), np.int64)
@@ -289,7 +291,7 @@ def decode_batch(
     for i in np.flatnonzero(outcomes[:, 0]):
         code, position, value = outcomes[i].tolist()
         reason = kernels.CORRUPT[code].format(position=position, count=k, value=value, bits=value % (1 << 64))
-        raise BitstreamError(f"stream {i} of {n}: {reason}")
+        raise BitstreamError(reason, position=i, total=n)
     return result
 
 

@@ -133,8 +133,10 @@ class Reader:
         for position, (found, wanted) in enumerate(zip(self.checksums, expected, strict=True)):
             if found != wanted:
                 raise BitstreamError(
-                    f"stream {position} of {len(expected)}: decoded symbols have CRC32 {found:08x}, but {wanted:08x} "
-                    "was written; the stream is damaged, or its writer computed other integers."
+                    f"decoded symbols have CRC32 {found:08x}, but {wanted:08x} was written; the stream is damaged, or "
+                    "its writer computed other integers",
+                    position=position,
+                    total=len(expected),
                 )
 
 
@@ -150,8 +152,10 @@ def _refuse_implausible(
     for position, stream in enumerate(streams):
         if 8 * len(stream) < needed:
             raise BitstreamError(
-                f"stream {position} of {len(streams)}: a part of {len(stream)} bytes cannot hold {shape[1]}x{shape[2]}x"
-                f"{shape[3]} symbols, which take at least {needed / 8:.0f} bytes; the stream is damaged or forged."
+                f"a part of {len(stream)} bytes cannot hold {shape[1]}x{shape[2]}x{shape[3]} symbols, which take at "
+                f"least {needed / 8:.0f} bytes; the stream is damaged or forged",
+                position=position,
+                total=len(streams),
             )
 
 

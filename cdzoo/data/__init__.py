@@ -1,13 +1,13 @@
-"""Data in the compressed domain: folders and shards of streams and JPEG files, batches of one geometry, transforms."""
+"""Datasets of streams and of JPEG files, batches of one geometry, and exact transforms of coefficients."""
 
-from cdzoo.data.coefficient_shards import CoefficientShards as CoefficientShards
 from cdzoo.data.coefficients import CoefficientDataset as CoefficientDataset
+from cdzoo.data.coefficients import CoefficientShards as CoefficientShards
 from cdzoo.data.collate import collate_coefficients as collate_coefficients
 from cdzoo.data.collate import collate_latents as collate_latents
 from cdzoo.data.sampler import SizeBucketSampler as SizeBucketSampler
 from cdzoo.data.shard_writer import write_shards as write_shards
-from cdzoo.data.shards import StreamShards as StreamShards
 from cdzoo.data.streams import StreamDataset as StreamDataset
+from cdzoo.data.streams import StreamShards as StreamShards
 from cdzoo.jpeg.transforms import CenterCrop as CenterCrop
 from cdzoo.jpeg.transforms import RandomCrop as RandomCrop
 from cdzoo.jpeg.transforms import RandomHorizontalFlip as RandomHorizontalFlip

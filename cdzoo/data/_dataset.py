@@ -1,4 +1,4 @@
-"""Files on disk to samples, any of them at any time: what the map-style datasets have in common."""
+"""The map-style dataset over files or shards, on which the public ones are built."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class SampleDataset(Dataset[T | tuple[T, Any]], Generic[T]):
         return [self[self._last_readable]]
 
     def bucket_keys(self) -> list[Any]:
-        """What each file must have in common with others to share a batch with them; read once and kept.
+        """The value that all files of a batch must share, for every file; read once and kept.
 
-        What cannot be read raises, or is ``None`` and left out by :class:`~cdzoo.data.SizeBucketSampler`, as
-        ``on_error`` says.
+        A file that cannot be read raises, or has the key ``None`` and is left out by
+        :class:`~cdzoo.data.SizeBucketSampler`, according to ``on_error``.
 
         Raises:
-            CdzooError: a file that does not begin as its kind does.
+            CdzooError: a file that does not begin like its kind of file.
             OSError: a file that cannot be read.
         """
         if self._bucket_keys is None:
@@ -99,7 +99,7 @@ class SampleDataset(Dataset[T | tuple[T, Any]], Generic[T]):
             if missing:
                 raise ValueError(
                     f"labels lack {missing[0]!r} and {len(missing) - 1} more; keys are names below the folder, with "
-                    "forward slashes and suffix, or names of shard members."
+                    "forward slashes and suffix, or names of shard members"
                 )
             return [labels[name] for name in self.names]
         if callable(labels):

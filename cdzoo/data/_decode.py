@@ -1,4 +1,4 @@
-"""Files to samples, many at a time, and what becomes of those that cannot be read."""
+"""Decode many files at a time, and treat those that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 OnError = Literal["raise", "skip"] | Callable[[Exception], None]
 MAX_STREAM_BYTES = 256 << 20
-"""Files and shard members beyond this are not loaded; an image at the pixel limit has it at 12 bits per pixel."""
+"""Largest file or shard member that is loaded; an image at the pixel limit has this size at 12 bits per pixel."""
 _log = logging.getLogger("cdzoo.data")
 
 
 class ErrorPolicy:
-    """What to do with a sample that cannot be read: raise, log and leave out, or tell a function and leave out."""
+    """Treatment of a sample that cannot be read: raise; or log, or call a function, and leave the sample out."""
 
     def __init__(self, on_error: OnError) -> None:
         if on_error not in ("raise", "skip") and not callable(on_error):
-            raise ValueError(f"on_error must be 'raise', 'skip' or a function of the error, not {on_error!r}.")
+            raise ValueError(f"on_error must be 'raise', 'skip' or a function of the error, not {on_error!r}")
         self._on_error = on_error
 
     def __call__(self, error: Exception) -> None:
-        """Returns only if the sample is to be left out."""
+        """Treat an error; returns only if the sample is to be left out."""
         if self._on_error == "raise":
             raise error
         if self._on_error == "skip":
@@ -41,12 +41,12 @@ class ErrorPolicy:
 
 
 class Decoder(ABC, Generic[T]):
-    """What a dataset has to know about one kind of file; ``T`` is what the files become.
+    """The reader of one kind of file, as datasets use it; ``T`` is the type of a decoded file.
 
     Attributes:
-        suffixes: what such files are called, in lower case, with the dot.
-        error: what damaged files raise.
-        head_sizes: how many of a file's first bytes to look at for its bucket key; the next where one is too few.
+        suffixes: file name suffixes, in lower case, with the dot.
+        error: type of the error for damaged files.
+        head_sizes: numbers of bytes to read for a file's bucket key: the next one where one is too few.
         num_threads: files to read at the same time.
     """
 
@@ -63,7 +63,7 @@ class Decoder(ABC, Generic[T]):
 
     @abstractmethod
     def bucket_key(self, head: bytes) -> Hashable:
-        """What files of one batch have in common, from the first bytes of a file; raises :class:`CdzooError`."""
+        """The value that all files of a batch share, from the first bytes of a file; raises :class:`CdzooError`."""
 
     @abstractmethod
     def named(self, error: CdzooError, name: str) -> CdzooError:
@@ -74,11 +74,11 @@ class Decoder(ABC, Generic[T]):
         """The collate function."""
 
     @abstractmethod
-    def _decode(self, files: Sequence[bytes]) -> list[T | CdzooError]:
+    def decode(self, files: Sequence[bytes]) -> list[T | CdzooError]:
         """Each file's sample (a batch of one) or error."""
 
     def peek(self, name: str, read: Callable[[int], bytes]) -> Hashable:
-        """The bucket key of the file ``name`` or, returned and not raised, its error; ``read`` takes a byte count."""
+        """The bucket key of the file ``name``, or its error, returned; ``read`` takes a number of bytes."""
         for size in self.head_sizes:
             try:
                 head = read(size)
@@ -93,7 +93,7 @@ class Decoder(ABC, Generic[T]):
         return _caused(self.named(found, name), found)
 
     def bucket_key_or_none(self, file: bytes) -> Hashable:
-        """:meth:`bucket_key`, or ``None`` for a damaged file: what it lacks, decoding says again, with the name."""
+        """:meth:`bucket_key`, or ``None`` for a damaged file; decoding it raises the error, with the name."""
         try:
             return self.bucket_key(file)
         except CdzooError:
@@ -102,9 +102,9 @@ class Decoder(ABC, Generic[T]):
     def __call__(self, names: Sequence[str], files: Sequence[bytes | Exception]) -> list[T | Exception]:
         """Each file's sample, transformed, or its error, whose message begins with the name.
 
-        Errors in place of files are handed on.
+        Errors in place of files are returned as they are.
         """
-        decoded = iter(self._decode([file for file in files if not isinstance(file, Exception)]))
+        decoded = iter(self.decode([file for file in files if not isinstance(file, Exception)]))
         results: list[T | Exception] = []
         for name, file in zip(names, files, strict=True):
             if isinstance(file, Exception):
@@ -141,15 +141,15 @@ def bucketed(
     weight: Callable[[In], int] = lambda item: 1,
     drop_last: bool = False,
 ) -> Iterator[list[In]]:
-    """Lists of items of one key each: full ones, or, where too much waits, the heaviest.
+    """Group items by key into lists: full lists, or the heaviest list when too much waits.
 
     Args:
-        items: come in any order of keys, and keep theirs within a key.
-        key: what the items of a list have in common.
-        size: of a full list; or a function of an item, equal for all of its key.
-        max_pending: the weight of all items that wait, at most.
-        weight: of an item; by default all weigh 1.
-        drop_last: whether to leave out lists that are not full.
+        items: items in any order of keys; the order within a key is kept.
+        key: the value that all items of a list share.
+        size: length of a full list, or a function of an item that gives one value for each key.
+        max_pending: largest total weight of the items that wait.
+        weight: weight of an item; by default 1.
+        drop_last: leave out lists that are not full.
     """
     buckets: dict[Hashable, list[In]] = {}
     weights: dict[Hashable, int] = {}

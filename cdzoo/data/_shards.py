@@ -1,4 +1,4 @@
-"""Files in tar shards to samples, read front to back: what the iterable datasets have in common."""
+"""The iterable dataset over tar shards, read front to back, on which the public ones are built."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, bucketed
 from cdzoo.data._sources import check_labels
-from cdzoo.data._tar import Member, read_member
-from cdzoo.data._webdataset import Paths, find_shards, read_samples
+from cdzoo.data._webdataset import Member, Paths, find_shards, read_member, read_samples
 from cdzoo.data.sampler import replica
 
 __all__ = ["SampleShards", "ShardLabels"]
@@ -53,10 +52,10 @@ class SampleShards(IterableDataset[Any], Generic[T]):
         sizes = {"batch_size": batch_size, "shuffle_buffer": shuffle_buffer, "max_pending": max_pending}
         for name, value in sizes.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
+                raise ValueError(f"{name} must be at least 1, not {value}")
         check_labels(labels, "'cls'")
         if isinstance(labels, str) and labels != "cls":
-            raise ValueError(f"labels must be 'cls', a mapping, a function or None, not {labels!r}.")
+            raise ValueError(f"labels must be 'cls', a mapping, a function or None, not {labels!r}")
         self.shards = find_shards(shards)
         self.batch_size, self.shuffle, self.shuffle_buffer = batch_size, shuffle, shuffle_buffer
         self.seed, self.drop_last, self.max_pending = seed, drop_last, max_pending
@@ -114,7 +113,7 @@ class SampleShards(IterableDataset[Any], Generic[T]):
         replicas, rank = self._place()
         if len(self.shards) < replicas:
             raise ValueError(
-                f"{len(self.shards)} shards for {replicas} ranks; write at least one for each, better many."
+                f"{len(self.shards)} shards for {replicas} ranks; write at least one for each, better many"
             )
         return replicas, rank
 
@@ -130,7 +129,7 @@ class SampleShards(IterableDataset[Any], Generic[T]):
                 if isinstance(self._labels, Mapping):
                     if name not in self._labels:
                         wanted = " or ".join(suffixes)
-                        raise ValueError(f"{shard}: labels lack {name!r}; keys are the names of the {wanted} members.")
+                        raise ValueError(f"{shard}: labels lack {name!r}; keys are the names of the {wanted} members")
                     label = self._labels[name]
                 elif callable(self._labels):
                     label = self._labels(PurePosixPath(name))

@@ -1,63 +1,169 @@
-"""JPEG files on disk to coefficients, any of them at any time."""
+"""JPEG files to coefficients: a decoder, a map-style dataset, and an iterable dataset over shards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
-from cdzoo.codecs import MAX_IMAGE_PIXELS
-from cdzoo.data._coefficient_decoder import CoefficientDecoder, Gray, Sampling
+import torch
+
+from cdzoo._files import JPEG_SUFFIXES
+from cdzoo.codecs import MAX_IMAGE_PIXELS, read_jpeg, read_jpeg_header
 from cdzoo.data._dataset import Labels, SampleDataset
-from cdzoo.data._decode import MAX_STREAM_BYTES, OnError
+from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, OnError, in_threads
+from cdzoo.data._shards import SampleShards, ShardLabels
 from cdzoo.data._webdataset import Paths
+from cdzoo.data.collate import collate_coefficients
+from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.jpeg._reader import Geometry
+from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["CoefficientDataset"]
+__all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "jpeg_error", "read_upright"]
+
+Gray = Literal["keep", "ycbcr"]
+Sampling = tuple[tuple[int, int], ...]
+
+# A grey block of zeros, coded in two bits with tables of one code each.
+_CODE = "01" + "00" * 16
+_TINY = bytes.fromhex(
+    f"ffd8 ffdb004300{'01' * 64} ffc0000b080008000801011100 ffc4001400{_CODE} ffc4001410{_CODE}"
+    "ffda0008010100003f00 3f ffd9"
+)
+
+
+class CoefficientDecoder(Decoder[JPEGCoefficients]):
+    """Decode files of any geometries, on several threads if asked to.
+
+    Raises:
+        ValueError: an unknown ``gray``, an impossible ``gray_sampling``, or less than one thread.
+    """
+
+    suffixes = JPEG_SUFFIXES
+    error = JPEGError
+    head_sizes = (1 << 12, 1 << 16, MAX_STREAM_BYTES)  # metadata of any length precede the frame header
+
+    def __init__(
+        self,
+        transform: Callable[[JPEGCoefficients], JPEGCoefficients] | None,
+        *,
+        max_pixels: int | None,
+        gray: Gray,
+        gray_sampling: Sampling,
+        num_threads: int | None,
+    ) -> None:
+        super().__init__(transform)
+        if gray not in get_args(Gray):
+            raise ValueError(f"gray must be 'keep' or 'ycbcr', not {gray!r}")
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, or None for torch's number, not {num_threads}")
+        self._max_pixels, self._num_threads = max_pixels, num_threads
+        self._gray_sampling = gray_sampling if gray == "ycbcr" else None
+        # Loads the compiled loops here, once, and not in every forked worker; raises for an impossible sampling.
+        gray_to_ycbcr(read_jpeg(_TINY), gray_sampling)
+
+    @property
+    def num_threads(self) -> int:
+        return torch.get_num_threads() if self._num_threads is None else self._num_threads
+
+    def bucket_key(self, head: bytes) -> Geometry:
+        """Sampling, image size and color space of the coefficients that this decoder would give."""
+        header = read_jpeg_header(head)
+        if header.color_space == "gray" and self._gray_sampling is not None:
+            return Geometry(self._gray_sampling, header.image_size, "ycbcr")
+        return Geometry(header.sampling, header.image_size, header.color_space)
+
+    def named(self, error: CdzooError, name: str) -> CdzooError:
+        return jpeg_error(error, name)
+
+    def collate(self, samples: Any) -> Any:
+        return collate_coefficients(samples)
+
+    def decode(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
+        # Transforms give each file tensors of its own, so that one tensor for all would only be split and copied.
+        if len(files) > 1 and self._transform is None:
+            try:
+                return _split(self._read(files, self.num_threads))
+            except ValueError:  # geometries differ, or a file is damaged: read alone, it raises its own error
+                pass
+        return in_threads(self._decode_one, files, self.num_threads)
+
+    def _decode_one(self, file: bytes) -> JPEGCoefficients | CdzooError:
+        try:
+            return self._read(file, 1)
+        except JPEGError as error:
+            return error
+
+    def _read(self, files: bytes | Sequence[bytes], num_threads: int) -> JPEGCoefficients:
+        found = read_jpeg(files, num_threads=num_threads, max_pixels=self._max_pixels)
+        return found if self._gray_sampling is None else gray_to_ycbcr(found, self._gray_sampling)
+
+
+def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) -> JPEGCoefficients:
+    """Read a file and turn it as its Exif orientation says, except images too small to be turned exactly.
+
+    Raises:
+        JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
+    """
+    header = read_jpeg_header(data, strict=strict)
+    coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
+    # flipping an axis of the stored image needs a whole block along it, see upright
+    flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
+    for size, step, flip in zip(header.image_size, alignment(coefficients), flipped, strict=True):
+        if flip and size < step:
+            return coefficients
+    return upright(coefficients, header.orientation)
+
+
+def jpeg_error(error: CdzooError, name: str) -> JPEGError:
+    """The reader's error, which was given bytes without a name, with the name of the file."""
+    return JPEGError(name + str(error).removeprefix("JPEG data"))
+
+
+def _split(batch: JPEGCoefficients) -> list[JPEGCoefficients | CdzooError]:
+    """Batches of one, which share the batch's memory."""
+    planes = zip(*[torch.split(plane, 1) for plane in batch.planes], strict=True)
+    return [
+        batch._replace(planes=tuple(own), qtables=tables)
+        for own, tables in zip(planes, torch.split(batch.qtables, 1), strict=True)
+    ]
 
 
 class CoefficientDataset(SampleDataset[JPEGCoefficients]):
     """Map-style dataset of JPEG files, in a folder or in WebDataset shards, that gives their DCT coefficients.
 
-    What :func:`cdzoo.codecs.read_jpeg` reads, a batch at a time. A batch has one geometry (image size, sampling
-    factors, colour space), which the sampler sees to, or a transform that cuts images to one size::
+    It calls :func:`cdzoo.codecs.read_jpeg` for a batch at a time. All files of a batch need one geometry (image size,
+    sampling factors, color space): use the sampler, or a transform that crops images to one size::
 
         dataset = CoefficientDataset("imagenet/train", gray="ycbcr")
         sampler = SizeBucketSampler(dataset, batch_size=32, shuffle=True)
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_coefficients, num_workers=4)
 
-    Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case. Images come as they are stored: the
-    Exif orientation is not applied. Where it matters, :func:`cdzoo.codecs.read_jpeg_header` reports it, and ``upright``
-    and ``rotate`` of :mod:`cdzoo.jpeg.transforms` turn coefficients without loss.
+    Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case; hidden files are left out. Images
+    come as they are stored: the Exif orientation is not applied. Where it matters,
+    :func:`cdzoo.codecs.read_jpeg_header` reports it, and :func:`cdzoo.data.upright` and :func:`cdzoo.data.rotate` turn
+    coefficients without loss.
 
-    Worker processes may be forked or spawned. Threads decode at the same time within one process; they serve where the
-    batches are made in the main process, or where processes are dear.
+    Worker processes may be forked or spawned. Threads decode several files at the same time within one process; use
+    them where the main process makes the batches, or where processes need too much memory.
 
     A folder is searched with all its subfolders. Shards are indexed when the dataset is made, by a pass over their
-    tar headers, and then read at random; :class:`~cdzoo.data.CoefficientShards` reads them front to back, without an
-    index, where random access is slow or the shards are too many.
+    tar headers, and then read at random. Where random access is slow or there are very many shards, use
+    :class:`~cdzoo.data.CoefficientShards`, which reads them front to back without an index.
 
     Args:
         root: a folder of JPEG files or of ``.tar`` shards; or shards as a path, a glob, a brace list
             (``"train-{000..131}.tar"``), or a sequence of these.
-        labels: ``"auto"``: class subfolders for a folder (``"folder"``, numbered in alphabetical order as in
-            torchvision's ``ImageFolder``), ``.cls`` members for shards (``"cls"``). Or a mapping from each sample's
-            name to its label, a function of its path (for shards, of its member's name), both called on making the
-            dataset; or ``None`` for coefficients alone.
-        transform: applied to each file's coefficients, ``planes`` ``K x (1, Hb, Wb, 8, 8)`` int16.
+        labels: as for :class:`~cdzoo.data.StreamDataset`.
+        transform: applied to each file's coefficients, ``planes`` ``K x (1, Hb, Wb, 8, 8)`` int16. An error that it
+            raises is raised, with a note that names the file.
         gray: ``"keep"`` gives grey files one plane; ``"ycbcr"`` makes them YCbCr with chroma planes of zeros, the same
-            picture exactly, so that they share batches with files in colour. Before the transform.
-        gray_sampling: the (vertical, horizontal) sampling factors that these grey files get; as the other files',
-            4:2:0 by default.
+            picture exactly, so that they share batches with files in color. Applied before the transform.
+        gray_sampling: the (vertical, horizontal) sampling factors that these grey files get; 4:2:0 by default.
         num_threads: files read at the same time; ``torch.get_num_threads()`` by default, 1 in a worker process.
         max_pixels: refuse images of more pixels than this; ``None`` for no limit.
         max_stream_bytes: refuse files and members of more bytes than this, before they are read.
-        on_error: what happens to a batch in which a file is damaged, no JPEG of a supported kind, or cannot be read:
-            ``"raise"``; ``"skip"``, which logs a warning (logger ``cdzoo.data``) and leaves the sample out; or a
-            function of the error, which leaves it out too unless the function raises. A batch of which nothing is
-            left repeats the sample that its worker read last, and raises if there is none. ``dataset[index]``
-            raises always. Messages name the file. A subfolder that cannot be read is treated alike, on making the
-            dataset; a class folder of which nothing can be read raises, since the others would be numbered anew.
-            What a transform raises is raised, with a note that names the file.
+        on_error: as for :class:`~cdzoo.data.StreamDataset`.
 
     Attributes:
         names: each sample's name: its path below the folder, or its member's name.
@@ -66,7 +172,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         class_to_idx: their numbers, or ``None``.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: no JPEG file or shard there.
         ValueError: labels that do not fit, or unknown options.
         TypeError: labels of another kind, such as a list.
         BitstreamError: a damaged shard (with ``on_error="raise"``).
@@ -93,9 +199,9 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
     def bucket_keys(self) -> list[Geometry | None]:
         """``(sampling, image_size, color_space)`` of every file before the transform, from its header.
 
-        Read once and kept. What cannot be read raises, or is ``None`` and left out by
-        :class:`~cdzoo.data.SizeBucketSampler`, as ``on_error`` says. Where a transform brings images to one size, give
-        the sampler less to keep apart: ``[key and (key.sampling, key.color_space) for key in dataset.bucket_keys()]``.
+        Headers are read once. A file that cannot be read raises, or has the key ``None`` and is left out by
+        :class:`~cdzoo.data.SizeBucketSampler`, according to ``on_error``. Where a transform brings images to one size,
+        give the sampler shorter keys: ``[key and (key.sampling, key.color_space) for key in dataset.bucket_keys()]``.
 
         Raises:
             JPEGError: a file whose header is damaged or of a kind that is not supported.
@@ -109,3 +215,77 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
 
     def __repr__(self) -> str:
         return self._describe("JPEG files")
+
+
+class CoefficientShards(SampleShards[JPEGCoefficients]):
+    """Iterable dataset of JPEG files in WebDataset shards (tar files with ``key.jpg``, ``key.cls``), that gives their
+    DCT coefficients, in batches of one geometry: image size, sampling factors and color space.
+
+    The dataset makes the batches, so that files of one geometry come together; give the loader ``batch_size=None``::
+
+        shards = CoefficientShards("train-{000..131}.tar", batch_size=32, shuffle=True, gray="ycbcr")
+        loader = DataLoader(shards, batch_size=None, collate_fn=collate_coefficients, num_workers=4)
+        for epoch in range(epochs):
+            shards.set_epoch(epoch)
+            for coefficients, labels in loader: ...
+
+    Photographs of many sizes give many small batches. With a ``transform`` that crops them to one size, use
+    ``batch_size=None`` here and the loader's own ``batch_size``. Members are those called ``.jpg``, ``.jpeg``,
+    ``.jpe`` or ``.jfif``, in any case. The Exif orientation is not applied.
+
+    Ranks, workers, order and the arguments that are not listed here are as in :class:`~cdzoo.data.StreamShards`;
+    ``gray``, ``gray_sampling``, ``num_threads`` and ``transform`` are as in :class:`~cdzoo.data.CoefficientDataset`.
+
+    Args:
+        shards: paths, globs, brace lists, a sequence of these, or a folder of ``.tar`` files.
+        labels: ``"cls"`` for the integer in the ``.cls`` member, a mapping from names of the JPEG members, a
+            function of that name as a path, or ``None`` for coefficients alone.
+
+    Raises:
+        FileNotFoundError: no shard there.
+        ValueError: unknown options, or fewer shards than ranks.
+        TypeError: labels of another kind, such as a list.
+    """
+
+    def __init__(
+        self,
+        shards: Paths,
+        *,
+        batch_size: int | None = None,
+        labels: ShardLabels = "cls",
+        transform: Callable[[JPEGCoefficients], JPEGCoefficients] | None = None,
+        gray: Gray = "keep",
+        gray_sampling: Sampling = ((2, 2), (1, 1), (1, 1)),
+        shuffle: bool = False,
+        shuffle_buffer: int = 1000,
+        seed: int = 0,
+        drop_last: bool = False,
+        max_pending: int = 4096,
+        num_threads: int | None = None,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
+        on_error: OnError = "raise",
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        decoder = CoefficientDecoder(
+            transform, max_pixels=max_pixels, gray=gray, gray_sampling=gray_sampling, num_threads=num_threads
+        )
+        super().__init__(
+            shards,
+            decoder,
+            batch_size=batch_size,
+            labels=labels,
+            shuffle=shuffle,
+            shuffle_buffer=shuffle_buffer,
+            seed=seed,
+            drop_last=drop_last,
+            max_pending=max_pending,
+            max_stream_bytes=max_stream_bytes,
+            on_error=on_error,
+            num_replicas=num_replicas,
+            rank=rank,
+        )
+
+    def __repr__(self) -> str:
+        return f"CoefficientShards({len(self.shards)} shards of JPEG files)"

@@ -1,4 +1,4 @@
-"""Batches of one image size, or of whatever else the samples of a batch must share."""
+"""Batches of samples that share an image size, or another value."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class SizeBucketSampler(Sampler[list[int]]):
             a batch share, or ``None`` to leave it out.
         batch_size: samples in a batch; the last batch of a key may have fewer.
         shuffle: put samples and batches into a random order.
-        seed: of that order; the same on all ranks.
+        seed: seed of that order; the same on all ranks.
         drop_last: leave out the batches that have fewer samples.
         num_replicas: number of processes that share the data; by default torch.distributed's world size, 1 without it.
-        rank: which of them this is; by default torch.distributed's rank.
-        even_ranks: give every rank equally many batches, as synchronous training needs it: the first batches serve
-            again to fill up, or with ``drop_last`` the surplus is left out. Without it every sample comes exactly
-            once, as evaluation needs it.
+        rank: number of this process among them; by default torch.distributed's rank.
+        even_ranks: give every rank the same number of batches, as synchronous training needs: some batches are
+            repeated, or with ``drop_last`` the surplus is left out. Without it every sample comes exactly once, as
+            evaluation needs.
 
     Raises:
         ValueError: a batch size below 1, or a rank outside ``[0, num_replicas)``.
@@ -57,7 +57,7 @@ class SizeBucketSampler(Sampler[list[int]]):
         even_ranks: bool = True,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         self.num_replicas, self.rank = replica(num_replicas, rank)
         self.even_ranks = even_ranks
@@ -92,21 +92,21 @@ class SizeBucketSampler(Sampler[list[int]]):
         if self.shuffle:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         else:
-            batches.sort(key=lambda batch: int(batch[0]))  # as near to the order of the data as batches can be
-        if batches:  # without drop_last some ranks may lack one batch: begin again
+            batches.sort(key=lambda batch: int(batch[0]))  # as close to the order of the data as batches allow
+        if batches:  # without drop_last some ranks may lack one batch: repeat the first ones
             for position in range(self.rank, len(self) * self.num_replicas + self.rank, self.num_replicas):
                 yield batches[position % len(batches)].tolist()
 
 
 def replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """How many processes share the data and which one this is, torch.distributed's figures by default."""
+    """Number of processes that share the data and the number of this one; torch.distributed's by default."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if num_replicas is None:
         num_replicas = torch.distributed.get_world_size() if distributed else 1
     if rank is None:
         rank = torch.distributed.get_rank() if distributed else 0
     if not 0 <= rank < num_replicas:
-        raise ValueError(f"rank must be in [0, num_replicas), but is {rank} of {num_replicas}; pass both or neither.")
+        raise ValueError(f"rank must be in [0, num_replicas), but is {rank} of {num_replicas}; pass both or neither")
     return num_replicas, rank
 
 
@@ -122,6 +122,6 @@ def _keys_of(data: Any) -> Sequence[Any]:
     if not isinstance(data, Sequence):
         raise TypeError(
             "SizeBucketSampler needs a StreamDataset, a CoefficientDataset or a list of keys such as (H, W), not "
-            f"{type(data).__name__}; one like StreamShards sorts by size itself, with its batch_size."
+            f"{type(data).__name__}; one like StreamShards sorts by size itself, with its batch_size"
         )
     return data

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cdzoo._files import atomic_file, remove_leftovers
+from cdzoo._files import JPEG_SUFFIXES, atomic_file, remove_leftovers
 from cdzoo.codecs import read_header, read_jpeg
-from cdzoo.data._coefficient_decoder import JPEG_SUFFIXES, jpeg_error
+from cdzoo.data.coefficients import jpeg_error
 from cdzoo.errors import BitstreamError, JPEGError
 
 __all__ = ["open_shard", "sample_members", "write_shards"]
@@ -35,13 +35,13 @@ def write_shards(
     with labels, ``key.cls``.
 
     Keys are running numbers with the files' stems, so that they are unique. Shuffle the files first: a reader shuffles
-    within a buffer only. The same files give the same bytes. A shard takes its name when it is complete; what was
-    completed before an error stays.
+    within a buffer only. The same files give the same bytes. A shard takes its name when it is complete; shards
+    completed before an error stay.
 
     Args:
         streams: paths, or pairs of a path and its class number. Files called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``
             are JPEG files.
-        directory: where to write; made if need be.
+        directory: output directory; created if it does not exist.
         pattern: file name of a shard, with one ``{}`` field for its number.
         max_count: samples in a shard, at most.
         max_bytes: size of a shard in bytes, at most, unless a single sample has more.
@@ -50,23 +50,21 @@ def write_shards(
         the shards, in order.
 
     Raises:
-        BitstreamError: a file that is no undamaged ``.cdz`` stream; names it.
+        BitstreamError: a file is not an undamaged ``.cdz`` stream; the message names it.
         JPEGError: likewise, for JPEG files.
-        FileExistsError: there are such shards in the directory already.
+        FileExistsError: the directory already has such shards.
         OSError: a file cannot be read, or a shard not be written.
         ValueError: limits below 1, a pattern without a number, files of both kinds, or with and without labels.
     """
     directory = Path(directory)
     if max_count < 1 or max_bytes < 1:
-        raise ValueError(f"max_count and max_bytes must be at least 1, not {max_count} and {max_bytes}.")
+        raise ValueError(f"max_count and max_bytes must be at least 1, not {max_count} and {max_bytes}")
     if not re.fullmatch(r"[^/{}]*\{(:0?\d*d?)?\}[^/{}]*\.tar", pattern):
-        raise ValueError(f"pattern must be a file name like 'shard-{{:06d}}.tar', with one number, not {pattern!r}.")
+        raise ValueError(f"pattern must be a file name like 'shard-{{:06d}}.tar', with one number, not {pattern!r}")
     directory.mkdir(parents=True, exist_ok=True)
     existing = sorted(directory.glob(re.sub(r"\{[^{}]*\}", "*", glob.escape(pattern))))
     if existing:
-        raise FileExistsError(
-            f"{existing[0]} is there already, and old and new shards would mix; use another directory."
-        )
+        raise FileExistsError(f"{existing[0]} already exists, and old and new shards would mix; use another directory")
     remove_leftovers(directory)
     written: list[Path] = []
     samples = _samples(streams)
@@ -94,12 +92,12 @@ def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, byt
     for number, item in enumerate(streams):
         source, label = (item, None) if isinstance(item, str | os.PathLike) else item
         if labelled not in (None, label is not None):
-            raise ValueError(f"{source}: streams come with labels and without; give all of them one, or none.")
+            raise ValueError(f"{source}: streams come with labels and without; give all of them one, or none")
         labelled = label is not None
         suffix = ".jpg" if os.fspath(source).lower().endswith(JPEG_SUFFIXES) else ".cdz"
         if kind not in ("", suffix):
-            # a dataset passes over the other kind in silence
-            raise ValueError(f"{source}: streams and JPEG files in the same shards; write shards for each.")
+            # a dataset ignores the other kind
+            raise ValueError(f"{source}: streams and JPEG files in the same shards; write shards for each")
         kind = suffix
         stream = Path(source).read_bytes()
         try:
@@ -108,7 +106,7 @@ def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, byt
             else:
                 read_header(stream, max_pixels=None)
         except BitstreamError as error:
-            raise BitstreamError(f"{source}: {error}") from error
+            raise error.named(os.fspath(source)) from error
         except JPEGError as error:
             raise jpeg_error(error, os.fspath(source)) from error
         # WebDataset's key ends at the first dot

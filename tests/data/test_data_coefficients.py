@@ -34,7 +34,7 @@ from cdzoo.data import (
     gray_to_ycbcr,
     write_shards,
 )
-from cdzoo.data._coefficient_decoder import read_upright
+from cdzoo.data.coefficients import read_upright
 from cdzoo.errors import BitstreamError, JPEGError
 
 CLASSES = ["ant", "bee", "cat"]

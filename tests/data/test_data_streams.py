@@ -393,7 +393,7 @@ def test_sizes_come_from_headers_alone_and_broken_ones_are_left_out(codec: Codec
     (folder / "bee/32x32.cdz").unlink()
     assert Counter(dataset.image_sizes()) == dict.fromkeys(SIZES, 6)  # kept
     fresh = StreamDataset(folder, codec)
-    with pytest.raises(BitstreamError, match=r"ant/32x32\.cdz: not a \.cdz stream, it begins with b'JPEG'"):
+    with pytest.raises(BitstreamError, match=r"ant/32x32\.cdz: not a \.cdz stream: it begins with b'JPEG'"):
         SizeBucketSampler(fresh, 2)
     lenient = StreamDataset(folder, codec, on_error="skip")
     (folder / "ant/more/32x32.cdz").unlink()
