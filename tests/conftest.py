@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -12,13 +10,6 @@ import torch
 
 import cdzoo
 from cdzoo.codecs import Codec
-
-with warnings.catch_warnings():
-    # CompressAI compiles helpers with torch.jit.script when it is imported; that deprecation is its own to resolve
-    warnings.simplefilter("ignore")
-    with contextlib.suppress(ImportError):
-        import compressai.models  # noqa: F401
-
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # one core each, for child processes, too; tests that are about threads ask for them

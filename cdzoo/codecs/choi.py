@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._registry import build, register_codec
-from cdzoo.codecs.hyperprior import _transforms
 from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
+from cdzoo.coding.layers import image_transforms
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 
 __all__ = ["Choi2019_Weights", "ChoiCodec", "choi2019"]
@@ -62,7 +62,7 @@ class ChoiCodec(CalibratedCodec):
         symbols = range(-_LARGEST, _LARGEST + 1)
         super().__init__(latent_channels=latent_channels, symbols=symbols, channels=channels)
         self.N = N
-        self.g_a, self.g_s = _transforms(N, latent_channels)
+        self.g_a, self.g_s = image_transforms(N, latent_channels)
 
     def _configuration(self) -> dict[str, Any]:
         return {"latent_channels": self.all_channels, "N": self.N, **self._chosen()}

@@ -2,8 +2,8 @@
 
 Sources: "Variational image compression with a scale hyperprior" (ICLR 2018, arXiv:1802.01436) and "Joint
 autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018, arXiv:1809.02736), the latter
-without its autoregressive part. Layers, training noise and likelihoods are CompressAI's, under CompressAI's names, so
-that its checkpoints load. What differs:
+without its autoregressive part. Layers, training noise and likelihoods equal CompressAI's, under CompressAI's names, so
+that its checkpoints load (:mod:`cdzoo.coding.layers`). What differs:
 
 * Images of any size: the image is padded to a multiple of 16 only, and the latent to a multiple of 4 inside the
   hyperprior, so that a latent always has ``ceil(H / 16) x ceil(W / 16)`` samples and no padding is coded.
@@ -29,18 +29,11 @@ from torch import Tensor, nn
 
 from cdzoo._checks import check_range
 from cdzoo._registry import build, register_codec
-from cdzoo.coding._compressai import (
-    TABLE_BUFFERS,
-    compressai,
-    current_name,
-    prefixes_with_tables,
-    tables_at,
-    through_bottleneck,
-    without_tables,
-)
 from cdzoo.coding._prior_state import FactorizedState, HyperpriorState
 from cdzoo.coding.base import Codec, CodingState
+from cdzoo.coding.checkpoint import check_fit, has_tables, prefixes_with_tables, split_checkpoint, tables_at
 from cdzoo.coding.gaussian import GaussianPrior
+from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, deconv, image_transforms
 from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.symbols import Channel, round_to_symbols
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
@@ -65,18 +58,6 @@ LAMBDAS: dict[str, tuple[float, ...]] = {
 """CompressAI's rate-distortion weights for qualities 1 to 8: ``lambda * 255^2 * MSE`` or ``lambda * (1 - MS-SSIM)``."""
 
 
-def _transforms(n: int, m: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Analysis and synthesis: four 5x5 stride-2 (transposed) convolutions with (inverse) GDN between them."""
-    lib = compressai()
-    conv, deconv, gdn = lib.models.utils.conv, lib.models.utils.deconv, lib.layers.GDN
-    g_a = nn.Sequential(conv(3, n), gdn(n), conv(n, n), gdn(n), conv(n, n), gdn(n), conv(n, m))
-    g_s = nn.Sequential(
-        deconv(m, n), gdn(n, inverse=True), deconv(n, n), gdn(n, inverse=True), deconv(n, n), gdn(n, inverse=True),
-        deconv(n, 3),
-    )  # fmt: skip
-    return g_a, g_s
-
-
 class FactorizedPrior(Codec):
     """``bmshj2018_factorized``: every latent channel has one learned distribution of its own.
 
@@ -93,8 +74,8 @@ class FactorizedPrior(Codec):
         super().__init__()
         self.N, self.M, self.latent_channels = N, M, M
         self.quality, self.metric = quality, metric
-        self.g_a, self.g_s = _transforms(N, M)
-        self.entropy_bottleneck: Any = without_tables(compressai().entropy_models.EntropyBottleneck(M))
+        self.g_a, self.g_s = image_transforms(N, M)
+        self.entropy_bottleneck = EntropyBottleneck(M)
 
     def _configuration(self) -> dict[str, Any]:
         return {"N": self.N, "M": self.M}
@@ -108,12 +89,11 @@ class FactorizedPrior(Codec):
         return x_hat
 
     def aux_loss(self) -> Tensor:
-        """How far the bottleneck's quantiles are from where they should be; minimised by an optimiser of its own."""
-        loss: Tensor = self.entropy_bottleneck.loss()
-        return loss
+        """Distance of the bottleneck's quantiles from where they should be; an optimizer of its own minimizes it."""
+        return self.entropy_bottleneck.loss()
 
     def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        y_hat, likelihood = through_bottleneck(self.entropy_bottleneck, y)
+        y_hat, likelihood = self.entropy_bottleneck(y)
         return y_hat, None, {"y": likelihood}
 
     def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
@@ -142,24 +122,18 @@ class FactorizedPrior(Codec):
     def load_compressai(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the CompressAI model of the same name and sizes, strictly.
 
-        Checkpoints with tables (saved after ``update()``) keep theirs; for others they are derived. Names of earlier
+        A checkpoint with tables (saved after ``update()``) keeps them; without, they are derived. Names of earlier
         CompressAI versions and of ``DataParallel`` are understood.
 
+        Args:
+            state_dict: ``torch.load(path)``, or ``model.state_dict()``.
+
         Raises:
-            ValueError: names, shapes or tables do not fit; nothing is loaded then.
+            ValueError: names, shapes or tables do not fit, or values are not finite; nothing is loaded then.
             TypeError: not a mapping of names to tensors.
         """
-        _check_checkpoint(state_dict)
-        renamed = {current_name(name): tensor for name, tensor in state_dict.items()}
-        tables = {n: t for n, t in renamed.items() if n.rpartition(".")[2] in TABLE_BUFFERS}
-        rest = {n: t for n, t in renamed.items() if n not in tables}
-        own = self.state_dict()
-        wrong = sorted(set(own) ^ set(rest)) or sorted(n for n in own if own[n].shape != rest[n].shape)
-        if wrong:
-            raise ValueError(
-                f"the checkpoint does not fit {self.name}(N={self.N}, M={self.M}): {len(wrong)} names or shapes differ "
-                f"({', '.join(wrong[:4])}, ...); N and M are the first sizes of g_a.0.weight and g_a.6.weight."
-            )
+        rest, tables = split_checkpoint(state_dict)
+        check_fit(f"{self.name}(N={self.N}, M={self.M})", self.state_dict(), rest)
         complete = prefixes_with_tables(tables) == self._entropy_models
         coding, twin = None, copy.deepcopy(self)  # which is loaded first, so that this one stays as it was
         try:
@@ -172,6 +146,20 @@ class FactorizedPrior(Codec):
             raise ValueError(f"the checkpoint's weights or tables are incomplete or invalid: {error}") from None
         self.load_state_dict(rest)
         self._derived = None if coding is None else self._describe(coding)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state dict of this class, as :meth:`torch.nn.Module.load_state_dict` does.
+
+        Raises:
+            RuntimeError: names or shapes differ; for a checkpoint of CompressAI the message names
+                :meth:`load_compressai`.
+        """
+        if strict and has_tables(state_dict):
+            raise RuntimeError(
+                "the state dict has probability tables, so it is a checkpoint of CompressAI; "
+                "load it with codec.load_compressai(state_dict)"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _with_tables(self, coding: CodingState, tables: Mapping[str, Tensor]) -> CodingState:
         assert isinstance(coding, FactorizedState)
@@ -229,12 +217,11 @@ class ScaleHyperprior(GaussianPrior, FactorizedPrior):
 
     def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
         super().__init__(N=N, M=M, quality=quality, metric=metric)
-        lib = compressai()
-        self.entropy_bottleneck = without_tables(lib.entropy_models.EntropyBottleneck(N))
-        self.h_a, self.h_s = self._hyper_transforms(lib.models.utils.conv, lib.models.utils.deconv)
-        self.gaussian_conditional = without_tables(lib.entropy_models.GaussianConditional(None))
+        self.entropy_bottleneck = EntropyBottleneck(N)
+        self.h_a, self.h_s = self._hyper_transforms()
+        self.gaussian_conditional = GaussianConditional()
 
-    def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
+    def _hyper_transforms(self) -> tuple[nn.Sequential, nn.Sequential]:
         n, m = self.N, self.M
         h_a = nn.Sequential(conv(m, n, stride=1, kernel_size=3), nn.ReLU(), conv(n, n), nn.ReLU(), conv(n, n))
         h_s = nn.Sequential(
@@ -273,7 +260,7 @@ class MeanScaleHyperprior(ScaleHyperprior):
     name: ClassVar[str] = "mbt2018_mean"
     _has_means: ClassVar[bool] = True
 
-    def _hyper_transforms(self, conv: Any, deconv: Any) -> tuple[nn.Sequential, nn.Sequential]:
+    def _hyper_transforms(self) -> tuple[nn.Sequential, nn.Sequential]:
         n, m = self.N, self.M
         h_a = nn.Sequential(conv(m, n, stride=1, kernel_size=3), nn.LeakyReLU(), conv(n, n), nn.LeakyReLU(), conv(n, n))
         h_s = nn.Sequential(
@@ -283,24 +270,8 @@ class MeanScaleHyperprior(ScaleHyperprior):
         return h_a, h_s
 
 
-def _check_checkpoint(state_dict: object) -> None:
-    """Refuse what is no state dict.
-
-    Raises:
-        TypeError: not a mapping of names to tensors.
-    """
-    if not isinstance(state_dict, Mapping):
-        kind = type(state_dict).__name__
-        raise TypeError(f"state_dict must be what torch.load(path) or model.state_dict() gives, not {kind}.")
-    for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            nested = next((n for n, value in state_dict.items() if isinstance(value, Mapping)), None)
-            advice = "torch.from_numpy makes tensors of arrays" if nested is None else f"pass checkpoint[{nested!r}]"
-            raise TypeError(f"state_dict must map names to tensors, not {name!r} to {type(tensor).__name__}; {advice}.")
-
-
-def bottleneck_strings(coding: FactorizedState, bottleneck: Any, z: Tensor) -> tuple[list[bytes], Tensor]:
-    """CompressAI's way through an entropy bottleneck: the strings, and the float ``z_hat`` it goes on with."""
+def bottleneck_strings(coding: FactorizedState, bottleneck: EntropyBottleneck, z: Tensor) -> tuple[list[bytes], Tensor]:
+    """Code values through an entropy bottleneck as CompressAI does: the strings, and ``z_hat`` as floats."""
     medians = bottleneck.quantiles[:, 0, 1].view(-1, 1, 1)
     symbols = round_to_symbols(z - medians)
     indexes = coding.indexes(z.shape[2], z.shape[3], torch.device("cpu"))
@@ -366,7 +337,6 @@ def bmshj2018_factorized(
 
     Raises:
         ValueError: a value that cannot be, or another than that of the weights.
-        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(6, quality, metric)
     return build(bmshj2018_factorized, weights, FactorizedPrior, defaults, quality=quality, metric=metric, N=N, M=M)
@@ -392,7 +362,6 @@ def bmshj2018_hyperprior(
 
     Raises:
         ValueError: a value that cannot be, or another than that of the weights.
-        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(6, quality, metric)
     return build(bmshj2018_hyperprior, weights, ScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)
@@ -418,7 +387,6 @@ def mbt2018_mean(
 
     Raises:
         ValueError: a value that cannot be, or another than that of the weights.
-        ImportError: CompressAI is not installed.
     """
     defaults = _defaults(5, quality, metric)
     return build(mbt2018_mean, weights, MeanScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)

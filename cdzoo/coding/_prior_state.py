@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cdzoo.coding._compressai import scale_table, tables_of
 from cdzoo.coding.base import CodingState
 from cdzoo.coding.integer_decoder import ACTIVATION_BITS, IntegerDecoder
+from cdzoo.coding.layers import EntropyBottleneck, gaussian_tables, scale_table
 from cdzoo.coding.rans import SymbolTables
 
 __all__ = ["UNIT", "FactorizedState", "HyperpriorState"]
@@ -36,10 +34,9 @@ class FactorizedState(CodingState):
         self.tables, self.medians = tables, medians.cpu().long()
 
     @classmethod
-    def derive(cls, bottleneck: nn.Module) -> FactorizedState:
+    def derive(cls, bottleneck: EntropyBottleneck) -> FactorizedState:
         """From an entropy bottleneck's parameters, on the CPU in float32 whatever their device and dtype."""
-        twin: Any = copy.deepcopy(bottleneck).cpu().float()
-        quantiles = twin.quantiles.detach()[:, 0]
+        quantiles = bottleneck.quantiles.detach().cpu().float()[:, 0]
         medians = quantiles[:, 1].double()
         spans = (quantiles - quantiles[:, 1:2]).abs().max()
         if not float(spans) < _MAX_TABLE:
@@ -47,9 +44,7 @@ class FactorizedState(CodingState):
                 f"entropy bottleneck: quantiles lie up to {float(spans):g} from the median, but tables hold at most "
                 f"{_MAX_TABLE} symbols to each side; train with aux_loss(), which keeps the quantiles in place."
             )
-        with torch.device("cpu"):
-            twin.update(force=True)
-        return cls(tables_of(twin), torch.round(medians * UNIT).long())
+        return cls(bottleneck.tables(), torch.round(medians * UNIT).long())
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`CodingState`."""
@@ -94,13 +89,9 @@ class HyperpriorState(CodingState):
         self._lut = torch.bucketize(patterns, codes, right=True).to(torch.uint8)
 
     @classmethod
-    def derive(cls, bottleneck: nn.Module, gaussian: nn.Module, h_s: Sequence[nn.Module]) -> HyperpriorState:
+    def derive(cls, bottleneck: EntropyBottleneck, h_s: Sequence[nn.Module]) -> HyperpriorState:
         """From the modules' parameters, on the CPU in float32 whatever their device and dtype."""
-        twin: Any = copy.deepcopy(gaussian).cpu().float()
-        twin.scale_table = scale_table()
-        with torch.device("cpu"):
-            twin.update()
-        return cls(FactorizedState.derive(bottleneck), tables_of(twin), twin.scale_table[:-1], IntegerDecoder(h_s))
+        return cls(FactorizedState.derive(bottleneck), gaussian_tables(), scale_table()[:-1], IntegerDecoder(h_s))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], h_s: Sequence[nn.Module]) -> HyperpriorState:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cdzoo.coding._compressai import through_bottleneck
 from cdzoo.coding._prior_state import UNIT, HyperpriorState
 from cdzoo.coding.base import Codec, CodingState, pad_to_multiple
 from cdzoo.coding.integer_decoder import ACTIVATION_BITS
+from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional
 from cdzoo.coding.symbols import Channel
 
 __all__ = ["GaussianPrior"]
@@ -27,8 +27,8 @@ class GaussianPrior(Codec):
         M: channels of the latent, of its scales, and of its means.
         h_a: latents ``(B, M, h, w)`` to hyper-latents ``(B, N, h', w')``.
         h_s: back, to scales (and means) of at least ``(h, w)``.
-        entropy_bottleneck: CompressAI's, of ``N`` channels.
-        gaussian_conditional: CompressAI's, without scales.
+        entropy_bottleneck: entropy model of the hyper-latent, of ``N`` channels.
+        gaussian_conditional: entropy model of the latent.
     """
 
     has_scales: ClassVar[bool] = True
@@ -41,13 +41,12 @@ class GaussianPrior(Codec):
     M: int
     h_a: nn.Sequential
     h_s: nn.Sequential
-    entropy_bottleneck: Any
-    gaussian_conditional: Any
+    entropy_bottleneck: EntropyBottleneck
+    gaussian_conditional: GaussianConditional
 
     def aux_loss(self) -> Tensor:
-        """How far the bottleneck's quantiles are from where they should be; minimised by an optimiser of its own."""
-        loss: Tensor = self.entropy_bottleneck.loss()
-        return loss
+        """Distance of the bottleneck's quantiles from where they should be; an optimizer of its own minimizes it."""
+        return self.entropy_bottleneck.loss()
 
     def _hyper_input(self, y: Tensor) -> Tensor:
         return y if self._has_means else torch.abs(y)
@@ -62,15 +61,15 @@ class GaussianPrior(Codec):
     def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         height, width = y.shape[-2:]
         z = self.h_a(pad_to_multiple(self._hyper_input(y), self._hyper_stride))
-        z_hat, z_likelihood = through_bottleneck(self.entropy_bottleneck, z)
+        z_hat, z_likelihood = self.entropy_bottleneck(z)
         scales, means = self._split(self.h_s(z_hat)[..., :height, :width])
-        y_hat, y_likelihood = self.gaussian_conditional(y, scales, means=means)
+        y_hat, y_likelihood = self.gaussian_conditional(y, scales, means)
         return y_hat, scales, {"y": y_likelihood, "z": z_likelihood}
 
     def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
         h_s = list(self.h_s)
         if state is None:
-            return HyperpriorState.derive(self.entropy_bottleneck, self.gaussian_conditional, h_s)
+            return HyperpriorState.derive(self.entropy_bottleneck, h_s)
         return HyperpriorState.from_state(state, h_s)
 
     def _code(

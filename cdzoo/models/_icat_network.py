@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from cdzoo._torch import register_serializable
 from cdzoo.coding.base import Codec, pad_to_multiple
+from cdzoo.coding.layers import conv, deconv
 from cdzoo.models._classifier import LatentClassifier, linear_classifier, taken_indices
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.types import Latent
 
-__all__ = ["ICAT", "ICATOutput", "conv", "deconv", "leaky"]
+__all__ = ["ICAT", "ICATOutput", "leaky"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in ImageNet, in [0, 1]."""
@@ -43,14 +44,6 @@ class ICATOutput(NamedTuple):
 
 
 register_serializable(ICATOutput)
-
-
-def conv(in_channels: int, out_channels: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
-
-
-def deconv(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)
 
 
 def leaky(*layers: nn.Module) -> nn.Sequential:

@@ -47,9 +47,9 @@ from torch import Tensor
 
 from cdzoo._compose import compose
 from cdzoo._registry import build, defaults_of, register_model
-from cdzoo.coding._compressai import compressai, without_tables
 from cdzoo.coding.gaussian import GaussianPrior
-from cdzoo.models._icat_network import ICAT, ICATOutput, conv, deconv, leaky
+from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, deconv
+from cdzoo.models._icat_network import ICAT, ICATOutput, leaky
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.types import MAX_IMAGE_PIXELS
 from cdzoo.weights.enums import WeightsEnum
@@ -92,11 +92,11 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
             in_channels=in_channels, num_classes=num_classes, width=width, aggregation=aggregation, drop_path=drop_path
         )
         self.M = self.latent_channels = m = in_channels
-        n, models = self.N, compressai().entropy_models
+        n = self.N
         self.h_a = leaky(conv(m, n, 3, 1), conv(n, n), conv(n, n, stride=1))
         self.h_s = leaky(conv(n, m, stride=1), deconv(m, m * 3 // 2), conv(m * 3 // 2, 2 * m, 3, 1))
-        self.entropy_bottleneck = without_tables(models.EntropyBottleneck(n))
-        self.gaussian_conditional = without_tables(models.GaussianConditional(None))
+        self.entropy_bottleneck = EntropyBottleneck(n)
+        self.gaussian_conditional = GaussianConditional()
 
     def _configuration(self) -> dict[str, Any]:
         return {"N": self.N, "M": self.M}

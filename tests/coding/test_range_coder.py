@@ -1,4 +1,4 @@
-"""The entropy coder against CompressAI's, against big-integer arithmetic, and against damaged streams."""
+"""The entropy coder against big-integer arithmetic, and against damaged streams."""
 
 from __future__ import annotations
 
@@ -13,46 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.symbol_tables import make_symbols, make_tables, padded
 
 from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
 from cdzoo.errors import BitstreamError
 
 INT16 = np.iinfo(np.int16)
 START = 1 << 31  # the coder's first state
-
-
-def make_tables(seed: int, *, count: int = 5, longest: int = 60, shift: int = 20) -> SymbolTables:
-    """Random tables; one in three has counts of 1 and one huge count."""
-    rng = np.random.default_rng(seed)
-    cdfs, lengths = [], rng.integers(3, longest + 1, count)
-    for length in lengths:
-        inner = np.sort(rng.choice(np.arange(1, 65536), length - 2, replace=False))
-        if rng.random() < 1 / 3:
-            inner = np.arange(1, length - 1)
-            inner[rng.integers(0, length - 2) :] += 65536 - length
-        cdfs.append([0, *inner, 65536])
-    offsets = rng.integers(-shift, shift // 4 + 1, count)
-    starts = np.cumsum(lengths) - lengths
-    return SymbolTables(np.concatenate(cdfs), starts, lengths, offsets)
-
-
-def make_symbols(seed: int, tables: SymbolTables, n: int, k: int, *, outliers: float) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols mostly within their tables, and the indexes of the tables, both ``(n, k)``."""
-    rng = np.random.default_rng(seed)
-    indexes = rng.integers(0, tables.num_tables, (n, k))
-    limits = np.maximum(tables.lengths[indexes] - 2, 1)
-    symbols = tables.offsets[indexes] + rng.integers(0, limits)
-    far = rng.random((n, k)) < outliers
-    reach = rng.choice([100, 2000, 32768], (n, k))
-    symbols[far] = rng.integers(-reach, reach)[far]
-    return symbols.clip(INT16.min, INT16.max).astype(np.int16), indexes
-
-
-def padded(tables: SymbolTables) -> tuple[list[list[int]], list[int], list[int]]:
-    """The arguments of CompressAI's coder."""
-    rows = [t.tolist() for t in np.split(tables.cdfs, tables.starts[1:])]
-    width = max(map(len, rows))
-    return [r + [0] * (width - len(r)) for r in rows], tables.lengths.tolist(), tables.offsets.tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- the format
@@ -109,60 +76,6 @@ def test_no_streams() -> None:
     tables = make_tables(0)
     assert encode_batch(np.empty((0, 7), np.int16), np.zeros(7, np.uint8), tables) == []
     assert decode_batch([], np.zeros(7, np.uint8), tables).shape == (0, 7)
-
-
-# ---------------------------------------------------------------------------------------------------- CompressAI
-
-# Its encoder writes outside its buffer for fewer than three symbols and never ends from 2**27 upwards: neither is fed.
-
-
-@pytest.mark.parametrize("outliers", [0.0, 0.02, 0.5, 1.0])
-def test_same_streams_as_compressai(outliers: float) -> None:
-    ans = pytest.importorskip("compressai.ans")
-    encoder, decoder = ans.RansEncoder(), ans.RansDecoder()
-    for seed in range(60):
-        tables = make_tables(seed, count=1 + seed % 9, longest=(3, 12, 300)[seed % 3], shift=(0, 20, 3000)[seed % 3])
-        symbols, indexes = make_symbols(seed, tables, 3, (4, 37, 400)[seed % 3], outliers=outliers)
-        theirs = [
-            encoder.encode_with_indexes(s.tolist(), i.tolist(), *padded(tables))
-            for s, i in zip(symbols, indexes, strict=True)
-        ]
-        ours = encode_batch(symbols, indexes, tables)
-        assert ours == theirs
-        np.testing.assert_array_equal(decode_batch(theirs, indexes, tables), symbols)
-        for stream, s, i in zip(ours, symbols, indexes, strict=True):
-            assert decoder.decode_with_indexes(stream, i.tolist(), *padded(tables)) == s.tolist()
-
-
-def test_same_streams_as_a_gaussian_conditional() -> None:
-    models = pytest.importorskip("compressai.entropy_models")
-    model = models.GaussianConditional(None)
-    model.update_scale_table([0.11 * (256 / 0.11) ** (i / 63) for i in range(64)])
-    generator = torch.Generator().manual_seed(1)
-    scales = (2 * torch.randn(3, 8, 6, 7, generator=generator)).exp()
-    y = torch.randn(3, 8, 6, 7, generator=generator) * scales
-    indexes = model.build_indexes(scales)
-    theirs = model.compress(y, indexes)
-    tables = SymbolTables.from_padded(model._quantized_cdf, model._cdf_length, model._offset)
-    flat = indexes.reshape(3, -1)
-    assert encode_batch(y.round().int().reshape(3, -1), flat, tables) == theirs
-    y_hat = torch.from_numpy(decode_batch(theirs, flat, tables)).reshape(y.shape)
-    assert torch.equal(y_hat.float(), model.decompress(theirs, indexes))
-
-
-def test_same_streams_as_an_entropy_bottleneck_with_more_than_256_channels() -> None:
-    models = pytest.importorskip("compressai.entropy_models")
-    torch.manual_seed(0)
-    model = models.EntropyBottleneck(320)
-    model.update()
-    z = 4 * torch.randn(2, 320, 2, 3)
-    tables = SymbolTables.from_padded(model._quantized_cdf, model._cdf_length, model._offset)
-    medians = model._get_medians().detach().reshape(1, 320, 1, 1)
-    symbols = (z - medians).round().to(torch.int16).reshape(2, -1)
-    indexes = torch.arange(320).repeat_interleave(6)
-    theirs = model.compress(z)
-    assert encode_batch(symbols, indexes, tables) == theirs
-    np.testing.assert_array_equal(decode_batch(theirs, indexes, tables), symbols.numpy())
 
 
 # ---------------------------------------------------------------------------------------------------- properties

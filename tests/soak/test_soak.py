@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("compressai", reason="the streams of the soak are those of a codec on CompressAI's layers")
-
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("soak", "soak_commands", "soak_datasets", "soak_files", "soak_processes", "soak_setting")
 COUNTS = ("files", "faults", "good", "reported", "unseen", "lost", "doubled")
