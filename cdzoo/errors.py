@@ -47,7 +47,32 @@ class BitstreamError(_StreamError, ValueError):
 
 
 class JPEGError(CdzooError, ValueError):
-    """A JPEG file is damaged, inconsistent, or of a kind that is not supported."""
+    """A JPEG file is damaged, inconsistent, or of a kind that is not supported.
+
+    Args:
+        reason: the value, the rule that it breaks, and the way out.
+        name: the file: a path, or its place in a batch.
+        byte: the position in the file.
+        unsupported: true where the file may be sound, but is of a kind that cdzoo does not read.
+    """
+
+    def __init__(
+        self, reason: str, *, name: str | None = None, byte: int | None = None, unsupported: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.name = name
+        self.byte = byte
+        self.unsupported = unsupported
+
+    def __str__(self) -> str:
+        place = [self.name] if self.name is not None else []
+        place += [f"byte {self.byte}"] if self.byte is not None else []
+        return f"{', '.join(place)}: {self.reason}" if place else self.reason
+
+    def named(self, name: str | None) -> JPEGError:
+        """The same error about the file of this name, or without a name."""
+        return JPEGError(self.reason, name=name, byte=self.byte, unsupported=self.unsupported)
 
 
 class WeightsError(CdzooError):

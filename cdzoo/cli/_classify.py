@@ -154,7 +154,7 @@ def _coefficient_classifier(args: argparse.Namespace) -> Classifier:
             coefficients = read_upright(data, max_pixels=MAX_IMAGE_PIXELS, strict=not args.lenient)
         found = [w.message for w in damage if isinstance(w.message, JPEGWarning)]
         if found:
-            facts["damage"] = "; ".join(_bare(str(warning)) for warning in found)
+            facts["damage"] = "; ".join(warning.reason for warning in found)
         if missing := sum(warning.num_missing for warning in found):
             facts["missing_blocks"] = missing
         header = read_jpeg_header(data, strict=not args.lenient)
@@ -211,15 +211,10 @@ def classify(args: argparse.Namespace, report: Report) -> None:
         try:
             scores, facts = classifier.logits(job.source.read_bytes())
         except JPEGError as error:
-            raise JPEGError(_bare(str(error))) from error
+            raise error.named(None) from error
         return {**facts, "top": top_classes(scores, classifier.meta, args.top)}
 
     report.each(jobs, _source, work)
-
-
-def _bare(message: str) -> str:
-    """What is said of a JPEG file, without what it is called there."""
-    return message.removeprefix("JPEG data").lstrip(",: ")
 
 
 def top_classes(logits: Tensor, meta: dict[str, Any], count: int) -> list[dict[str, Any]]:

@@ -15,11 +15,11 @@ from cdzoo.data._shards import SampleShards, ShardLabels
 from cdzoo.data._webdataset import Paths
 from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
-from cdzoo.jpeg._reader import Geometry
+from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "jpeg_error", "read_upright"]
+__all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "read_upright"]
 
 Gray = Literal["keep", "ycbcr"]
 Sampling = tuple[tuple[int, int], ...]
@@ -74,7 +74,8 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         return Geometry(header.sampling, header.image_size, header.color_space)
 
     def named(self, error: CdzooError, name: str) -> CdzooError:
-        return jpeg_error(error, name)
+        assert isinstance(error, JPEGError)
+        return error.named(name)
 
     def collate(self, samples: Any) -> Any:
         return collate_coefficients(samples)
@@ -113,11 +114,6 @@ def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) ->
         if flip and size < step:
             return coefficients
     return upright(coefficients, header.orientation)
-
-
-def jpeg_error(error: CdzooError, name: str) -> JPEGError:
-    """The reader's error, which was given bytes without a name, with the name of the file."""
-    return JPEGError(name + str(error).removeprefix("JPEG data"))
 
 
 def _split(batch: JPEGCoefficients) -> list[JPEGCoefficients | CdzooError]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from cdzoo._files import JPEG_SUFFIXES, atomic_file, remove_leftovers
 from cdzoo.codecs import read_header, read_jpeg
-from cdzoo.data.coefficients import jpeg_error
 from cdzoo.errors import BitstreamError, JPEGError
 
 __all__ = ["open_shard", "sample_members", "write_shards"]
@@ -108,7 +107,7 @@ def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, byt
         except BitstreamError as error:
             raise error.named(os.fspath(source)) from error
         except JPEGError as error:
-            raise jpeg_error(error, os.fspath(source)) from error
+            raise error.named(os.fspath(source)) from error
         # WebDataset's key ends at the first dot
         key = f"{number:08d}-{Path(source).stem.replace('.', '_')}"
         yield sample_members(key, kind, stream, label)

@@ -1,6 +1,7 @@
-"""JPEG markers (ITU-T T.81, Annex B): everything that is known about a file before its entropy-coded data are read.
+"""Markers of a JPEG file (ITU-T T.81, Annex B): all that is known before entropy-coded data are read.
 
-Every field that a kernel will rely on is checked here.
+Every field that a kernel relies on is checked here. Where files break the standard and libjpeg reads them without a
+word, they are read here, too; where libjpeg warns, ``strict=False`` does.
 """
 
 from __future__ import annotations
@@ -13,19 +14,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ZIGZAG", "Component", "Damage", "Frame", "Kind", "Scan", "ScanHeader", "Segments", "quantization_table"]
+from cdzoo.errors import JPEGError
+from cdzoo.jpeg._huffman import STANDARD_TABLES, is_huffman_table
+from cdzoo.jpeg._metadata import EXIF, ICC, XMP
+from cdzoo.jpeg.geometry import ZIGZAG, block_grids, mcu_grid
 
-#: Scans that a file may have; real ones have about ten, and 64 coefficients in 14 steps would make 896 a component.
+__all__ = ["Component", "Frame", "Kind", "Scan", "ScanHeader", "Segments"]
+
+#: Scans that a file may have. Real ones have about ten; 64 coefficients in 14 steps would make 896 per component.
 MAX_SCANS = 1000
-
-# fmt: off
-#: ``ZIGZAG[k]`` is the natural (row-major) index of the ``k``-th coefficient of the file.
-ZIGZAG = np.array([
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48,
-    41, 34, 27, 20, 13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
-    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-])
-# fmt: on
 
 Kind: TypeAlias = Literal["baseline", "extended", "progressive"]
 
@@ -33,18 +30,11 @@ _KINDS: dict[int, Kind] = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressiv
 _UNSUPPORTED = {
     **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
     **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE, 0xDE, 0xDF), "hierarchical"),
-    **dict.fromkeys((0xC9, 0xCA, 0xCC), "arithmetic-coded"),
+    **dict.fromkeys((0xC9, 0xCA), "arithmetic-coded"),
 }
+#: Segments without any use here: DAC, DNL (see ``_number_of_lines``), comments. As libjpeg skips them.
+_SKIPPED = (0xCC, 0xDC, 0xFE)
 _UNSEEN = 255
-
-
-class Damage(Exception):
-    """Something is wrong at a position of a file; the reader adds the file's name and makes it a ``JPEGError``."""
-
-    def __init__(self, position: int, reason: str) -> None:
-        super().__init__(position, reason)
-        self.position = position
-        self.reason = reason
 
 
 class Component(NamedTuple):
@@ -60,20 +50,18 @@ class Component(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """What a frame header (SOF) says; ``components`` in the order of the file. Equal headers give the same object."""
+    """Frame header (SOF); ``components`` in the order of the file. Equal headers give the same object."""
 
     kind: Kind
-    height: int
-    width: int
+    image_size: tuple[int, int]
     components: tuple[Component, ...]
-    rows: int  # of MCUs in an interleaved scan
-    columns: int
-    num_blocks: int
     sampling: tuple[tuple[int, int], ...]
+    mcus: tuple[int, int]  # rows and columns in an interleaved scan
+    num_blocks: int
 
 
 class ScanHeader(NamedTuple):
-    """What a scan header (SOS) says; ``components`` are numbers of the frame's."""
+    """Scan header (SOS); ``components`` are indices into the frame's."""
 
     components: tuple[int, ...]
     dc: tuple[int, ...]
@@ -85,7 +73,7 @@ class ScanHeader(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """A scan, with the tables and the restart interval that hold at that point."""
+    """A scan, with the tables and the restart interval that are valid for it."""
 
     header: ScanHeader
     dc: tuple[bytes, ...]  # DHT payloads, one per component; empty where none is needed
@@ -95,10 +83,10 @@ class Scan(NamedTuple):
 
 
 class Segments:
-    """Walks over the marker segments of one file.
+    """Walk over the marker segments of one file.
 
-    ``next_scan`` goes on to the next scan; whoever decodes that sets ``position`` to the marker behind it. With
-    ``strict=False``, ``complaint`` is the first thing that was wrong, and that a decoder can live with.
+    ``next_scan`` goes on to the next scan. The caller decodes it and sets ``position`` to the marker behind it. With
+    ``strict=False``, ``complaint`` is the first defect that decoding could go on after.
     """
 
     def __init__(self, data: bytes | bytearray, *, strict: bool = True) -> None:
@@ -107,28 +95,30 @@ class Segments:
         self.position = 2
         self.frame: Frame | None = None
         self.restart_interval = 0
-        self.exif: tuple[int, int] | None = None
+        self.exif: bytes | None = None  # payload of the segment
+        self.xmp: bytes | None = None
+        self.icc: list[bytes] = []
         self.huffman: dict[int, bytes] = {}  # DHT payloads, by selector
         self.quantization: dict[int, NDArray[np.int32]] = {}  # by selector
         self.qtables: dict[int, NDArray[np.int32]] = {}  # by component, as of its first scan
         self.progress: list[bytearray] = []  # by component and coefficient: Al of the last scan, or _UNSEEN
-        self.complaint: Damage | None = None
+        self.complaint: JPEGError | None = None
         self._jfif = False
         self._adobe: int | None = None
         self._num_scans = 0
         if data[:2] != b"\xff\xd8":
-            raise Damage(0, "no JPEG file: it does not begin with FF D8" if data else "the file is empty")
+            reason = "no JPEG file: it does not begin with FF D8" if data else "the file is empty"
+            raise JPEGError(reason, byte=0, unsupported=bool(data))
 
-    def complain(self, position: int, reason: str) -> None:
-        """Raise, or if not strict remember the first."""
-        damage = Damage(position, reason)
+    def complain(self, error: JPEGError) -> None:
+        """Raise the error, or if not strict remember the first one."""
         if self.strict:
-            raise damage
-        self.complaint = self.complaint or damage
+            raise error
+        self.complaint = self.complaint or error
 
     @property
     def color_space(self) -> str:
-        """What the components mean, by the rules of libjpeg: JFIF, then Adobe, then the components' identifiers."""
+        """Color space of the components, by the rules of libjpeg: JFIF, then Adobe, then the identifiers."""
         assert self.frame is not None
         identifiers = bytes(component.identifier for component in self.frame.components)
         if len(identifiers) == 1:
@@ -148,32 +138,32 @@ class Segments:
         size = len(data)
         while True:
             if position + 1 >= size:
-                raise Damage(position, "the file ends where a marker should be")
-            if data[position] != 0xFF:
-                raise Damage(position, f"a marker should be here, not the byte {data[position]:02X}")
+                raise JPEGError("the file ends where a marker should be", byte=position)
             code = data[position + 1]
+            if data[position] != 0xFF or code == 0:
+                position = self._skip_stray(position)
+                continue
             if code == 0xFF:
                 position += 1
                 continue
             if code == 0xD9:
                 self.position = position + 2
                 return None
-            if 0xD0 <= code <= 0xD7:
-                # some encoders end the last interval, too, by a restart marker, which libjpeg skips
-                if self._num_scans == 0:
-                    self.complain(position, f"the marker FF {code:02X} has no place here")
+            if 0xD0 <= code <= 0xD7 or code == 0x01:  # RST, TEM
                 position += 2
                 continue
-            if code < 0xC0 or code == 0xD8:
-                raise Damage(position, f"the marker FF {code:02X} has no place here")
+            if code < 0xC0 or code == 0xD8 or 0xF0 <= code < 0xFE:
+                raise JPEGError(f"the marker FF {code:02X} has no place here", byte=position)
             if position + 4 > size:
-                raise Damage(position, "the file ends in a marker segment")
+                raise JPEGError("the file ends in a marker segment", byte=position)
             start = position + 4
             end = position + 2 + (data[position + 2] << 8 | data[position + 3])
             if end < start:
-                raise Damage(position, f"a marker segment of impossible length {end - position - 2}")
+                if code not in _SKIPPED and not 0xE0 <= code <= 0xEF:
+                    raise JPEGError(f"a marker segment of impossible length {end - position - 2}", byte=position)
+                end = start
             if end > size:
-                raise Damage(position, f"the segment of marker FF {code:02X} is longer than the file")
+                raise JPEGError(f"the segment of marker FF {code:02X} is longer than the file", byte=position)
             if code == 0xC4:
                 self._read_huffman(start, end)
             elif code == 0xDB:
@@ -184,43 +174,63 @@ class Segments:
                 return scan
             elif code == 0xDD:
                 if end - start != 2:
-                    raise Damage(position, "a restart interval (DRI) of impossible length")
+                    raise JPEGError("a restart interval (DRI) of impossible length", byte=position)
                 self.restart_interval = data[start] << 8 | data[start + 1]
             elif code in _KINDS:
                 self._read_frame(code, start, end)
             elif code in _UNSUPPORTED:
-                raise Damage(
-                    position,
+                raise JPEGError(
                     f"{_UNSUPPORTED[code]} JPEG is not supported, only Huffman-coded DCT",
+                    byte=position,
+                    unsupported=True,
                 )
-            elif code == 0xDC:
-                self._read_lines(start, end)
-            elif code == 0xE0:
-                self._jfif = self._jfif or (data[start : start + 5] == b"JFIF\0" and end - start >= 14)
-            elif code == 0xE1:
-                if self.exif is None and data[start : start + 6] == b"Exif\0\0":
-                    self.exif = (start + 6, end)
-            elif code == 0xEE:
-                if data[start : start + 5] == b"Adobe" and end - start >= 12:
-                    self._adobe = data[start + 11]
-            elif not (0xE2 <= code <= 0xEF or code == 0xFE):
-                raise Damage(position, f"the marker FF {code:02X} is reserved")
+            elif code not in _SKIPPED:
+                self._read_application(code, start, end)
             position = end
 
     def finish(self) -> None:
         """Check that the scans up to the end of the image, taken together, hold every component."""
         for index in self.unseen():
-            self.complain(self.position, f"no scan holds component {index}")
+            self.complain(JPEGError(f"no scan holds component {index}", byte=self.position))
 
     def unseen(self) -> list[int]:
-        """The components of which no scan has been read."""
+        """Components of which no scan has been read."""
         return [index for index, seen in enumerate(self.progress) if seen[0] == _UNSEEN]
 
     def unfinished(self) -> list[int]:
-        """The components of which some coefficient has not been read in full precision."""
+        """Components of which some coefficient has not been read in full precision."""
         return [index for index, seen in enumerate(self.progress) if seen.count(0) < 64]
 
+    def _skip_stray(self, position: int) -> int:
+        """The position of the next marker, if bytes that belong to nothing may stand before it."""
+        marker = _next_marker(self.data, position)
+        found = f"{self.data[position]:02X}"
+        if marker < 0:
+            raise JPEGError(f"a marker should be here, not the byte {found}, and none follows", byte=position)
+        count = marker - position
+        self.complain(
+            JPEGError(f"a marker should be here, not the byte {found}; it follows {count} bytes behind", byte=position)
+        )
+        return marker
+
+    def _read_application(self, code: int, start: int, end: int) -> None:
+        """Read application data (APP0 to APP15)."""
+        data = self.data
+        if code == 0xE0:
+            self._jfif = self._jfif or (data[start : start + 5] == b"JFIF\0" and end - start >= 14)
+        elif code == 0xE1:
+            if self.exif is None and data[start : start + 6] == EXIF:
+                self.exif = bytes(data[start:end])
+            elif self.xmp is None and data[start : start + len(XMP)] == XMP:
+                self.xmp = bytes(data[start + len(XMP) : end])
+        elif code == 0xE2:
+            if data[start : start + 12] == ICC:
+                self.icc.append(bytes(data[start:end]))
+        elif code == 0xEE and data[start : start + 5] == b"Adobe" and end - start >= 12:
+            self._adobe = data[start + 11]
+
     def _read_huffman(self, start: int, end: int) -> None:
+        """Read Huffman tables (DHT). Their codes are checked when a scan uses them."""
         data = self.data
         position = start
         while position < end:
@@ -228,11 +238,11 @@ class Segments:
             if behind <= end:
                 behind += sum(data[position + 1 : behind])
             if behind > end:
-                raise Damage(position, "a Huffman table (DHT) is longer than its segment")
+                raise JPEGError("a Huffman table (DHT) is longer than its segment", byte=position)
             selector = data[position]
             payload = bytes(data[position + 1 : behind])
-            if selector & 0xEC or not _is_huffman_table(payload, selector < 16):
-                raise Damage(position, f"a Huffman table (DHT) that cannot be, with selector {selector:02X}")
+            if selector & 0xEC or len(payload) > 16 + 256:
+                raise JPEGError(f"a Huffman table (DHT) that cannot be, with selector {selector:02X}", byte=position)
             self.huffman[selector] = payload
             position = behind
 
@@ -243,47 +253,52 @@ class Segments:
             selector = data[position]
             behind = position + 1 + (64 << (selector >> 4))
             if selector & 0xEC or behind > end:
-                raise Damage(
-                    position,
-                    f"a quantisation table (DQT) that cannot be, with selector {selector:02X}",
+                raise JPEGError(
+                    f"a quantization table (DQT) that cannot be, with selector {selector:02X}", byte=position
                 )
-            table = quantization_table(bytes(data[position + 1 : behind]))
-            if table is None:
-                raise Damage(position, "a quantisation table (DQT) with an entry of 0")
-            self.quantization[selector & 15] = table
+            self.quantization[selector & 15] = _quantization_table(bytes(data[position + 1 : behind]))
             position = behind
 
     def _read_frame(self, code: int, start: int, end: int) -> None:
         if self.frame is not None:
-            raise Damage(start - 4, "a second frame header (SOF)")
+            raise JPEGError("a second frame header (SOF)", byte=start - 4)
+        payload = bytes(self.data[start:end])
+        if payload[1:3] == b"\0\0":
+            payload = payload[:1] + self._number_of_lines(start, end) + payload[3:]
         try:
-            self.frame = _parse_frame(_KINDS[code], bytes(self.data[start:end]))
-        except Damage as damage:
-            raise Damage(start + damage.position, damage.reason) from None
+            self.frame = _parse_frame(_KINDS[code], payload)
+        except JPEGError as error:
+            raise _moved(error, start) from None
         self.progress = [bytearray([_UNSEEN]) * 64 for _ in self.frame.components]
 
-    def _read_lines(self, start: int, end: int) -> None:
-        """A number of lines (DNL) may stand behind a scan, but it is no news: the frame has had one from the start."""
-        lines = int.from_bytes(self.data[start:end], "big")
-        if self.frame is None or self._num_scans == 0 or end - start != 2 or lines != self.frame.height:
-            self.complain(
-                start - 4, "a number of lines (DNL) that the frame header (SOF) does not have is not supported"
-            )
+    def _number_of_lines(self, start: int, end: int) -> bytes:
+        """The height of a frame without one: in the segment DNL, which follows the first scan (B.2.5)."""
+        data = self.data
+        marker = _next_marker(data, end)
+        while 0 <= marker <= len(data) - 6 and data[marker + 1] != 0xD9:
+            code = data[marker + 1]
+            length = data[marker + 2] << 8 | data[marker + 3]
+            if code == 0xDC and length == 4:
+                return bytes(data[marker + 4 : marker + 6])
+            marker = _next_marker(data, marker + 2 + (0 if 0xD0 <= code <= 0xD7 or code == 0x01 else length))
+        raise JPEGError("a height of 0, which no number of lines (DNL) behind the scan replaces", byte=start + 1)
 
     def _read_scan(self, start: int, end: int) -> Scan:
         frame = self.frame
         if frame is None:
-            raise Damage(start - 4, "a scan (SOS) before any frame header (SOF)")
+            raise JPEGError("a scan (SOS) before any frame header (SOF)", byte=start - 4)
         self._num_scans += 1
         if self._num_scans > MAX_SCANS:
-            raise Damage(start - 4, f"more than {MAX_SCANS} scans")
+            raise JPEGError(f"more than {MAX_SCANS} scans", byte=start - 4)
         try:
             header = _parse_scan(frame, bytes(self.data[start:end]))
-        except Damage as damage:
-            raise Damage(start + damage.position, damage.reason) from None
+        except JPEGError as error:
+            raise _moved(error, start) from None
         if frame.kind != "progressive":
             if (header.start, header.end, header.high, header.low) != (0, 63, 0, 0):
-                self.complain(end - 3, "a sequential scan (SOS) with the parameters of a progressive one")
+                self.complain(
+                    JPEGError("a sequential scan (SOS) with the parameters of a progressive one", byte=end - 3)
+                )
             header = header._replace(start=0, end=63, high=0, low=0)
         dc: tuple[bytes, ...] = ()
         ac: tuple[bytes, ...] = ()
@@ -296,7 +311,9 @@ class Segments:
             if n not in self.qtables:
                 table = self.quantization.get(frame.components[n].table)
                 if table is None:
-                    raise Damage(start, f"component {n} has no quantisation table ({frame.components[n].table})")
+                    raise JPEGError(
+                        f"component {n} has no quantization table ({frame.components[n].table})", byte=start
+                    )
                 self.qtables[n] = table
         return Scan(header, dc, ac, self.restart_interval, end)
 
@@ -306,85 +323,96 @@ class Segments:
         before = header.high or _UNSEEN
         for n in header.components:
             seen = self.progress[n]
-            if seen.count(before, first, first + count) != count or (first > 0 and seen[0] == _UNSEEN):
-                raise Damage(start, f"a scan (SOS) of component {n} that does not follow from those before it")
+            if seen.count(before, first, first + count) != count:
+                raise JPEGError(f"a scan (SOS) of component {n} that does not follow from those before it", byte=start)
+            if first > 0 and seen[0] == _UNSEEN:
+                reason = f"a scan (SOS) of AC coefficients of component {n} before any of its DC coefficients"
+                self.complain(JPEGError(f"{reason} does not follow the order of scans", byte=start))
             seen[first : first + count] = bytes([header.low]) * count
 
-    def _table(self, kind: str, selector: int, start: int) -> bytes:
-        payload = self.huffman.get(selector | (0x10 if kind == "AC" else 0))
+    def usable_tables(self) -> dict[int, bytes]:
+        """Huffman tables by selector, without those that cannot be; standard ones where sequential files have none."""
+        assert self.frame is not None
+        tables = self.huffman if self.frame.kind == "progressive" else {**STANDARD_TABLES, **self.huffman}
+        return {selector: table for selector, table in tables.items() if is_huffman_table(table, selector < 16)}
+
+    def _table(self, kind: str, number: int, start: int) -> bytes:
+        assert self.frame is not None
+        selector = number | (0x10 if kind == "AC" else 0)
+        payload = self.huffman.get(selector)
+        if payload is None and self.frame.kind != "progressive":
+            payload = STANDARD_TABLES.get(selector)
         if payload is None:
-            raise Damage(start, f"the scan needs the {kind} Huffman table {selector}, which is not defined")
+            raise JPEGError(f"the scan needs the {kind} Huffman table {number}, which is not defined", byte=start)
+        if not is_huffman_table(payload, kind == "DC"):
+            raise JPEGError(f"the scan needs the {kind} Huffman table {number}, a table that cannot be", byte=start)
         return payload
 
-    def orientation(self) -> int:
-        """The Exif orientation, 1..8; 1 where there is none, or none that makes sense."""
-        if self.exif is None:
-            return 1
-        tiff = bytes(self.data[slice(*self.exif)])
-        order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-        if order is None or len(tiff) < 8:
-            return 1
-        (offset,) = struct.unpack_from(f"{order}I", tiff, 4)
-        if offset + 2 > len(tiff):
-            return 1
-        (count,) = struct.unpack_from(f"{order}H", tiff, offset)
-        for entry in range(offset + 2, min(offset + 2 + 12 * count, len(tiff) - 11), 12):
-            tag, kind, number, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-            if tag == 0x0112:
-                return int(value) if kind == 3 and number == 1 and 1 <= value <= 8 else 1
-        return 1
+
+def _next_marker(data: bytes | bytearray, position: int) -> int:
+    """The position of the next FF that is followed by neither 00 nor FF; -1 for none."""
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 1 >= len(data):
+            return -1
+        if data[position + 1] not in (0, 0xFF):
+            return position
+        position += 1
+
+
+def _moved(error: JPEGError, start: int) -> JPEGError:
+    """An error about a part of the file that begins at ``start``."""
+    return JPEGError(error.reason, byte=start + (error.byte or 0), unsupported=error.unsupported)
 
 
 @lru_cache(maxsize=1024)
 def _parse_frame(kind: Kind, payload: bytes) -> Frame:
     if len(payload) < 6 or len(payload) != 6 + 3 * payload[5]:
-        raise Damage(-4, "a frame header (SOF) of impossible length")
+        raise JPEGError("a frame header (SOF) of impossible length", byte=-4)
     precision, height, width, num_components = struct.unpack_from(">BHHB", payload)
     if precision != 8:
-        raise Damage(0, f"{precision}-bit samples are not supported, only 8-bit ones")
-    if height == 0:
-        raise Damage(1, "a height of 0, to be defined by a number of lines (DNL), is not supported")
-    if width == 0:
-        raise Damage(3, "a width of 0")
+        reason = f"{precision}-bit samples are not supported, only 8-bit ones"
+        raise JPEGError(reason, byte=0, unsupported=True)
+    if height == 0 or width == 0:
+        raise JPEGError(f"an image of {width} x {height} pixels: both are at least 1", byte=1)
     if num_components not in (1, 3, 4):
-        raise Damage(5, f"{num_components} components are not supported, only 1, 3 or 4")
+        reason = f"{num_components} components are not supported, only 1, 3 or 4"
+        raise JPEGError(reason, byte=5, unsupported=True)
     fields = [payload[i : i + 3] for i in range(6, len(payload), 3)]
     sampling = tuple((field[1] & 15, field[1] >> 4) for field in fields)
     if not all(1 <= factor <= 4 for pair in sampling for factor in pair):
-        raise Damage(6, f"sampling factors (vertical, horizontal) {sampling}: they lie between 1 and 4")
-    if len({field[0] for field in fields}) < num_components:
-        raise Damage(6, "two components have the same identifier")
+        raise JPEGError(f"sampling factors (vertical, horizontal) {sampling}: they lie between 1 and 4", byte=6)
     if num_components == 1:
         sampling = ((1, 1),)  # relative to itself no component is subsampled, and its scans are never interleaved
-    tallest = 8 * max(vertical for vertical, _ in sampling)
-    widest = 8 * max(horizontal for _, horizontal in sampling)
-    # The size of a component is ceil(height * vertical / tallest), and ceil(ceil(x) / 8) is ceil(x / 8).
+    size = (height, width)
+    grids = block_grids(size, sampling)
     components = tuple(
-        Component(field[0], v, h, field[2], -(-height * v // tallest), -(-width * h // widest))
-        for field, (v, h) in zip(fields, sampling, strict=True)
+        Component(field[0], *factors, field[2], *grid)
+        for field, factors, grid in zip(fields, sampling, grids, strict=True)
     )
-    num_blocks = sum(component.rows * component.columns for component in components)
-    return Frame(kind, height, width, components, -(-height // tallest), -(-width // widest), num_blocks, sampling)
+    return Frame(kind, size, components, sampling, mcu_grid(size, sampling), sum(rows * cols for rows, cols in grids))
 
 
 @lru_cache(maxsize=1024)
 def _parse_scan(frame: Frame, payload: bytes) -> ScanHeader:
     count = payload[0] if payload else 0
     if not 1 <= count <= 4 or len(payload) != 4 + 2 * count:
-        raise Damage(-4, "a scan header (SOS) of impossible length")
+        raise JPEGError("a scan header (SOS) of impossible length", byte=-4)
     components: list[int] = []
     for i in range(1, 1 + 2 * count, 2):
-        index = next((n for n, component in enumerate(frame.components) if component.identifier == payload[i]), -1)
-        if index < 0 or index in components:
-            raise Damage(i, f"a scan (SOS) of component {payload[i]}, which is not in the frame, or twice in the scan")
+        alike = [n for n, component in enumerate(frame.components) if component.identifier == payload[i]]
+        index = next((n for n in alike if n not in components), -1)  # identifiers may repeat
+        if index < 0:
+            reason = f"a scan (SOS) of component {payload[i]}, which is not in the frame, or twice in the scan"
+            raise JPEGError(reason, byte=i)
         components.append(index)
     if count > 1 and sum(frame.components[n].vertical * frame.components[n].horizontal for n in components) > 10:
-        raise Damage(0, "a scan (SOS) with more than 10 blocks in an MCU")
+        raise JPEGError("a scan (SOS) with more than 10 blocks in an MCU", byte=0)
     first, last, high, low = payload[-3], payload[-2], payload[-1] >> 4, payload[-1] & 15
     if frame.kind == "progressive" and not (
         (last == 0 if first == 0 else first <= last <= 63 and count == 1) and low <= 13 and high in (0, low + 1)
     ):
-        raise Damage(0, f"an impossible progressive scan (SOS): Ss {first}, Se {last}, Ah {high}, Al {low}")
+        raise JPEGError(f"an impossible progressive scan (SOS): Ss {first}, Se {last}, Ah {high}, Al {low}", byte=0)
     selectors = payload[2:-3:2]
     dc = tuple(selector >> 4 for selector in selectors)
     ac = tuple(selector & 15 for selector in selectors)
@@ -392,22 +420,9 @@ def _parse_scan(frame: Frame, payload: bytes) -> ScanHeader:
 
 
 @lru_cache(maxsize=256)
-def _is_huffman_table(payload: bytes, dc: bool) -> bool:
-    """Whether these are code lengths that leave the code of all ones free, and symbols of a size that there is."""
-    code = 0
-    for length in range(1, 17):
-        code = 2 * code + payload[length - 1]
-        if code >= 1 << length and payload[length - 1]:
-            return False
-    return len(payload) <= 16 + 256 and (not dc or max(payload[16:], default=0) <= 15)
-
-
-@lru_cache(maxsize=256)
-def quantization_table(payload: bytes) -> NDArray[np.int32] | None:
-    """The payload of a DQT (8 or 16 bits an entry) in natural order, read-only; ``None`` if it has an entry of 0."""
+def _quantization_table(payload: bytes) -> NDArray[np.int32]:
+    """The payload of a DQT (8 or 16 bits an entry) in natural order, read-only. An entry of 0 is kept."""
     zigzag: NDArray[Any] = np.frombuffer(payload, np.uint8 if len(payload) == 64 else ">u2")
-    if not zigzag.all():
-        return None
     table = np.empty(64, np.int32)
     table[ZIGZAG] = zigzag
     table.setflags(write=False)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from cdzoo._threads import for_each
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg._markers import Damage, Scan, ScanHeader, Segments
-from cdzoo.jpeg.header import Geometry, Header, known_header, read_header
+from cdzoo.jpeg._markers import Scan, ScanHeader, Segments
+from cdzoo.jpeg.header import Opening, known_opening, read_opening
 from cdzoo.jpeg.kernels.layout import TARGETS
 from cdzoo.jpeg.kernels.plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
 
-__all__ = ["File", "Geometry", "Loss", "decode_files"]
+__all__ = ["File", "Loss", "decode_files"]
 
 _REASONS = (
     "",
@@ -39,9 +39,9 @@ _workspace = Workspace()
 
 
 class Loss(NamedTuple):
-    """What could not be decoded of a damaged file, if that was allowed."""
+    """Loss of a damaged file that was decoded as far as possible: the first reason and the number of blocks."""
 
-    message: str
+    reason: str
     num_blocks: int
 
 
@@ -50,8 +50,8 @@ class File:
 
     Args:
         data: the file's bytes.
-        name: what errors call it.
-        strict: whether damage raises or is survived.
+        name: its name in errors.
+        strict: raise for damage, instead of decoding what is left.
         max_pixels: the largest ``H * W`` accepted; ``None`` for any.
 
     Raises:
@@ -63,43 +63,43 @@ class File:
         self.data = data
         self.name = name
         self.strict = strict
-        self.header = known_header(data) or self._open()[1]
-        frame, scan = self.header.frame, self.header.scan
-        if max_pixels is not None and frame.height * frame.width > max_pixels:
+        self.opening = known_opening(data) or self._open()[1]
+        frame, scan = self.opening.frame, self.opening.scan
+        height, width = frame.image_size
+        if max_pixels is not None and height * width > max_pixels:
             raise JPEGError(
-                f"{name}: {frame.width} x {frame.height} pixels are more than max_pixels={max_pixels}, which keeps "
-                "hostile files from taking all memory; a file that you trust can be read with a larger limit"
+                f"{width} x {height} pixels are more than max_pixels={max_pixels}, which keeps hostile files from "
+                "taking all memory; a file that you trust can be read with a larger limit",
+                name=name,
             )
         # Every block costs at least a bit, and two if it is not progressive. This comes before any allocation.
         num_bytes = len(data) - scan.position
         if strict and 8 * num_bytes < frame.num_blocks * (1 if frame.kind == "progressive" else 2):
-            raise self._error(Damage(len(data), f"{num_bytes} bytes of data are too few for {frame.num_blocks} blocks"))
+            reason = f"{num_bytes} bytes of data are too few for {frame.num_blocks} blocks"
+            raise JPEGError(reason, name=name, byte=len(data))
 
-    def _error(self, damage: Damage) -> JPEGError:
-        return JPEGError(f"{self.name}, byte {damage.position}: {damage.reason}")
-
-    def _open(self) -> tuple[Segments, Header]:
+    def _open(self) -> tuple[Segments, Opening]:
         try:
             segments = Segments(self.data, strict=self.strict)
-            return segments, read_header(segments)
-        except Damage as damage:
-            raise self._error(damage) from None
+            return segments, read_opening(segments)
+        except JPEGError as error:
+            raise error.named(self.name) from None
 
     def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> Loss | None:
-        """Decode scan by scan, with an eye on damage.
+        """Decode scan by scan, looking for damage.
 
         Args:
             planes: per component ``Hb * Wb * 64``, contiguous.
             qtables: ``(K, 64)``.
 
         Returns:
-            What was lost, if that was allowed and anything was.
+            The loss; ``None`` for a file in order.
         """
-        if self.header.frame.kind == "progressive" or not self.strict:
+        if self.opening.frame.kind == "progressive" or not self.strict:
             for plane in planes:
                 plane.fill(0)
-        segments, header = self._open()
-        return _Decoder(self, segments, planes).decode(header.scan, qtables)
+        segments, opening = self._open()
+        return _Decoder(self, segments, planes).decode(opening.scan, qtables)
 
 
 class _Decoder:
@@ -107,7 +107,7 @@ class _Decoder:
 
     def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
         self.file = file
-        self.frame = file.header.frame
+        self.frame = file.opening.frame
         self.segments = segments
         self.planes = planes
         self.targets = [plane.ctypes.data for plane in planes]
@@ -122,10 +122,10 @@ class _Decoder:
                 segments.position = self._decode_scan(scan)
                 scan = segments.next_scan()
             segments.finish()
-        except Damage as damage:
+        except JPEGError as error:
             if self.file.strict:
-                raise self.file._error(damage) from None
-            segments.complain(damage.position, damage.reason)
+                raise error.named(self.file.name) from None
+            segments.complain(error)
             unfinished = segments.unfinished()
         else:
             unfinished = segments.unseen()
@@ -136,12 +136,9 @@ class _Decoder:
         first = segments.complaint
         if first is None:
             return None
-        for n, lost in self.lost.items():
-            if self.frame.kind != "progressive":  # what the damage made of them
-                planes[n].reshape(-1, 64)[lost] = 0
         count = sum(int(lost.sum()) for lost in self.lost.values())
         total = self.frame.num_blocks
-        return Loss(f"{self.file._error(first)}; {count} of {total} blocks are missing or incomplete", count)
+        return Loss(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
 
     def _decode_scan(self, scan: Scan) -> int:
         """Decode one scan; the position behind it."""
@@ -153,7 +150,8 @@ class _Decoder:
         enter_scan(scan, rows, state)
         state[TARGETS, : len(self.targets)] = self.targets
         n = header.components[0]
-        columns, num_mcus = self.frame.columns, self.frame.columns * self.frame.rows
+        rows_of_mcus, columns = self.frame.mcus
+        num_mcus = rows_of_mcus * columns
         if len(header.components) == 1:
             columns = self.frame.components[n].columns
             num_mcus = columns * self.frame.components[n].rows
@@ -179,9 +177,8 @@ class _Decoder:
             missing,
         )
         if status:
-            self.segments.complain(
-                _position(data, segment, used), f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
-            )
+            reason = f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
+            self.segments.complain(JPEGError(reason, byte=_position(data, segment, used)))
             self._note(header, missing.reshape(-1, columns))
         return int(end)
 
@@ -208,12 +205,12 @@ def decode_files(
         qtables: ``(B, K, 8, 8)`` int32.
 
     Returns:
-        What was lost of each file.
+        The loss of each file; ``None`` for those in order.
 
     Raises:
         JPEGError: a strict file is damaged: the first one of them.
     """
-    plans = [make_plan(file.header) for file in files]
+    plans = [make_plan(file.opening) for file in files]
     pieces = _cut([len(file.data) for file in files], plans, num_threads)
     targets = np.array([*[plane.data_ptr() for plane in planes], *_NO_TARGETS[len(planes) :]], np.int64)
     tables = qtables.numpy().reshape(len(files), -1, 64)
@@ -229,7 +226,7 @@ def decode_files(
             if not done[n]:
                 losses[n - first] = files[n].decode([plane[n].numpy().reshape(-1) for plane in planes], tables[n])
             else:
-                tables[n] = files[n].header.qtables
+                tables[n] = files[n].opening.qtables
         return losses
 
     return [loss for losses in for_each(decode, len(pieces), num_threads) for loss in losses]
@@ -261,8 +258,8 @@ def _decode_alike(
         size = len(file.data)
         end += size
         longest = max(longest, size)
-        bounds += (file.header.marker, end)
-    frame = files[0].header.frame
+        bounds += (file.opening.marker, end)
+    frame = files[0].opening.frame
     data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
     run(
         scans.decode_files,

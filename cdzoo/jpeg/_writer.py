@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdzoo.jpeg._markers import ZIGZAG
+from cdzoo.jpeg.geometry import ZIGZAG, block_grids, mcu_grid
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["write_image"]
@@ -17,11 +18,19 @@ _COMPONENTS = {"gray": 1, "ycbcr": 3, "rgb": 3, "cmyk": 4, "ycck": 4}
 _IDENTIFIERS = {"rgb": b"RGB", "cmyk": b"CMYK"}
 _JFIF = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _ADOBE = b"Adobe\0\x64\0\0\0\0"  # the transform follows
+_Pairs: TypeAlias = tuple[tuple[int, int], ...]
+
 _TABLE_OF = (0, 1, 1, 0)  # a pair of Huffman tables for the first and fourth component, another for the others
 
 
-def write_image(coefficients: JPEGCoefficients, index: int) -> bytes:
-    """The file of one image of a batch on the CPU; see :func:`cdzoo.jpeg.files.write_jpeg`."""
+def write_image(coefficients: JPEGCoefficients, index: int, metadata: Sequence[tuple[int, bytes]] = ()) -> bytes:
+    """The file of one image of a batch on the CPU; see :func:`cdzoo.jpeg.files.write_jpeg`.
+
+    Args:
+        coefficients: the batch.
+        index: number of the image.
+        metadata: marker codes and payloads of further segments.
+    """
     sampling, sizes = _check(coefficients, index)
     height, width = coefficients.image_size
     space = coefficients.color_space
@@ -34,6 +43,7 @@ def write_image(coefficients: JPEGCoefficients, index: int) -> bytes:
         parts.append(_segment(0xE0, _JFIF))
     else:
         parts.append(_segment(0xEE, _ADOBE + bytes([2 if space == "ycck" else 0])))
+    parts += [_segment(code, payload) for code, payload in metadata]
     payloads = [_quantization_payload(table) for table in tables]
     distinct = list(dict.fromkeys(payloads))
     parts += [_segment(0xDB, bytes([i | 16 * (len(table) > 64)]) + table) for i, table in enumerate(distinct)]
@@ -52,8 +62,8 @@ def write_image(coefficients: JPEGCoefficients, index: int) -> bytes:
 def _code_scan(
     scan: list[int],
     planes: list[NDArray[np.int16]],
-    sampling: tuple[tuple[int, int], ...],
-    sizes: list[tuple[int, int]],
+    sampling: _Pairs,
+    sizes: _Pairs,
     image_size: tuple[int, int],
     identifiers: bytes,
     index: int,
@@ -65,8 +75,7 @@ def _code_scan(
     single = len(scan) == 1
     rows, columns = sizes[scan[0]]
     if not single:
-        rows = -(-image_size[0] // (8 * max(vertical for vertical, _ in sampling)))
-        columns = -(-image_size[1] // (8 * max(horizontal for _, horizontal in sampling)))
+        rows, columns = mcu_grid(image_size, sampling)
     layout = [len(scan), columns, rows, 0]
     blocks = 0
     for n in scan:
@@ -104,8 +113,8 @@ def _code_scan(
     return parts
 
 
-def _check(coefficients: JPEGCoefficients, index: int) -> tuple[tuple[tuple[int, int], ...], list[tuple[int, int]]]:
-    """Sampling and block sizes, if all the fields agree."""
+def _check(coefficients: JPEGCoefficients, index: int) -> tuple[_Pairs, _Pairs]:
+    """Sampling factors and block grids of the components, if all the fields agree."""
     planes, qtables, sampling, (height, width), space = coefficients
     if _COMPONENTS.get(space) != len(planes) or len(sampling) != len(planes):
         raise ValueError(
@@ -118,9 +127,7 @@ def _check(coefficients: JPEGCoefficients, index: int) -> tuple[tuple[tuple[int,
         raise ValueError(f"sampling {sampling}: factors lie between 1 and 4")
     if len(planes) == 1:
         sampling = ((1, 1),)
-    tallest = 8 * max(vertical for vertical, _ in sampling)
-    widest = 8 * max(horizontal for _, horizontal in sampling)
-    sizes = [(-(-height * v // tallest), -(-width * h // widest)) for v, h in sampling]
+    sizes = block_grids((height, width), sampling)
     batch = qtables.shape[0]
     for plane, size in zip(planes, sizes, strict=True):
         if tuple(plane.shape) != (batch, *size, 8, 8) or str(plane.dtype) != "torch.int16":
@@ -132,7 +139,10 @@ def _check(coefficients: JPEGCoefficients, index: int) -> tuple[tuple[tuple[int,
     if tuple(qtables.shape) != (batch, len(planes), 8, 8):
         raise ValueError(f"qtables of shape {tuple(qtables.shape)}: it must be {(batch, len(planes), 8, 8)}")
     if int(qtables[index].min()) < 1 or int(qtables[index].max()) > 65535:
-        raise ValueError(f"image {index}: quantisation tables hold integers from 1 to 65535")
+        raise ValueError(
+            f"image {index}: entries of quantization tables lie from 1 to 65535, and these from "
+            f"{int(qtables[index].min())} to {int(qtables[index].max())}; clamp them"
+        )
     return sampling, sizes
 
 

@@ -9,10 +9,9 @@ Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, se
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,81 +21,65 @@ from cdzoo._checks import thread_count
 from cdzoo._threads import for_each
 from cdzoo._torch import untraced
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg._markers import Damage, Kind, Segments
-from cdzoo.jpeg._reader import File, Geometry, decode_files
+from cdzoo.jpeg._markers import Segments
+from cdzoo.jpeg._metadata import metadata_segments
+from cdzoo.jpeg._reader import File, decode_files
+from cdzoo.jpeg._sources import JPEGSource, is_source, read_beginning, read_source, source_name, transcoded
 from cdzoo.jpeg._writer import write_image
+from cdzoo.jpeg.geometry import Geometry
+from cdzoo.jpeg.header import JPEGHeader, read_opening
 from cdzoo.jpeg.planes import check_coefficients
 from cdzoo.types import MAX_IMAGE_PIXELS, JPEGCoefficients
 
 __all__ = ["JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
 
-JPEGSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
-
-_BYTES = (bytes, bytearray, memoryview)
-_SOURCES = (*_BYTES, str, os.PathLike)
-
 _HEADER_BYTES = 1 << 16
 
 
 class JPEGWarning(UserWarning):
-    """A damaged file was read with ``strict=False``; ``num_missing`` blocks of it are missing or incomplete."""
+    """A damaged file was read with ``strict=False``.
 
-    def __init__(self, message: str, num_missing: int = 0) -> None:
-        super().__init__(message)
-        self.num_missing = num_missing
-
-
-class JPEGHeader(NamedTuple):
-    """What stands before the first scan of a JPEG file.
-
-    Attributes:
-        image_size: ``(H, W)`` in pixels, as stored: the Exif orientation is not applied.
-        sampling: ``K`` pairs of (vertical, horizontal) sampling factors; ``((1, 1),)`` for any file of one component.
-        color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
-        kind: ``"baseline"``, ``"extended"`` (sequential, Huffman) or ``"progressive"``.
-        num_components: ``K``: 1, 3 or 4.
-        block_sizes: ``K`` pairs ``(Hb, Wb)``, the shapes of the coefficient planes.
-        precision: bits per sample: 8.
-        orientation: the Exif orientation 1..8; 1, upright, where the file says nothing sensible.
-        restart_interval: MCUs between restart markers in the first scan; 0 for none.
+    Args:
+        reason: position and kind of the first damage.
+        num_missing: number of blocks that are missing or incomplete.
+        name: the file: a path, or its place in a batch.
     """
 
-    image_size: tuple[int, int]
-    sampling: tuple[tuple[int, int], ...]
-    color_space: str
-    kind: Kind
-    num_components: int
-    block_sizes: tuple[tuple[int, int], ...]
-    precision: int
-    orientation: int
-    restart_interval: int
+    def __init__(self, reason: str, num_missing: int = 0, *, name: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.num_missing = num_missing
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.reason if self.name is None else f"{self.name}, {self.reason}"
 
 
 @untraced
 def read_jpeg_header(source: JPEGSource, *, strict: bool = True) -> JPEGHeader:
-    """Read size, sampling, kind, colour space and orientation of a JPEG file, and none of its image data.
+    """Read size, sampling, kind, color space, orientation and metadata of a JPEG file, and none of its image data.
 
-    Arguments:
-        source: a path, or the bytes of a file. Of a path only the beginning is read, as a rule.
+    Args:
+        source: a path, the bytes of a file, or a file that is open in binary mode and can seek: its position stays
+            where it is. As a rule, only the beginning of a file is read.
         strict: refuse all damage, or only what ``read_jpeg(strict=False)`` refuses, too.
+
+    Returns:
+        The header.
 
     Raises:
         JPEGError: the header is damaged, or describes something that ``read_jpeg`` does not support.
         OSError: the file cannot be read.
+        TypeError: ``source`` is something else.
     """
-    name = _name(source, None)
-    if not isinstance(source, _BYTES):
-        with open(source, "rb") as file:
-            data = file.read(_HEADER_BYTES)
-            try:
-                return _parse_header(data, name, strict)
-            except JPEGError:
-                if len(data) < _HEADER_BYTES:
-                    raise
-            data += file.read()
-    else:
-        data = bytes(source)
-    return _parse_header(data, name, strict)
+    name = source_name(source, None)
+    data = read_beginning(source, _HEADER_BYTES)
+    try:
+        return _parse_header(data, name, strict)
+    except JPEGError:
+        if len(data) != _HEADER_BYTES:
+            raise
+    return _parse_header(read_beginning(source, -1), name, strict)
 
 
 @untraced
@@ -107,23 +90,29 @@ def read_jpeg(
     strict: bool = True,
     num_threads: int | None = None,
     max_pixels: int | None = MAX_IMAGE_PIXELS,
+    fallback: Literal["decode"] | None = None,
 ) -> JPEGCoefficients:
     """Read the quantised DCT coefficients of one JPEG file, or of a batch of one geometry.
 
     JPEG has no checksum. Data that end early or contradict themselves are found, but a flipped bit that leaves a valid
-    file gives other coefficients without a word, here as in every reader.
+    file gives other coefficients without an error, here as in every reader.
 
-    Arguments:
-        source: a path, the bytes of a file, or a sequence of either; a single file is a batch of one. The files of a
-            batch agree in size, sampling and colour space; quality and kind may differ.
+    Args:
+        source: a path, the bytes of a file, a file that is open in binary mode, or a sequence of these; a single file
+            is a batch of one. The files of a batch agree in size, sampling and color space; quality and kind may
+            differ.
         out: coefficients whose tensors are overwritten instead of fresh ones: CPU, contiguous, of the shapes and
             dtypes that the result has. After an error their contents are undefined.
-        strict: if true, damage raises. If false, a file is decoded as far as it goes, with a ``JPEGWarning``: missing
-            blocks hold zeros, decoding goes on at the next restart marker, and blocks of a progressive file lack what
-            the damaged scans would have added. Damage in the header raises all the same.
+        strict: if true, damage raises. If false, a file is decoded as far as possible, with a ``JPEGWarning``. Missing
+            blocks hold zeros. Decoding goes on at the next restart marker. Where data end inside an MCU, it keeps what
+            libjpeg keeps. Blocks of a progressive file lack what the damaged scans would have added. Most damage in
+            the header raises all the same.
         num_threads: files of a batch decoded at the same time; ``torch.get_num_threads()`` by default, which is 1 in
             the workers of a ``DataLoader``.
         max_pixels: the largest ``H * W`` that is accepted, against files made to exhaust memory; ``None`` for any.
+        fallback: ``"decode"`` lets Pillow decode a file that is no JPEG file (PNG, WebP and so on, whatever its name)
+            or a JPEG file of a kind that is not supported, and turns its pixels into coefficients: upright, YCbCr
+            4:4:4, tables of ones. Rounding to integers changes pixels by 0.5 of 255 levels (RMS). ``None`` raises.
 
     Returns:
         Coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, ``qtables`` ``(B, K, 8, 8)`` int32.
@@ -132,14 +121,14 @@ def read_jpeg(
         JPEGError: a file is damaged, of a kind that is not supported, or too large. The message names the file (path,
             or index), the position, and the reason; of several bad files the first is named.
         TypeError: ``source``, ``out`` or ``num_threads`` is something else.
-        ValueError: the files' geometries differ, or ``out`` does not fit.
+        ValueError: the files' geometries differ, ``out`` does not fit, or ``fallback`` is another value.
         OSError: a file cannot be read.
     """
-    single = isinstance(source, _SOURCES)
-    if not single and not isinstance(source, Sequence):  # an open file would be taken for a sequence of lines
+    single = is_source(source)
+    if not single and not isinstance(source, Sequence):
         raise TypeError(
-            f"read_jpeg takes a path, the bytes of a file or a sequence of either, not {type(source).__name__}: pass "
-            "file.read() of an open file, bytes(array) of an array, tensor.numpy().tobytes() of a tensor"
+            f"read_jpeg takes a path, the bytes of a file, an open file or a sequence of these, not "
+            f"{type(source).__name__}: pass bytes(array) of an array, tensor.numpy().tobytes() of a tensor"
         )
     sources: list[JPEGSource] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
@@ -147,85 +136,78 @@ def read_jpeg(
     threads = thread_count(num_threads)
     if out is not None and not isinstance(out, JPEGCoefficients):
         raise TypeError(f"out must be JPEGCoefficients, such as an earlier call returned, not {type(out).__name__}")
+    if fallback not in (None, "decode"):
+        raise ValueError(f'fallback={fallback!r}: it is "decode" or None')
 
     def open_file(i: int) -> File:
-        data = sources[i]
-        name = _name(data, None if single else i)
-        if not isinstance(data, _BYTES):
-            with open(data, "rb") as stream:
-                data = stream.read()
-        return File(bytes(data), name, strict=strict, max_pixels=max_pixels)
+        name = source_name(sources[i], None if single else i)
+        data = read_source(sources[i])
+        try:
+            return File(data, name, strict=strict, max_pixels=max_pixels)
+        except JPEGError as error:
+            if fallback is None or not error.unsupported:
+                raise
+        return File(transcoded(data, name, max_pixels=max_pixels), name, strict=True, max_pixels=max_pixels)
 
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
-    in_memory = all(isinstance(data, _BYTES) for data in sources)
+    in_memory = all(isinstance(data, bytes | bytearray | memoryview) for data in sources)
     files = for_each(open_file, len(sources), 1 if in_memory else threads)
     geometry = _common_geometry(files)
     planes, qtables = _fresh(files) if out is None else _reused(out, files)
-    for loss in decode_files(files, planes, qtables, threads):
+    for file, loss in zip(files, decode_files(files, planes, qtables, threads), strict=True):
         if loss is not None:
-            warnings.warn(JPEGWarning(loss.message, loss.num_blocks), stacklevel=2)
+            warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=2)
     return JPEGCoefficients(planes, qtables, *geometry)
 
 
 @untraced
-def write_jpeg(coefficients: JPEGCoefficients) -> list[bytes]:
+def write_jpeg(
+    coefficients: JPEGCoefficients,
+    *,
+    exif: bytes | None = None,
+    icc_profile: bytes | None = None,
+    comment: bytes | str | None = None,
+) -> list[bytes]:
     """Write coefficients as JPEG files: sequential, interleaved where that is allowed, with optimal Huffman tables.
 
-    Reading a file back gives the same integers. Markers tell any decoder the colour space: JFIF for ``"gray"`` and
-    ``"ycbcr"``, Adobe for the others. Orientation, colour profiles and other metadata are not part of coefficients.
+    Reading a file back gives the same integers. Markers tell any decoder the color space: JFIF for ``"gray"`` and
+    ``"ycbcr"``, Adobe for the others. Coefficients have no metadata. To keep the orientation and the colors of a file,
+    pass ``exif`` and ``icc_profile`` from :func:`read_jpeg_header`.
 
-    Arguments:
+    Args:
         coefficients: ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, on any device.
+        exif: Exif data for every file, with or without the prefix ``b"Exif\\0\\0"``, at most 65533 bytes with it.
+        icc_profile: a color profile for every file.
+        comment: text (UTF-8) or bytes for every file, at most 65533 bytes.
 
     Returns:
         ``B`` files.
 
     Raises:
-        TypeError: pixels, or what the default collate function makes of coefficients.
-        ValueError: shapes, sampling and size contradict each other; a quantisation entry lies outside 1..65535; an AC
-            coefficient needs more than 10 bits or a DC difference more than 11, which 8-bit JPEG cannot store.
+        TypeError: pixels, or the output of the default collate function; metadata that are no bytes.
+        ValueError: shapes, sampling and size contradict each other; a quantization entry lies outside 1..65535; an AC
+            coefficient needs more than 10 bits or a DC difference more than 11, which 8-bit JPEG cannot store;
+            metadata are too long.
     """
     check_coefficients(coefficients)
+    metadata = metadata_segments(exif, icc_profile, comment)
     coefficients = coefficients.to("cpu")
-    return [write_image(coefficients, i) for i in range(coefficients.qtables.shape[0])]
+    return [write_image(coefficients, i, metadata) for i in range(coefficients.qtables.shape[0])]
 
 
 def _parse_header(data: bytes, name: str, strict: bool) -> JPEGHeader:
     try:
-        segments = Segments(data, strict=strict)
-        scan = segments.next_scan()
-        frame = segments.frame
-        if scan is None or frame is None:
-            raise Damage(segments.position, "the file ends before any image")
-    except Damage as damage:
-        raise JPEGError(f"{name}, byte {damage.position}: {damage.reason}") from None
-    return JPEGHeader(
-        image_size=(frame.height, frame.width),
-        sampling=frame.sampling,
-        color_space=segments.color_space,
-        kind=frame.kind,
-        num_components=len(frame.components),
-        block_sizes=tuple((component.rows, component.columns) for component in frame.components),
-        precision=8,
-        orientation=segments.orientation(),
-        restart_interval=scan.restart_interval,
-    )
-
-
-def _name(source: JPEGSource, index: int | None) -> str:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return "JPEG data" if index is None else f"source[{index}]"
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    raise TypeError(f"a JPEG source is a path or the bytes of a file, not {type(source).__name__}")
+        return read_opening(Segments(data, strict=strict)).header
+    except JPEGError as error:
+        raise error.named(name) from None
 
 
 def _common_geometry(files: list[File]) -> Geometry:
-    geometry = files[0].header.geometry
+    geometry = files[0].opening.geometry
     for file in files[1:]:
-        if file.header.geometry != geometry:
+        if file.opening.geometry != geometry:
             raise ValueError(
-                f"the files of a batch must have the same geometry: {file.name} has {file.header.geometry}, but "
+                f"the files of a batch must have the same geometry: {file.name} has {file.opening.geometry}, but "
                 f"{files[0].name} has {geometry}; read them one by one, or group them by read_jpeg_header"
             )
     return geometry
@@ -233,9 +215,8 @@ def _common_geometry(files: list[File]) -> Geometry:
 
 def _shapes(files: list[File]) -> list[tuple[int, ...]]:
     """The shapes of the planes and, last, of the quantisation tables."""
-    components = files[0].header.frame.components
-    shapes = [(len(files), component.rows, component.columns, 8, 8) for component in components]
-    return [*shapes, (len(files), len(components), 8, 8)]
+    blocks = files[0].opening.geometry.blocks
+    return [*[(len(files), *grid, 8, 8) for grid in blocks], (len(files), len(blocks), 8, 8)]
 
 
 def _fresh(files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -1,4 +1,4 @@
-"""What stands before the first scan of a JPEG file. Files of one origin often agree in it: it is parsed once."""
+"""Headers of JPEG files: all that stands before the first scan. Files often share one, which is parsed once."""
 
 from __future__ import annotations
 
@@ -8,72 +8,120 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cdzoo.jpeg._markers import Damage, Frame, Scan, Segments
+from cdzoo.errors import JPEGError
+from cdzoo.jpeg._markers import Frame, Kind, Scan, Segments
+from cdzoo.jpeg._metadata import joined_profile, orientation
+from cdzoo.jpeg.geometry import Geometry, block_grids
 
-__all__ = ["Geometry", "Header", "known_header", "read_header"]
+__all__ = ["JPEGHeader", "Opening", "known_opening", "read_opening"]
 
-#: Longer headers hold a colour profile or a small picture, and are seldom the same.
+#: Longer headers hold a color profile or a small picture, and are seldom the same.
 _LONGEST_KEPT = 1 << 12
 
 
-class Geometry(NamedTuple):
-    """What the files of one batch have in common."""
+class JPEGHeader(NamedTuple):
+    """Header of a JPEG file: what stands before its first scan.
 
-    sampling: tuple[tuple[int, int], ...]
+    Attributes:
+        image_size: ``(H, W)`` in pixels, as stored: the orientation is not applied.
+        sampling: ``K`` pairs of (vertical, horizontal) sampling factors; ``((1, 1),)`` for any file of one component.
+        color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
+        kind: ``"baseline"``, ``"extended"`` (sequential, Huffman) or ``"progressive"``.
+        num_components: ``K``: 1, 3 or 4.
+        block_sizes: ``K`` pairs ``(Hb, Wb)``, the shapes of the coefficient planes.
+        precision: bits per sample: 8.
+        orientation: orientation 1..8 from Exif or, where that has none, from XMP; 1 (upright) if neither has one.
+        restart_interval: MCUs between restart markers in the first scan; 0 for none.
+        exif: Exif data with the prefix ``b"Exif\\0\\0"``, as Pillow's ``info["exif"]`` and ``save(exif=...)`` have
+            them and :func:`cdzoo.codecs.write_jpeg` takes them; ``None`` for none.
+        icc_profile: color profile (ICC), joined from all its segments; ``None`` for none, or one that is incomplete.
+    """
+
     image_size: tuple[int, int]
+    sampling: tuple[tuple[int, int], ...]
     color_space: str
+    kind: Kind
+    num_components: int
+    block_sizes: tuple[tuple[int, int], ...]
+    precision: int
+    orientation: int
+    restart_interval: int
+    exif: bytes | None
+    icc_profile: bytes | None
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sampling, size and color space: what the files of a batch share."""
+        return Geometry(self.sampling, self.image_size, self.color_space)
 
 
-class Header(NamedTuple):
-    """A header. Files share it: nothing of it ever changes."""
+class Opening(NamedTuple):
+    """A parsed header with the first scan and its tables: where decoding begins. Files share it; it never changes."""
 
-    frame: Frame
+    header: JPEGHeader
     geometry: Geometry
+    frame: Frame
     scan: Scan
     marker: int  # the position of the first scan's SOS
     qtables: NDArray[np.int32] | None  # (K, 64), or None if a component has none yet
     huffman: tuple[bytes, ...]  # DHT payloads: four DC tables, four AC tables; empty for what is not defined
-    flawless: bool  # whether nothing was wrong with it, not even a little
+    flawless: bool  # true if nothing was wrong with it
 
 
-def read_header(segments: Segments) -> Header:
+def read_opening(segments: Segments) -> Opening:
     """Read up to the first scan.
 
     Raises:
-        Damage: the header is damaged or describes something that is not supported.
+        JPEGError: the header is damaged or describes something that is not supported.
     """
     scan = segments.next_scan()
     frame = segments.frame
     if scan is None or frame is None:
-        raise Damage(segments.position, "the file ends before any image")
+        raise JPEGError("the file ends before any image", byte=segments.position)
     qtables = [segments.quantization.get(component.table) for component in frame.components]
     complete = [table for table in qtables if table is not None]
-    return Header(
+    geometry = Geometry(frame.sampling, frame.image_size, segments.color_space)
+    header = JPEGHeader(
+        image_size=geometry.image_size,
+        sampling=geometry.sampling,
+        color_space=geometry.color_space,
+        kind=frame.kind,
+        num_components=len(frame.components),
+        block_sizes=block_grids(frame.image_size, frame.sampling),
+        precision=8,
+        orientation=orientation(segments.exif, segments.xmp),
+        restart_interval=scan.restart_interval,
+        exif=segments.exif,
+        icc_profile=joined_profile(segments.icc) if segments.icc else None,
+    )
+    huffman = segments.usable_tables()
+    return Opening(
+        header,
+        geometry,
         frame,
-        Geometry(frame.sampling, (frame.height, frame.width), segments.color_space),
         scan,
         scan.position - 8 - 2 * len(scan.header.components),
         np.concatenate(complete).reshape(-1, 64) if len(complete) == len(qtables) else None,
-        tuple([segments.huffman.get(kind + number, b"") for kind in (0, 16) for number in range(4)]),
+        tuple([huffman.get(kind + number, b"") for kind in (0, 16) for number in range(4)]),
         segments.complaint is None,
     )
 
 
-def known_header(data: bytes) -> Header | None:
-    """The header of a file that begins like another one before it; ``None`` if it has to be parsed."""
+def known_opening(data: bytes) -> Opening | None:
+    """The opening of a file that begins like another one before it; ``None`` if it has to be parsed."""
     start = data.find(b"\xff\xda", 0, _LONGEST_KEPT)
     if start < 0 or start + 4 > len(data):
         return None
     try:
         return _parse(data[: start + 2 + (data[start + 2] << 8 | data[start + 3])])
-    except Damage:  # or these two bytes were no marker; a file that is read from its beginning tells the position
+    except JPEGError:  # or these two bytes were no marker; a file that is read from its beginning tells the position
         return None
 
 
 @lru_cache(maxsize=128)
-def _parse(beginning: bytes) -> Header:
-    """The header of all files that begin so: those bytes are the key, and all that is looked at."""
-    header = read_header(Segments(beginning))
-    if header.scan.position != len(beginning):
-        raise Damage(header.scan.position, "the beginning holds more than a header")
-    return header
+def _parse(beginning: bytes) -> Opening:
+    """The opening of all files that begin so: those bytes are the key, and all that is looked at."""
+    opening = read_opening(Segments(beginning))
+    if opening.scan.position != len(beginning):
+        raise JPEGError("the beginning holds more than a header", byte=opening.scan.position)
+    return opening

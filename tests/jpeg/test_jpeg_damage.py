@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kinds_of_files import KINDS, make
 from oracles.jpeg_files import encode, picture
 from PIL import Image
 
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg.files import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, read_jpeg_header, write_jpeg
+from cdzoo.jpeg.files import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, write_jpeg
 from cdzoo.jpeg.kernels import bits as _jpeg_bits
 
 
@@ -49,14 +50,10 @@ def with_lines(data: bytes, lines: int) -> bytes:
             lambda: encode(picture(8, 8)).replace(b"\xff\xc0\x00\x11\x08\x00\x08", b"\xff\xc0\x00\x11\x08\x00\x00"),
             "DNL",
         ),
-        (lambda: with_lines(encode(picture(8, 8)), 9), "DNL"),
-        (lambda: with_lines(encode(picture(8, 8), progressive=True), 7), "DNL"),
-        (lambda: encode(picture(8, 8)).replace(b"\xff\xda", b"\xff\xdc\x00\x04\x00\x08\xff\xda"), "DNL"),
-        (lambda: encode(picture(8, 8))[:-2] + b"\xff\xdc\x00\x05\x00\x00\x08\xff\xd9", "DNL"),
         (lambda: patched(b"\xff\xc0", 11, 0x50), "sampling"),
         (lambda: patched(b"\xff\xc0", 11, 0x01), "sampling"),
-        (lambda: patched(b"\xff\xc0", 13, 1), "same identifier"),
-        (lambda: patched(b"\xff\xc0", 12, 3), "no quantisation table"),
+        (lambda: patched(b"\xff\xc0", 13, 1), "not in the frame, or twice in the scan"),
+        (lambda: patched(b"\xff\xc0", 12, 3), "no quantization table"),
         (lambda: patched(b"\xff\xc0", 11, 0x44), "more than 10 blocks"),
         (lambda: patched(b"\xff\xda", 6, 0x33), "not defined"),
         (lambda: patched(b"\xff\xda", 5, 9), "not in the frame"),
@@ -65,16 +62,16 @@ def with_lines(data: bytes, lines: int) -> bytes:
         (lambda: patched(b"\xff\xda", 12, 5, progressive=True), "impossible progressive"),
         (lambda: patched(b"\xff\xda", 13, 0x31, progressive=True), "impossible progressive"),
         (lambda: patched(b"\xff\xda", 13, 0x10, progressive=True), "does not follow"),
-        (lambda: patched(b"\xff\xdb", 10, 0), "entry of 0"),
         (lambda: patched(b"\xff\xdb", 4, 7), "cannot be"),
         (lambda: encode(picture(8, 8)).replace(b"\xff\xc4\0\x1f\0\0\1\5", b"\xff\xc4\0\x1f\0\2\0\4"), "cannot be"),
         (lambda: patched(b"\xff\xc4", 20, 255), "longer than its segment"),
         (lambda: patched(b"\xff\xc4", 21, 16), "cannot be"),
         (lambda: patched(b"\xff\xc4", 4, 0x44), "cannot be"),
         (lambda: patched(b"\xff\xe0", 2, 0xFF), "longer than the file"),
-        (lambda: patched(b"\xff\xe0", 3, 1), "impossible length"),
+        (lambda: patched(b"\xff\xe0", 3, 1), "a marker should be here, not the byte 4A; it follows 14 bytes behind"),
+        (lambda: patched(b"\xff\xdb", 3, 1), "impossible length"),
         (lambda: encode(picture(8, 8))[:-2], "marker should be"),
-        (lambda: encode(picture(8, 8))[:-2] + b"\x00\xff\xd9", "left over"),
+        (lambda: encode(picture(8, 8))[:-2] + b"\x00\x00\x00\x00\xff\xd9", "left over"),
         (lambda: encode(picture(8, 8), progressive=True)[:-2], "marker should be"),
         (lambda: encode(picture(40, 24), restart_marker_blocks=1).replace(b"\xff\xd1", b"\xff\xd5"), "restart marker"),
     ],
@@ -154,7 +151,7 @@ def test_truncated_files_are_read_up_to_the_damage(mode: str) -> None:
         kept = (total - missing) // len(whole.planes)
         for ours, theirs in zip(part.planes, whole.planes, strict=True):
             assert torch.equal(blocks_of(ours)[:kept], blocks_of(theirs)[:kept])
-            assert not blocks_of(ours)[kept:].any()
+            assert not blocks_of(ours)[kept + 1 :].any()  # the first one that is incomplete holds what there is
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > 0.9 * total
     assert 0 < losses[-1] < 0.1 * total
@@ -181,42 +178,22 @@ def test_a_restart_marker_behind_the_last_interval_is_no_damage(interval: int, p
         read_jpeg(files, strict=False)
     pixels = np.asarray(Image.open(io.BytesIO(plain)))
     assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels) for file in files)
-    with pytest.raises(JPEGError, match="a marker should be here"):
+    with pytest.raises(JPEGError, match="a marker should be here, not the byte 12"):
         read_jpeg(files[0][:-2] + b"\x12" + files[0][-2:])
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}], ids=str)
-def test_a_number_of_lines_that_the_frame_has_already_is_no_damage(options: dict[str, Any]) -> None:
+def test_a_number_of_lines_where_the_frame_has_a_height_is_ignored(options: dict[str, Any]) -> None:
     """As libjpeg sees it, which skips all of them."""
     plain = encode(picture(48, 32), **options)
     same, other = with_lines(plain, 32), with_lines(plain, 40)
     pixels = np.asarray(Image.open(io.BytesIO(plain)))
     assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels) for file in (same, other))
     with warnings.catch_warnings(action="error"):
-        read_jpeg(same, strict=False)
-    with pytest.raises(JPEGError, match=r"byte \d+: a number of lines \(DNL\)"):
-        read_jpeg(other)
-    with pytest.warns(JPEGWarning, match=r"\(DNL\).*; 0 of"):
-        survived = read_jpeg(other, strict=False)
-    for first, *others in zip(*[file.planes for file in (read_jpeg(plain), read_jpeg(same), survived)], strict=True):
+        survived = [read_jpeg(file, strict=strict) for file in (same, other) for strict in (True, False)]
+    for first, *others in zip(*[file.planes for file in (read_jpeg(plain), *survived)], strict=True):
         assert first.any()
         assert all(torch.equal(first, plane) for plane in others)
-
-
-@pytest.mark.parametrize("progressive", [False, True])
-def test_restart_markers_in_front_of_the_scans(progressive: bool) -> None:
-    plain = encode(picture(48, 32), progressive=progressive)
-    frame = plain.index(b"\xff\xc2" if progressive else b"\xff\xc0")
-    for place in (2, frame):
-        data = plain[:place] + b"\xff\xd0\xff\xd7" + plain[place:]
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(Image.open(io.BytesIO(plain))))
-        for read in (read_jpeg, read_jpeg_header):
-            with pytest.raises(JPEGError, match=f"byte {place}: the marker FF D0 has no place here"):
-                read(data)
-        with pytest.warns(JPEGWarning, match=f"byte {place}: the marker FF D0 has no place here; 0 of"):
-            found = read_jpeg(data, strict=False)
-        assert all(map(torch.equal, found.planes, read_jpeg(plain).planes))
-        assert read_jpeg_header(data, strict=False) == read_jpeg_header(plain)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -343,6 +320,7 @@ def test_two_thousand_mutations_give_a_result_or_an_error(tmp_path: Path) -> Non
     seeds = [encode(picture(61, 45, mode), **options) for mode in ("L", "RGB", "CMYK") for options in kinds]
     coefficients = read_jpeg(seeds[7])  # written with more than ten blocks in an MCU: scans that are not interleaved
     seeds += write_jpeg(coefficients._replace(sampling=((4, 4),) * 3))
+    seeds += [make(kind) for kind in KINDS]
     rng = random.Random(1)
     path = tmp_path / "file.jpg"
     before = open_files()

@@ -211,7 +211,7 @@ def test_sources_and_batches(tmp_path: Path) -> None:
         read_jpeg([])
     with pytest.raises(ValueError, match="num_threads must be at least 1, not 0"):
         read_jpeg(files, num_threads=0)
-    with pytest.raises(TypeError, match="path or the bytes"):
+    with pytest.raises(TypeError, match="a path, the bytes of a file, or an open file, not ndarray"):
         read_jpeg([np.zeros(3)])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError):
         read_jpeg(tmp_path / "none.jpg")

@@ -82,7 +82,7 @@ def test_one_go_and_scan_by_scan_agree(kind: str, monkeypatch: pytest.MonkeyPatc
         quick = read_jpeg(data)
         lenient = read_jpeg(data, strict=False)
     with monkeypatch.context() as context:
-        context.setattr(_jpeg_reader, "make_plan", lambda header: None)
+        context.setattr(_jpeg_reader, "make_plan", lambda opening: None)
         thorough = read_jpeg(data)
     assert_same(quick, thorough)
     assert_same(lenient, thorough)
@@ -96,7 +96,7 @@ def test_what_one_go_leaves_to_others_is_read() -> None:
     between = {
         "comment": b"\xff\xfe\x00\x05abc",
         "application": b"\xff\xe5\x00\x04xy",
-        "quantisation": b"\xff\xdb\x00\x43\x03" + bytes([7]) * 64,
+        "quantization": b"\xff\xdb\x00\x43\x03" + bytes([7]) * 64,
         "interval": b"\xff\xdd\x00\x04\x00\x00",
         "fill": b"\xff\xff\xff",
         "no table": b"\xff\xc4\x00\x02",
@@ -203,7 +203,7 @@ def test_complaints_about_a_header_are_not_forgotten() -> None:
         with pytest.raises(JPEGError, match="parameters of a progressive"):
             read_jpeg(bytes(data))
     file = _jpeg_reader.File(bytes(data), "", strict=False, max_pixels=None)
-    assert _jpeg_plan.make_plan(file.header) is None
+    assert _jpeg_plan.make_plan(file.opening) is None
 
 
 def test_results_share_no_memory() -> None:
@@ -277,7 +277,7 @@ def test_threads_with_and_without_known_headers() -> None:
 
 def test_pieces_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = [
-        _jpeg_plan.make_plan(_jpeg_reader.File(data, "", strict=True, max_pixels=None).header)
+        _jpeg_plan.make_plan(_jpeg_reader.File(data, "", strict=True, max_pixels=None).opening)
         for data in (encode(picture(9, 9)), encode(picture(9, 9), progressive=True))
     ]
     cut = _jpeg_reader._cut

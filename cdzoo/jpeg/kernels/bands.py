@@ -80,8 +80,6 @@ def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any,
             return TOO_SHORT, b, np.uint64(size)
         history[np.uint64(blocks + b)] |= found
         b += 1 + empty
-    if b > last:
-        return BAD_RUN, last, pos - (count >> _THREE)
     return OK, last, pos - (count >> _THREE)
 
 
@@ -191,6 +189,4 @@ def decode_ac_refine(
             return TOO_SHORT, b, np.uint64(size)
         if empty > 0:
             empty -= _ONE
-    if empty > 0:
-        return BAD_RUN, last, pos - (count >> _THREE)
     return OK, last, pos - (count >> _THREE)

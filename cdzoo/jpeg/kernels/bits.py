@@ -42,6 +42,9 @@ LOOK_FURTHER, BLOCK_ENDS = 64, 128
 #: Zero bytes behind a segment: 248 for the longest block, 8 that are loaded at once, 16 to spare.
 SLACK = 272
 
+#: Bytes behind the last block of a segment that libjpeg drops without a word.
+MOST_PADDING = 3
+
 OK, BAD_CODE, BAD_RUN, BAD_VALUE, TOO_SHORT, TOO_LONG, BAD_RESTART, BAD_HISTORY = range(8)
 
 

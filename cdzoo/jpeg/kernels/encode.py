@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cdzoo.jpeg._markers import ZIGZAG
+from cdzoo.jpeg.geometry import ZIGZAG
 from cdzoo.jpeg.kernels.jit import jit
 
 __all__ = ["huffman_table", "tokenize", "write_tokens"]

@@ -19,6 +19,7 @@ from cdzoo.jpeg.kernels.layout import (
     AC_ROWS,
     BLOCK_COLUMNS,
     BLOCK_ROWS,
+    CLEAR,
     COUNT,
     DC_ROWS,
     END,
@@ -97,13 +98,13 @@ def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bo
     for i in range(count):
         c = -1
         for n in range(frame[NUM_COMPONENTS]):
-            if frame[8 * n + IDENTIFIER] == data[position + 1 + 2 * i]:
+            used = False  # identifiers may repeat
+            for j in range(i):
+                used |= state[SCAN, NUMBERS + j] == n
+            if c < 0 and not used and frame[8 * n + IDENTIFIER] == data[position + 1 + 2 * i]:
                 c = n
         if c < 0:
             return False
-        for n in range(i):
-            if state[SCAN, NUMBERS + n] == c:
-                return False
         state[SCAN, NUMBERS + i] = c
         state[SCAN, HISTORY] = frame[8 * c + FIRST_BLOCK]
         size += frame[8 * c + VERTICAL] * frame[8 * c + HORIZONTAL]
@@ -180,6 +181,7 @@ def decode_files(
             hold anything.
     """
     state[SCAN, INTERVAL] = interval
+    state[SCAN, CLEAR] = 1
     start = 0
     for i in range(bounds.size // 2):
         end = bounds[2 * i + 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cdzoo.jpeg._markers import ZIGZAG
+from cdzoo.jpeg.geometry import ZIGZAG
 
 #: A frame, ``FRAME_SIZE`` fields: of the whole, and in eights from the eighth on of each component.
 PROGRESSIVE, NUM_COMPONENTS, COLUMNS, ROWS = range(4)  # the latter of MCUs in an interleaved scan
@@ -21,8 +21,9 @@ STATE_SHAPE = (18, 64)
 COMPONENT, DC_ROW, AC_ROW, DOWN, RIGHT, BLOCKS_DOWN, BLOCKS_RIGHT, BASE, STEP, LIMIT = range(10)
 
 #: Of a scan: how many components, which, and the rows of their tables; Ss, Se, Ah, Al; MCUs between restart markers, or
-#: 0; and where ``history`` begins.
+#: 0; where ``history`` begins; and 1 if the first DC scan has to set all other coefficients to zero.
 COUNT, NUMBERS, DC_ROWS, AC_ROWS, START, END, HIGH, LOW, INTERVAL, HISTORY = 0, 1, 5, 9, 13, 14, 15, 16, 17, 18
+CLEAR = 19
 
 #: Of the addresses.
 SPARE = 4

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdzoo.jpeg._markers import Frame, Scan
-from cdzoo.jpeg.header import Header
+from cdzoo.jpeg.header import Opening
 from cdzoo.jpeg.kernels import layout
 
 __all__ = ["Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
@@ -43,11 +43,11 @@ class Plan(NamedTuple):
     pairs: NDArray[np.uint64]
 
 
-def make_plan(header: Header) -> Plan | None:
-    """How to decode files with such a header in one go; the same object for equal answers. ``None``: they cannot be."""
-    if not header.flawless or header.qtables is None:
+def make_plan(opening: Opening) -> Plan | None:
+    """Plan to decode files with such an opening in one go, the same object for equal ones; ``None`` if that fails."""
+    if not opening.flawless or opening.qtables is None:
         return None
-    return _make_plan(header.frame, header.scan.restart_interval, header.huffman)
+    return _make_plan(opening.frame, opening.scan.restart_interval, opening.huffman)
 
 
 @lru_cache(maxsize=64)
@@ -80,8 +80,7 @@ def frame_fields(frame: Frame) -> NDArray[np.int64]:
     fields = np.zeros(layout.FRAME_SIZE, np.int64)
     fields[layout.PROGRESSIVE] = frame.kind == "progressive"
     fields[layout.NUM_COMPONENTS] = len(frame.components)
-    fields[layout.COLUMNS] = frame.columns
-    fields[layout.ROWS] = frame.rows
+    fields[layout.ROWS], fields[layout.COLUMNS] = frame.mcus
     num_blocks = 0
     for n, component in enumerate(frame.components):
         mine = fields[8 * n :]
@@ -112,6 +111,7 @@ def enter_scan(scan: Scan, rows: dict[bytes, int], state: NDArray[np.int64]) -> 
     fields[layout.LOW] = header.low
     fields[layout.INTERVAL] = scan.restart_interval
     fields[layout.HISTORY] = 0
+    fields[layout.CLEAR] = 0
 
 
 class Workspace(threading.local):

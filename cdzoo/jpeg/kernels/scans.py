@@ -29,6 +29,7 @@ from cdzoo.jpeg.kernels.bits import (
     BLOCK_ENDS,
     LOOK_FURTHER,
     LOOKUP_BITS,
+    MOST_PADDING,
     OK,
     TOO_LONG,
     TOO_SHORT,
@@ -46,6 +47,7 @@ from cdzoo.jpeg.kernels.layout import (
     BLOCK_ROWS,
     BLOCKS_DOWN,
     BLOCKS_RIGHT,
+    CLEAR,
     COLUMNS,
     COMPONENT,
     COUNT,
@@ -116,7 +118,10 @@ def _decode_sequential(
     bits: Any, size: int, frame: Any, state: Any, num_blocks: int, columns: int, tables: Any, pairs: Any,
     first: int, last: int,
 ) -> Any:  # fmt: skip
-    """MCUs ``first`` to ``last`` of a sequential scan."""
+    """Decode MCUs ``first`` to ``last`` of a sequential scan.
+
+    Where the data end inside an MCU, the rest of it is decoded from zero bits, as libjpeg does.
+    """
     for i in range(4):
         state[PREDICTIONS, i] = 0
     end = np.uint64(size) << _THREE
@@ -124,6 +129,7 @@ def _decode_sequential(
     y = first // columns
     x = first - y * columns
     mcu = first
+    short = False
     while mcu < last:
         _enter_row(frame, state, num_blocks, y)
         stop = min(last, mcu + columns - x)
@@ -207,7 +213,10 @@ def _decode_sequential(
                 if k & np.uint64(127) > _LAST:
                     return BAD_RUN, mcu, pos - (count >> _THREE)
                 if (pos << _THREE) - count > end:
-                    return TOO_SHORT, mcu, np.uint64(size)
+                    short = True
+                    pos, count, buf = np.uint64(size + 7), _FULL, np.uint64(0)
+            if short:
+                return TOO_SHORT, mcu, np.uint64(size)
             x += 1
             mcu += 1
         x = 0
@@ -219,16 +228,18 @@ def _decode_sequential(
 def _decode_dc(
     bits: Any, size: int, frame: Any, state: Any, num_blocks: int, columns: int, tables: Any, first: int, last: int
 ) -> Any:  # fmt: skip
-    """MCUs ``first`` to ``last`` of a progressive scan of DC coefficients; the first one sets the others to zero."""
+    """Decode MCUs ``first`` to ``last`` of a progressive scan of DC coefficients; data that end early as below."""
     for i in range(4):
         state[PREDICTIONS, i] = 0
     shift = state[SCAN, LOW]
     refine = state[SCAN, HIGH] > 0
+    clear = state[SCAN, CLEAR] > 0
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
     y = first // columns
     x = first - y * columns
     mcu = first
+    short = False
     while mcu < last:
         _enter_row(frame, state, num_blocks, y)
         stop = min(last, mcu + columns - x)
@@ -264,11 +275,15 @@ def _decode_dc(
                     value <<= shift
                     if value != np.int64(np.int16(value)):
                         return BAD_VALUE, mcu, pos - (count >> _THREE)
-                    for j in range(64):
-                        block[np.uint64(j)] = 0
+                    if clear:
+                        for j in range(64):
+                            block[np.uint64(j)] = 0
                     block[np.uint64(0)] = value
                 if (pos << _THREE) - count > end:
-                    return TOO_SHORT, mcu, np.uint64(size)
+                    short = True
+                    pos, count, buf = np.uint64(size + 7), _FULL, np.uint64(0)
+            if short:
+                return TOO_SHORT, mcu, np.uint64(size)
             x += 1
             mcu += 1
         x = 0
@@ -325,7 +340,7 @@ def decode_scan(
         else:
             result = decode_ac_refine(scratch, size, state, tables, history, damaged, first, last)
         status, reached, used = result[0], result[1], np.int64(result[2])
-        if status == OK and used < size:
+        if status == OK and used + MOST_PADDING < size:
             status = TOO_LONG
         if status != OK:
             if failure[0] == OK:

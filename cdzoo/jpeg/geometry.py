@@ -1,0 +1,67 @@
+"""Geometry of JPEG images: block grids, minimum coded units (MCU), zigzag order (ITU-T T.81, A.1, A.2, A.6)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+__all__ = ["ZIGZAG", "Geometry", "block_grids", "mcu_grid"]
+
+# fmt: off
+#: ``ZIGZAG[k]`` is the natural (row-major) index of the ``k``-th coefficient of the file.
+ZIGZAG = np.array([
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48,
+    41, 34, 27, 20, 13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
+    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+])
+# fmt: on
+ZIGZAG.setflags(write=False)
+
+_Pairs: TypeAlias = tuple[tuple[int, int], ...]
+
+
+class Geometry(NamedTuple):
+    """Sampling, size and color space of an image: all that the shapes of its planes depend on.
+
+    Attributes:
+        sampling: ``K`` pairs of (vertical, horizontal) sampling factors.
+        image_size: ``(H, W)`` in pixels.
+        color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
+    """
+
+    sampling: _Pairs
+    image_size: tuple[int, int]
+    color_space: str
+
+    @property
+    def blocks(self) -> _Pairs:
+        """``K`` pairs ``(Hb, Wb)``: rows and columns of blocks, without those that only complete an MCU."""
+        return block_grids(self.image_size, self.sampling)
+
+    @property
+    def mcus(self) -> tuple[int, int]:
+        """Rows and columns of MCUs in a scan of all components."""
+        return mcu_grid(self.image_size, self.sampling)
+
+
+@lru_cache(maxsize=256)
+def block_grids(image_size: tuple[int, int], sampling: _Pairs) -> _Pairs:
+    """``K`` pairs ``(Hb, Wb)`` for an image of ``(H, W)`` pixels; see :attr:`Geometry.blocks`.
+
+    Component ``k`` has ``ceil(H * v[k] / max(v))`` rows of samples; ``ceil(ceil(x) / 8)`` is ``ceil(x / 8)``.
+    """
+    height, width = image_size
+    tallest, widest = _mcu_size(sampling)
+    return tuple([(-(-height * v // tallest), -(-width * h // widest)) for v, h in sampling])
+
+
+def mcu_grid(image_size: tuple[int, int], sampling: _Pairs) -> tuple[int, int]:
+    """Rows and columns of MCUs; see :attr:`Geometry.mcus`."""
+    tallest, widest = _mcu_size(sampling)
+    return -(-image_size[0] // tallest), -(-image_size[1] // widest)
+
+
+def _mcu_size(sampling: _Pairs) -> tuple[int, int]:
+    return 8 * max(vertical for vertical, _ in sampling), 8 * max(horizontal for _, horizontal in sampling)
