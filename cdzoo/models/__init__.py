@@ -19,6 +19,8 @@ from cdzoo.models.deeplab import cResNet72_D_Weights as cResNet72_D_Weights
 from cdzoo.models.deeplab import resnet41_seg as resnet41_seg
 from cdzoo.models.deeplab import resnet50_d as resnet50_d
 from cdzoo.models.deeplab import resnet71_d as resnet71_d
+from cdzoo.models.efficientnet import JPEGEfficientNetLite0_Weights as JPEGEfficientNetLite0_Weights
+from cdzoo.models.efficientnet import jpeg_efficientnet_lite0 as jpeg_efficientnet_lite0
 from cdzoo.models.fa_ablations import FA_cResNet39_Ablation_Weights as FA_cResNet39_Ablation_Weights
 from cdzoo.models.fa_ablations import FA_ResNet50_Weights as FA_ResNet50_Weights
 from cdzoo.models.fa_ablations import fa_cresnet39_ablation as fa_cresnet39_ablation

@@ -37,6 +37,8 @@ PARAMETERS = {
     "resnet71": 33_377_320, "resnet71_d": 32_876_692, "resnet50_d": 25_056_404, "torfason2018": 2_397_388,
     # torchvision's
     "resnet50": 25_557_032, "jpeg_resnet18": 11_689_512, "jpeg_resnet50": 25_557_032,
+    # of timm's 4_652_008 without the layers up to blocks.2, with the stem on blocks of coefficients
+    "jpeg_efficientnet_lite0": 4_846_304,
     # Deng & Karam, with 192 latent channels
     "fa_cresnet39": 43_988_727, "fa_cresnet39_ablation": 43_988_727, "fa_resnet50": 44_441_424,
     # Wang et al., with 256 latent channels

@@ -31,7 +31,7 @@ def files(*size: int, batch: int = 2, channels: int = 3) -> JPEGCoefficients:
 
 
 def test_they_are_registered() -> None:
-    assert cdzoo.list_models("jpeg_*") == ["jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
+    assert cdzoo.list_models("jpeg_resnet*") == ["jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
 
 
 def test_small_ends_in_one_block_of_32_pixels() -> None:

@@ -19,7 +19,10 @@ EXACTLY: dict[str, dict[str, object]] = {
     },
     # a codec inside is what is special about it
     "icat_small": {"width": 0.0625, "num_classes": 3, "in_channels": 12, "hyperprior": True},
-    **{name: {"width": 0.0625, "num_classes": 3} for name in ("jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small")},
+    **{
+        name: {"width": 0.0625, "num_classes": 3}
+        for name in ("jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small", "jpeg_efficientnet_lite0")
+    },
 }
 """Builders whose small arguments are not the plain ones, and why."""
 

@@ -1,0 +1,188 @@
+"""EfficientNet-Lite0 over JPEG coefficients: 1,000 ImageNet classes, without decoding.
+
+Source: the network is EfficientNet-Lite0 (Tan & Le, EfficientNet, ICML 2019; Lite: github.com/tensorflow/tpu), with
+timm's names and padding. The stem on coefficients is trained by distillation, as Deng & Karam (arXiv:2305.08000,
+section 4.2) adapt a pretrained network to latents: it learns to give the features that the pixel network has at stride
+8, and the rest of the pretrained network follows it.
+
+    stem="dct":     JPEGCoefficients ─▶ 8x8 blocks (192, H/8, W/8) ─▶ stem (40, H/8, W/8) ─▶ blocks.3 ... ─▶ fc
+    stem="pixels":  JPEGCoefficients ─▶ entrance (3, H, W) ─▶ conv_stem ─▶ blocks.0 ... ─▶ blocks.3 ... ─▶ fc
+
+``"pixels"`` is the exact pixel network. The stem of ``"dct"`` replaces the layers up to ``blocks.2``, which take two
+thirds of the pixel network's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from cdzoo._registry import build, register_model
+from cdzoo.jpeg.nn.entrance import JPEGEntrance
+from cdzoo.models._classifier import Classifier, init_resnet_weights
+from cdzoo.models._efficientnet_blocks import (
+    STAGES,
+    BlockStem,
+    Conv2dSame,
+    batch_norm,
+    block_coefficients,
+    lite_stages,
+)
+from cdzoo.models._resnet import scaled_channels
+from cdzoo.models._state_dict import load_named
+from cdzoo.transforms import CoefficientTransform
+from cdzoo.types import JPEGCoefficients
+from cdzoo.weights.enums import Weights, WeightsEnum
+
+if TYPE_CHECKING:
+    from cdzoo.weights.enums import WeightsLike
+
+__all__ = ["JPEGEfficientNetLite0", "jpeg_efficientnet_lite0"]
+
+_CUT = 3  # the first stage that reads the features of the DCT stem
+_STEM_CHANNELS, _LAST_CHANNELS = 32, 1280
+
+
+class JPEGEfficientNetLite0(Classifier):
+    """EfficientNet-Lite0 that reads JPEG coefficients; names of parameters are timm's, but for ``stem`` and ``fc``.
+
+    Args:
+        stem: ``"dct"``, a distilled stem on 8x8 blocks, or ``"pixels"``, the exact pixel network.
+        num_classes: logits.
+        width: multiplies all channel counts but the input's, rounded to multiples of 8.
+        chroma: ``"fancy"`` or ``"nearest"`` upsampling of subsampled chroma.
+        mean: of pixels in [0, 1], for ``stem="pixels"``; one number or one per channel.
+        std: pixels are divided by it, likewise.
+
+    Raises:
+        ValueError: an option that is none of these.
+    """
+
+    in_channels = 3
+    transforms: CoefficientTransform = CoefficientTransform()
+
+    def __init__(
+        self,
+        *,
+        stem: str = "dct",
+        num_classes: int = 1000,
+        width: float = 1.0,
+        chroma: str = "fancy",
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+    ) -> None:
+        super().__init__()
+        if stem not in ("dct", "pixels"):
+            raise ValueError(f"stem={stem!r}: choose 'dct' (on coefficients, fast) or 'pixels' (exact)")
+        # checks its arguments for both stems
+        entrance = JPEGEntrance(chroma=chroma, mean=mean, std=std)
+        self.reads_blocks, self.chroma = stem == "dct", chroma
+        channels = [scaled_channels(row[0], width) for row in STAGES]
+        last = scaled_channels(_LAST_CHANNELS, width)
+        if self.reads_blocks:
+            self.stem = BlockStem(channels[_CUT - 1], hidden=scaled_channels(80, width))
+            self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
+            stages = [("stem", channels[_CUT - 1], 8)]
+        else:
+            first = scaled_channels(_STEM_CHANNELS, width)
+            self.entrance = entrance
+            self.conv_stem = Conv2dSame(3, first, 3, stride=2)
+            self.bn1 = batch_norm(first)
+            self.act1 = nn.ReLU6(inplace=True)
+            self.blocks = lite_stages(first, channels)
+            stages = [("blocks.0", channels[0], 2), ("blocks.1", channels[1], 2), ("blocks.2", channels[2], 2)]
+        self.conv_head = nn.Conv2d(channels[6], last, 1, bias=False)
+        self.bn2 = batch_norm(last)
+        self.act2 = nn.ReLU6(inplace=True)
+        self._add_stages(*stages, ("blocks.4", channels[4], 2), ("blocks.6", channels[6], 2), ("act2", last, 1))
+        self._add_head(last, num_classes)
+        init_resnet_weights(self)
+
+    def forward(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Logits ``(B, num_classes)`` of a batch of files of one geometry.
+
+        Raises:
+            JPEGError: CMYK files, or sampling factors that don't divide each other.
+        """
+        return self.forward_head(self.forward_features(coefficients))
+
+    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``."""
+        return self._run_stages(self._enter(coefficients))
+
+    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+        if self.reads_blocks:
+            return block_coefficients(coefficients, chroma=self.chroma)
+        image: Tensor = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
+        return image
+
+    def _stage_modules(self, stage: str) -> list[str]:
+        return {
+            "blocks.0": ["conv_stem", "bn1", "act1", "blocks.0"],
+            "blocks.4": ["blocks.3", "blocks.4"],
+            "blocks.6": ["blocks.5", "blocks.6"],
+            "act2": ["conv_head", "bn2", "act2"],
+        }.get(stage, [stage])
+
+    def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Loads the state dict of timm's ``tf_efficientnet_lite0``: all of it for ``stem="pixels"``, else the trunk.
+
+        With ``stem="dct"`` the layers up to ``blocks.2`` have no place and the stem stays as it is.
+
+        Args:
+            state_dict: of a network of the same width and number of classes.
+
+        Raises:
+            WeightsError: a name is missing or a shape differs; no parameter has been changed then.
+        """
+        names = [name for name in self.state_dict() if not name.startswith("stem.")]
+        pairs = [(name, f"classifier.{name[3:]}" if name.startswith("fc.") else name) for name in names]
+        load_named(
+            self,
+            state_dict,
+            pairs,
+            source="timm's tf_efficientnet_lite0",
+            way_out="for another number of classes load first, then call reset_classifier",
+        )
+
+
+class JPEGEfficientNetLite0_Weights(WeightsEnum):
+    """Weights of :func:`jpeg_efficientnet_lite0`, 1,000 classes of ImageNet."""
+
+    IMAGENET1K_PIXELS = Weights("jpeg-efficientnet-lite0-pixels-imagenet1k")
+    DEFAULT = IMAGENET1K_PIXELS
+
+
+@register_model(weights=JPEGEfficientNetLite0_Weights)
+def jpeg_efficientnet_lite0(
+    *,
+    weights: WeightsLike = None,
+    stem: str | None = None,
+    num_classes: int | None = None,
+    width: float | None = None,
+    chroma: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> JPEGEfficientNetLite0:
+    """EfficientNet-Lite0 over JPEG coefficients.
+
+    Arguments that are not given take the weights' value, else the default of :class:`JPEGEfficientNetLite0`: the DCT
+    stem, 1000 classes, width 1.0, fancy chroma, mean and deviation 0.5.
+
+    Raises:
+        ValueError: an argument contradicts the weights, or is none of its choices.
+    """
+    return build(
+        jpeg_efficientnet_lite0,
+        weights,
+        JPEGEfficientNetLite0,
+        {},
+        stem=stem,
+        num_classes=num_classes,
+        width=width,
+        chroma=chroma,
+        mean=mean,
+        std=std,
+    )
