@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cdzoo._checks import integer
 from cdzoo.types import JPEGCoefficients, Latent
 
-__all__ = ["CoefficientTransform", "InputTransform", "LatentTransform", "transform_from_config"]
+if TYPE_CHECKING:
+    from cdzoo.jpeg.resize import Placement
+
+__all__ = ["CoefficientTransform", "InputTransform", "LatentTransform", "RandomResizedCrop", "transform_from_config"]
 
 
 @dataclass(frozen=True)
@@ -83,24 +87,59 @@ class LatentTransform:
 
 @dataclass(frozen=True)
 class CoefficientTransform:
-    """Prepare :class:`~cdzoo.types.JPEGCoefficients` for a network: bring a photograph near the size it was trained at.
+    """Prepare JPEG files for a network: photographs of any size and sampling at the size that the network reads.
 
-    Sizes change without leaving the DCT domain, by the low-frequency corner of every block
-    (:func:`cdzoo.data.scale`), and so by powers of two only; nothing is ever enlarged.
+    With ``resize`` or ``crop``, what torchvision's ``Resize(antialias=True)`` and ``CenterCrop`` do to pixels happens
+    between coefficients, by one matrix per axis: dequantisation, inverse DCT, chroma upsampling, resizing and crop are
+    all linear. The result equals the same steps on the linear decode (:func:`cdzoo.codecs.decode_jpeg` with
+    ``clamp=False``) to 2e-5 of the range of pixels. It is always ``"ycbcr"`` with float32 planes of the resized
+    picture, tables of ones and sampling 1x1, so that every JPEG-domain network takes it, and files of all colour
+    spaces go into one batch.
+
+    With ``shorter_side``, files stay what they are and are reduced by 1, 2, 4 or 8, by the low-frequency corner of
+    every block (:func:`cdzoo.data.scale`). With nothing, they keep their size.
 
     Attributes:
-        shorter_side: pixels that the shorter side comes closest to, in ratio; ``None`` keeps every file's own size.
+        shorter_side: pixels that the shorter side comes closest to, in ratio.
+        resize: pixels of the shorter side after resizing, or ``(h, w)``; ``None`` keeps the size.
+        crop: ``(h, w)`` of the center that is kept, or one number for both; black is added where the picture is
+            smaller. ``None`` keeps all.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
+        chroma: upsampling of chroma, ``"fancy"`` (libjpeg's default) or ``"nearest"``.
+        upright: whether the Exif orientation is undone. Coefficients do not carry it, so this acts where files are
+            read: in :func:`cdzoo.codecs.read_jpeg` and the datasets. Exact at any size with ``resize`` or ``crop``;
+            otherwise rows and columns that complete no block are trimmed where that is needed.
     """
 
     shorter_side: int | None = None
+    resize: int | tuple[int, int] | None = field(default=None, kw_only=True)
+    crop: int | tuple[int, int] | None = field(default=None, kw_only=True)
+    interpolation: str = field(default="bilinear", kw_only=True)
+    chroma: str = field(default="fancy", kw_only=True)
+    upright: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         side = self.shorter_side
         if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
-            raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}.")
+            raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}")
+        if side is not None and (self.resize is not None or self.crop is not None):
+            raise ValueError(
+                f"shorter_side={side} reduces files by powers of two, without resize and crop; give resize={side}"
+            )
+        _check_options("CoefficientTransform", self.interpolation, self.chroma)
+        # frozen: lists, as config files have them, become tuples once
+        object.__setattr__(self, "resize", _size("resize", self.resize, single=True))
+        object.__setattr__(self, "crop", _size("crop", self.crop, single=False))
 
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files at 1, 1/2, 1/4 or 1/8 of its size."""
+        """A batch of files of one geometry, at the transform's size.
+
+        Raises:
+            JPEGError: sampling factors that don't divide each other.
+        """
+        place = self.place(coefficients.image_size)
+        if place is not None:
+            return _resized(coefficients, [place] * len(coefficients.qtables), self.chroma)
         factor = self.factor(coefficients.image_size)
         if factor == 1:
             return coefficients
@@ -108,16 +147,44 @@ class CoefficientTransform:
 
         return scale(coefficients, factor)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(h, w)`` of every result; ``None`` if it depends on the file."""
+        size = self.resize if self.crop is None else self.crop
+        return size if isinstance(size, tuple) else None
+
     def factor(self, image_size: tuple[int, int]) -> int:
-        """By how much images of this size ``(H, W)`` are reduced: 1, 2, 4 or 8."""
+        """The factor 1, 2, 4 or 8 by which ``shorter_side`` reduces images of this size ``(H, W)``."""
         if self.shorter_side is None:
             return 1
         ratio = min(image_size) / self.shorter_side
         return min((1, 2, 4, 8), key=lambda factor: abs(math.log(ratio / factor)))
 
+    def place(self, image_size: tuple[int, int]) -> Placement | None:
+        """The part of an upright picture ``(H, W)`` that is resized, and to which size; ``None`` without resizing."""
+        if self.resize is None and self.crop is None:
+            return None
+        from cdzoo.jpeg.resize import Placement
+
+        if isinstance(self.resize, int):
+            short, long = sorted(image_size)
+            other = int(self.resize * long / short)
+            resized = (self.resize, other) if image_size[0] <= image_size[1] else (other, self.resize)
+        else:
+            resized = self.resize or image_size
+        crop = resized if self.crop is None else self.crop
+        assert isinstance(crop, tuple)
+        first = (_crop_start(resized[0], crop[0]), _crop_start(resized[1], crop[1]))
+        return Placement(0, 0, *image_size, resized, first, crop, cubic=self.interpolation == "bicubic")
+
     def config(self) -> dict[str, object]:
         """A JSON-ready description; ``CoefficientTransform.from_config`` reads it back."""
-        return {"type": "CoefficientTransform", "shorter_side": self.shorter_side}
+        config: dict[str, object] = {"type": "CoefficientTransform", "shorter_side": self.shorter_side}
+        for name in ("resize", "crop", "interpolation", "chroma", "upright"):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                config[name] = list(value) if isinstance(value, tuple) else value
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> CoefficientTransform:
@@ -126,10 +193,81 @@ class CoefficientTransform:
         Raises:
             ValueError: an unknown key or a value of the wrong form.
         """
-        unknown = set(config) - {"type", "shorter_side"}
+        settings = {key: value for key, value in config.items() if key != "type"}
+        unknown = set(settings) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"CoefficientTransform has no setting {sorted(unknown)}; it has shorter_side.")
-        return cls(config.get("shorter_side"))
+            raise ValueError(
+                f"CoefficientTransform has no setting {sorted(unknown)}; it has {', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random box of a photograph at one size, and perhaps mirrored: torchvision's training augmentation.
+
+    Box, antialiased resizing and mirroring are part of the same maps as in :class:`CoefficientTransform`, so that they
+    cost nothing more, and equal the same steps on pixels of the linear decode. Every picture gets a box of its own,
+    drawn from PyTorch's generator.
+
+    Attributes:
+        size: ``(h, w)`` of the result, or one number for both.
+        scale: least and greatest area of the box, as a share of the picture.
+        ratio: least and greatest width over height of the box.
+        flip: the probability that the picture is mirrored left and right.
+        interpolation, chroma, upright: as in :class:`CoefficientTransform`.
+    """
+
+    size: int | tuple[int, int]
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: str = "bilinear"
+    chroma: str = "fancy"
+    upright: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _size("size", self.size or 0, single=False))
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"RandomResizedCrop {name}={(low, high)}: give two positive numbers, the smaller first"
+                )
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"RandomResizedCrop flip={self.flip!r} must be a probability, 0 to 1")
+        _check_options("RandomResizedCrop", self.interpolation, self.chroma)
+
+    def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
+        """A batch of files of one geometry; each gets a box of its own."""
+        places = [self.place(coefficients.image_size) for _ in range(len(coefficients.qtables))]
+        return _resized(coefficients, places, self.chroma)
+
+    def place(self, image_size: tuple[int, int]) -> Placement:
+        """A random part of an upright picture ``(H, W)``."""
+        from cdzoo.jpeg.resize import Placement
+
+        assert isinstance(self.size, tuple)
+        mirrored = bool(torch.rand(()) < self.flip)
+        cubic = self.interpolation == "bicubic"
+        return Placement(*self._box(image_size), self.size, (0, 0), self.size, mirrored, cubic)
+
+    def _box(self, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Top, left, height and width, drawn as torchvision's ``RandomResizedCrop`` does."""
+        height, width = image_size
+        low, high = (math.log(ratio) for ratio in self.ratio)
+        for _ in range(10):
+            area = height * width * float(torch.empty(()).uniform_(*self.scale))
+            aspect = math.exp(float(torch.empty(()).uniform_(low, high)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = (int(torch.randint(0, n + 1, ())) for n in (height - h, width - w))
+                return top, left, h, w
+        w, h = width, height  # the central box whose ratio is allowed
+        if width / height < self.ratio[0]:
+            h = min(height, round(width / self.ratio[0]))
+        elif width / height > self.ratio[1]:
+            w = min(width, round(height * self.ratio[1]))
+        return (height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1)
 
 
 InputTransform: TypeAlias = LatentTransform | CoefficientTransform
@@ -151,3 +289,34 @@ def transform_from_config(config: Mapping[str, Any]) -> InputTransform:
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def _resized(coefficients: JPEGCoefficients, places: list[Placement], chroma: str) -> JPEGCoefficients:
+    from cdzoo.jpeg.resize import resize_coefficients
+
+    return resize_coefficients(coefficients, places, chroma=chroma, num_threads=torch.get_num_threads())
+
+
+def _crop_start(length: int, crop: int) -> int:
+    """The sample of a picture where torchvision's ``CenterCrop`` begins; negative where it pads."""
+    return -((crop - length) // 2) if crop > length else round((length - crop) / 2)
+
+
+def _size(name: str, value: object, *, single: bool) -> Any:
+    """A size as a tuple; one number stays one if it may be ``single``."""
+    if value is None:
+        return None
+    numbers = list(value) if isinstance(value, list | tuple) else [value]
+    sides = [integer(number) for number in numbers]
+    if len(sides) not in (1, 2) or any(side is None or side < 1 for side in sides):
+        raise ValueError(f"{name}={value!r}: give a positive integer or two, (height, width)")
+    if len(sides) == 1:
+        return sides[0] if single else (sides[0], sides[0])
+    return tuple(sides)
+
+
+def _check_options(name: str, interpolation: str, chroma: str) -> None:
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f'{name} interpolation={interpolation!r}: choose "bilinear" or "bicubic"')
+    if chroma not in ("fancy", "nearest"):
+        raise ValueError(f'{name} chroma={chroma!r}: choose "fancy" or "nearest"')

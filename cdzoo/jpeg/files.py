@@ -10,7 +10,7 @@ Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, se
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,8 @@ from cdzoo._torch import untraced
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Segments
 from cdzoo.jpeg._metadata import metadata_segments
-from cdzoo.jpeg._reader import File, decode_files
+from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg._resized_files import read_transformed
 from cdzoo.jpeg._sources import JPEGSource, is_source, read_beginning, read_source, source_name, transcoded
 from cdzoo.jpeg._writer import write_image
 from cdzoo.jpeg.geometry import Geometry
@@ -86,6 +87,7 @@ def read_jpeg_header(source: JPEGSource, *, strict: bool = True) -> JPEGHeader:
 def read_jpeg(
     source: JPEGSource | Sequence[JPEGSource],
     *,
+    transform: Callable[[JPEGCoefficients], JPEGCoefficients] | None = None,
     out: JPEGCoefficients | None = None,
     strict: bool = True,
     num_threads: int | None = None,
@@ -99,8 +101,10 @@ def read_jpeg(
 
     Args:
         source: a path, the bytes of a file, a file that is open in binary mode, or a sequence of these; a single file
-            is a batch of one. The files of a batch agree in size, sampling and color space; quality and kind may
-            differ.
+            is a batch of one. The files of a batch agree in size, sampling and color space, unless a transform gives
+            them one geometry; quality and kind may differ.
+        transform: applied to each file before they become one batch, such as a
+            :class:`cdzoo.transforms.CoefficientTransform`, which brings files of any kind to one size, upright.
         out: coefficients whose tensors are overwritten instead of fresh ones: CPU, contiguous, of the shapes and
             dtypes that the result has. After an error their contents are undefined.
         strict: if true, damage raises. If false, a file is decoded as far as possible, with a ``JPEGWarning``. Missing
@@ -121,7 +125,8 @@ def read_jpeg(
         JPEGError: a file is damaged, of a kind that is not supported, or too large. The message names the file (path,
             or index), the position, and the reason; of several bad files the first is named.
         TypeError: ``source``, ``out`` or ``num_threads`` is something else.
-        ValueError: the files' geometries differ, ``out`` does not fit, or ``fallback`` is another value.
+        ValueError: the files' geometries differ (after the transform if there is one), ``out`` does not fit, or
+            ``fallback`` is another value.
         OSError: a file cannot be read.
     """
     single = is_source(source)
@@ -152,11 +157,15 @@ def read_jpeg(
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
     in_memory = all(isinstance(data, bytes | bytearray | memoryview) for data in sources)
     files = for_each(open_file, len(sources), 1 if in_memory else threads)
+    if transform is not None:
+        if out is not None:
+            raise ValueError("out does not go with transform: the result of a transform is made anew")
+        transformed, losses = read_transformed(files, transform, threads)
+        _warn(files, losses)
+        return transformed
     geometry = _common_geometry(files)
     planes, qtables = _fresh(files) if out is None else _reused(out, files)
-    for file, loss in zip(files, decode_files(files, planes, qtables, threads), strict=True):
-        if loss is not None:
-            warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=2)
+    _warn(files, decode_files(files, planes, qtables, threads))
     return JPEGCoefficients(planes, qtables, *geometry)
 
 
@@ -200,6 +209,12 @@ def _parse_header(data: bytes, name: str, strict: bool) -> JPEGHeader:
         return read_opening(Segments(data, strict=strict)).header
     except JPEGError as error:
         raise error.named(name) from None
+
+
+def _warn(files: Sequence[File], losses: Sequence[Loss | None]) -> None:
+    for file, loss in zip(files, losses, strict=True):
+        if loss is not None:
+            warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=3)
 
 
 def _common_geometry(files: list[File]) -> Geometry:

@@ -53,7 +53,7 @@ _CHROMINANCE = [
 def quality_tables(quality: int) -> Tensor:
     """The two quantisation tables ``(2, 8, 8)`` int32 (luma, chroma; natural order) of libjpeg's quality scale.
 
-    Arguments:
+    Args:
         quality: 1 (smallest file) to 100 (all entries 1).
 
     Raises:
@@ -74,7 +74,7 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
     scaled by libjpeg's rule. Colours are converted without libjpeg's rounding to integers on the way, so single
     coefficients may differ from its own by one.
 
-    Arguments:
+    Args:
         x: ``(B, 3, H, W)`` RGB or ``(B, 1, H, W)`` grey, floating point in [0, 1]; values outside are clamped.
         quality: 1 to 100, libjpeg's scale.
         subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on grey.
@@ -126,23 +126,24 @@ def decode_jpeg(
     coefficients: JPEGCoefficients,
     *,
     clamp: bool = True,
-    chroma: str = "nearest",
+    chroma: str = "fancy",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The linear decode: dequantise, inverse DCT, level shift, upsample, YCbCr to RGB; nothing is rounded.
 
-    Arguments:
-        coefficients: a batch of grey, YCbCr or RGB files, on any device.
+    Args:
+        coefficients: a batch of files, on any device. CMYK and YCCK files are taken for Adobe's, with inverted inks,
+            as Pillow does; for them only, the decode is not linear at its end, where colors are multiplied with black.
         clamp: whether to clamp to [0, 1] at the end, as every decoder does. ``False`` gives the affine map to which
             JPEG-domain networks are exact.
-        chroma: ``"nearest"`` replicates chroma samples; ``"fancy"`` is libjpeg's default triangle filter.
+        chroma: ``"fancy"`` is libjpeg's default, a triangle filter; ``"nearest"`` replicates chroma samples.
         dtype: of the result.
 
     Returns:
         RGB ``(B, 3, H, W)``; three equal channels for grey files.
 
     Raises:
-        JPEGError: CMYK or YCCK files, sampling factors that don't divide each other, planes of a wrong shape.
+        JPEGError: sampling factors that don't divide each other, planes of a wrong shape.
         TypeError: pixels, or what the default collate function makes of coefficients.
         ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
@@ -150,11 +151,18 @@ def decode_jpeg(
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
     space = coefficients.color_space
-    matrix = ((1.0,),) * 3 if space == "gray" else color_matrix(space, 3)
-    # RGB files have each plane level-shifted; in YCbCr the shift of the luma alone reaches all three colours.
-    shifts = (LEVEL_SHIFT,) * 3 if space == "rgb" else (LEVEL_SHIFT, 0.0, 0.0)
+    colors = {"cmyk": "rgb", "ycck": "ycbcr"}.get(space, space)
+    matrix = ((1.0,),) * 3 if space == "gray" else color_matrix(colors, 3)
+    # RGB files have each plane level-shifted; in YCbCr the shift of the luma alone reaches all three colors.
+    shifts: tuple[float, ...] = (LEVEL_SHIFT,) * 3 if colors == "rgb" else (LEVEL_SHIFT, 0.0, 0.0)
+    shifts = shifts[: len(matrix[0])] + (LEVEL_SHIFT,) * (colors != space)
     with outside_autocast(coefficients.qtables.device):
-        x = mix(component_planes(coefficients, shifts[: len(matrix[0])], chroma=chroma, dtype=dtype), matrix, 1)
+        planes = component_planes(coefficients, shifts, chroma=chroma, dtype=dtype, inks=True)
+        x = mix(planes[: len(matrix[0])], matrix, 1)
+        if space == "ycck":  # which stands for the complement of the inks
+            x = 1 - x
+        if colors != space:
+            x = x * planes[3][:, None]
     return x.clamp(0, 1) if clamp else x
 
 

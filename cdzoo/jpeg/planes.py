@@ -44,28 +44,30 @@ def check_coefficients(coefficients: object) -> None:
         )
 
 
-def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int], ...]:
-    """How many (rows, columns) of the image one row, one column of each component stands for.
+def subsampling_factors(coefficients: JPEGCoefficients, *, inks: bool = False) -> tuple[tuple[int, int], ...]:
+    """The (rows, columns) of the image that one sample of each component covers.
+
+    Args:
+        coefficients: a batch of files.
+        inks: whether CMYK and YCCK files are accepted, whose decode to RGB is not linear.
 
     Raises:
         JPEGError: the sampling factors don't divide the largest, the planes don't fit the image size, or the colour
-            space has no linear decode to RGB (CMYK and YCCK).
+            space is not accepted.
     """
     check_coefficients(coefficients)
     planes, qtables, sampling, image_size, color_space = coefficients
-    if color_space not in ("gray", "ycbcr", "rgb"):
+    expected = {"gray": 1, "ycbcr": 3, "rgb": 3, **({"cmyk": 4, "ycck": 4} if inks else {})}.get(color_space)
+    if expected is None:
         raise JPEGError(
-            f"color_space={color_space!r}: only gray, ycbcr and rgb files have a linear decode to RGB; convert the file"
+            f"color_space={color_space!r}: only gray, ycbcr and rgb files have a linear decode to RGB; give read_jpeg "
+            "a CoefficientTransform with resize or crop, which converts others, or convert the file"
         )
-    expected = 1 if color_space == "gray" else 3
     if len(planes) != expected or len(sampling) != expected:
         raise JPEGError(
             f"{color_space} files have {expected} components, not {len(planes)} planes, sampling {sampling}"
         )
-    largest = tuple(max(pair[axis] for pair in sampling) for axis in (0, 1))
-    if any(largest[axis] % pair[axis] for pair in sampling for axis in (0, 1)):
-        raise JPEGError(f"sampling {sampling}: each factor must divide the largest, {largest}; re-encode the file")
-    factors = tuple((largest[0] // pair[0], largest[1] // pair[1]) for pair in sampling)
+    factors = pixels_per_sample(sampling)
     for index, (plane, factor) in enumerate(zip(planes, factors, strict=True)):
         blocks = tuple(-(-n // (8 * f)) for n, f in zip(image_size, factor, strict=True))
         if plane.dim() != 5 or tuple(plane.shape[1:]) != (*blocks, 8, 8):
@@ -81,6 +83,18 @@ def subsampling_factors(coefficients: JPEGCoefficients) -> tuple[tuple[int, int]
                 f"files all must be {batch}, and qtables must be {(batch, len(planes), 8, 8)}"
             )
     return factors
+
+
+def pixels_per_sample(sampling: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The (rows, columns) of the image that one sample of each component covers.
+
+    Raises:
+        JPEGError: a sampling factor does not divide the largest one.
+    """
+    largest = (max(pair[0] for pair in sampling), max(pair[1] for pair in sampling))
+    if any(largest[axis] % pair[axis] for pair in sampling for axis in (0, 1)):
+        raise JPEGError(f"sampling {sampling}: each factor must divide the largest, {largest}; re-encode the file")
+    return tuple((largest[0] // pair[0], largest[1] // pair[1]) for pair in sampling)
 
 
 def component_size(image_size: tuple[int, int], factor: tuple[int, int]) -> tuple[int, int]:
@@ -106,7 +120,7 @@ def pixel_blocks(
 ) -> Tensor:
     """Dequantised inverse DCT of components of one size, plus a shift for each, as one batched matrix product.
 
-    Arguments:
+    Args:
         planes: ``(B, k, Hb, Wb, 8, 8)`` integers.
         qtables: ``(B, k, 8, 8)``; multiplied into the basis, one per image and component.
         shifts: ``k`` numbers, added to the samples of each component.
@@ -130,7 +144,7 @@ def pixel_blocks(
 def upsample(x: Tensor, factor: tuple[int, int], *, fancy: bool, size: tuple[int, int]) -> Tensor:
     """Samples ``(..., h, w)`` enlarged by whole factors and cropped to ``size``.
 
-    Arguments:
+    Args:
         x: samples; integer factors, so each one becomes ``factor`` rows and columns.
         factor: (rows, columns).
         fancy: libjpeg's triangle filter, 3/4 of the nearest sample and 1/4 of the next, edges replicated; otherwise
@@ -158,21 +172,23 @@ def component_planes(
     chroma: str,
     dtype: torch.dtype,
     basis: Tensor | None = None,
+    inks: bool = False,
 ) -> list[Tensor]:
     """Every component at the size of the image.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         shifts: added to the samples of each component; further ones are constant planes, see :func:`neutral_planes`.
         chroma: ``"nearest"`` or ``"fancy"`` upsampling.
         dtype: of the planes.
         basis: as for :func:`pixel_blocks`.
+        inks: as for :func:`subsampling_factors`.
 
     Returns:
         As many planes ``(B, H, W)`` as there are shifts.
     """
     planes, qtables, _, size, _ = coefficients
-    factors = subsampling_factors(coefficients)
+    factors = subsampling_factors(coefficients, inks=inks)
     out: list[Tensor] = []
     for k, shift in enumerate(shifts):
         if k >= len(planes):
@@ -203,6 +219,13 @@ def neutral_planes(color_space: str, colors: tuple[float, ...]) -> tuple[float, 
         return shifted
     y = sum(weight * color for weight, color in zip(LUMA, shifted, strict=True))
     return y, (shifted[2] - y) / 1.772, (shifted[0] - y) / 1.402
+
+
+def to_ycbcr(colors: Sequence[Tensor]) -> list[Tensor]:
+    """Luma and chroma of red, green and blue planes or coefficients, with or without a level shift in all three."""
+    red, green, blue = colors
+    y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return [y, (blue - y) / 1.772, (red - y) / 1.402]
 
 
 def mix(planes: list[Tensor], matrix: Sequence[Sequence[float]], dim: int) -> Tensor:

@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
 
     def linear(files: Split) -> Tensor:
-        return decode_jpeg(files.coefficients, clamp=False)
+        return decode_jpeg(files.coefficients, clamp=False, chroma="nearest")
 
     def note(network: int, against: str, form: str, found: dict[str, Any]) -> None:
         rows.append({"network": network, "against": against, "form": form, **found})

@@ -19,7 +19,7 @@ from cdzoo.types import JPEGCoefficients, Latent
 
 
 def pixels(c: JPEGCoefficients) -> Tensor:
-    return decode_jpeg(c, clamp=False)
+    return decode_jpeg(c, clamp=False, chroma="nearest")
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def files(*size: int, batch: int = 2, channels: int = 3, subsampling: str = "4:2
     return encode_jpeg(torch.rand(batch, channels, *size), subsampling=subsampling)
 
 
-def normalized(c: JPEGCoefficients, dtype: torch.dtype = torch.float64, chroma: str = "nearest") -> Tensor:
+def normalized(c: JPEGCoefficients, dtype: torch.dtype = torch.float64, chroma: str = "fancy") -> Tensor:
     mean, std = (torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in (MEAN, STD))
     return ((decode_jpeg(c, clamp=False, chroma=chroma, dtype=torch.float64) - mean) / std).to(dtype)
 

@@ -36,7 +36,7 @@ def to_jpeg_domain(
     mode: str = "fused",
     relu: str = "exact",
     num_frequencies: int = 15,
-    chroma: str = "nearest",
+    chroma: str = "fancy",
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
@@ -53,7 +53,7 @@ def to_jpeg_domain(
             DCT.op.IDCT in ``"factored"`` and raise when they are reached in ``"explicit"``.
         relu: ``"exact"``, or ``"asm"`` or ``"apx"`` (sec. 4.2), for ReLU only; not in ``"fused"``, which has pixels.
         num_frequencies: 1 to 15, of ASM and APX.
-        chroma: upsampling of chroma, ``"nearest"`` or ``"fancy"`` (libjpeg's default).
+        chroma: upsampling of chroma, ``"fancy"`` (libjpeg's default) or ``"nearest"``.
         mean: subtracted from pixels in [0, 1], one number or one per channel; none by default.
         std: pixels are divided by it, likewise.
         memory_budget: bytes that all explicit maps may take together, for one image size.

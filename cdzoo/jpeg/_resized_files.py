@@ -1,0 +1,125 @@
+"""JPEG files of any sizes to one batch of resized coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdzoo._threads import for_each
+from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg.resize import (
+    Placement,
+    as_result,
+    empty_result,
+    make_plan,
+    resize_coefficients,
+    resize_planes,
+    upright_size,
+)
+from cdzoo.jpeg.transforms import upright as undo_orientation
+from cdzoo.types import JPEGCoefficients
+
+__all__ = ["Resizer", "read_transformed"]
+
+
+class Resizer(Protocol):
+    """A transform that resizes, such as :class:`cdzoo.transforms.CoefficientTransform`."""
+
+    @property
+    def chroma(self) -> str: ...
+
+    @property
+    def upright(self) -> bool: ...
+
+    def place(self, image_size: tuple[int, int]) -> Placement | None:
+        """The placement for an upright picture of this size; ``None`` if the transform does not resize."""
+
+
+def read_transformed(
+    files: Sequence[File], transform: Callable[[JPEGCoefficients], JPEGCoefficients], num_threads: int
+) -> tuple[JPEGCoefficients, list[Loss | None]]:
+    """Read files of any geometries, each of them transformed, into one batch.
+
+    Returns:
+        The batch, and the losses of each file.
+
+    Raises:
+        JPEGError: a strict file is damaged.
+        ValueError: the results' geometries differ.
+    """
+    turned = getattr(transform, "upright", False)
+    orientations = [file.opening.header.orientation if turned else 1 for file in files]
+    place: Any = getattr(transform, "place", None)
+    sizes = [upright_size(file.opening.geometry.image_size, n) for file, n in zip(files, orientations, strict=True)]
+    found = [None if place is None else place(size) for size in sizes]
+    placements: list[Placement] = [placement for placement in found if placement is not None]
+    if len(placements) < len(files):
+        return _read_one_by_one(files, orientations, transform, num_threads)
+    for file, placement in zip(files, placements, strict=True):
+        if placement.size != placements[0].size:
+            raise ValueError(
+                f"the files of a batch must have one size after the transform: {file.name} has "
+                f"{placement.size[0]}x{placement.size[1]} px, but {files[0].name} "
+                f"{placements[0].size[0]}x{placements[0].size[1]}; give the transform crop=, or resize=(h, w)"
+            )
+    out = empty_result(len(files), placements[0].size)
+    chroma: str = transform.chroma  # type: ignore[attr-defined]
+
+    def read(i: int) -> Loss | None:
+        return _read_resized(files[i], placements[i], chroma, orientations[i], [plane[i] for plane in out])
+
+    losses = for_each(read, len(files), num_threads)
+    return as_result(out, placements[0].size), losses
+
+
+def _read_resized(file: File, placement: Placement, chroma: str, orientation: int, out: list[Any]) -> Loss | None:
+    geometry = file.opening.geometry
+    planes, qtables, loss = _decoded(file)
+    if geometry.color_space in ("cmyk", "ycck"):
+        whole = JPEGCoefficients(planes, qtables, *geometry)
+        resized = resize_coefficients(whole, [placement], chroma=chroma, orientation=orientation)
+        for plane, target in zip(resized.planes, out, strict=True):
+            target[...] = plane[0].numpy()
+        return loss
+    plan = make_plan(*geometry, chroma, orientation, placement)
+    tables = qtables.numpy().astype(np.float32).reshape(len(planes), 64)
+    resize_planes([plane[0].numpy() for plane in planes], tables, plan, out)
+    return loss
+
+
+def _decoded(file: File) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
+    grids = file.opening.geometry.blocks
+    planes = tuple([torch.from_numpy(np.empty((1, *grid, 8, 8), np.int16)) for grid in grids])
+    qtables = torch.from_numpy(np.empty((1, len(grids), 8, 8), np.int32))
+    (loss,) = decode_files([file], planes, qtables, 1)
+    return planes, qtables, loss
+
+
+def _read_one_by_one(
+    files: Sequence[File],
+    orientations: Sequence[int],
+    transform: Callable[[JPEGCoefficients], JPEGCoefficients],
+    num_threads: int,
+) -> tuple[JPEGCoefficients, list[Loss | None]]:
+    losses: list[Loss | None] = [None] * len(files)
+
+    def read(i: int) -> JPEGCoefficients:
+        planes, qtables, losses[i] = _decoded(files[i])
+        coefficients = JPEGCoefficients(planes, qtables, *files[i].opening.geometry)
+        return transform(undo_orientation(coefficients, orientations[i]))
+
+    results = for_each(read, len(files), num_threads)
+    first = results[0]
+    for file, result in zip(files, results, strict=True):
+        if result[2:] != first[2:]:
+            raise ValueError(
+                f"the files of a batch must have the same geometry after the transform: {file.name} has {result[2:]}, "
+                f"but {files[0].name} has {first[2:]}; a CoefficientTransform with crop= gives all files one"
+            )
+    planes = tuple(torch.cat(parts) for parts in zip(*[result.planes for result in results], strict=True))
+    batch = first._replace(planes=planes, qtables=torch.cat([result.qtables for result in results]))
+    return batch, losses

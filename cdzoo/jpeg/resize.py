@@ -1,0 +1,348 @@
+"""Photographs of any size at the size of a network, from coefficients to coefficients.
+
+Dequantisation, inverse DCT, chroma upsampling, antialiased resizing, flips and crop are linear maps along one axis
+each. Composed with the DCT of the result they are one banded matrix per axis and component, so that the linear decode
+is resized exactly, and no picture of full size is ever made. On the CPU a compiled kernel does it
+(:mod:`cdzoo.jpeg.kernels.resize`), elsewhere matrix products do.
+
+The result is always ``"ycbcr"``, sampled 1x1, with float32 planes and tables of ones, so that files of every kind go
+into one batch: grey files get chroma planes of zeros, RGB, CMYK and YCCK files are converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdzoo._threads import for_each
+from cdzoo._torch import outside_autocast
+from cdzoo.jpeg import dct
+from cdzoo.jpeg.planes import (
+    component_size,
+    dequantized,
+    pixels_per_sample,
+    subsampling_factors,
+    to_ycbcr,
+    uses_fancy,
+)
+from cdzoo.types import JPEGCoefficients
+
+if TYPE_CHECKING:
+    from cdzoo.jpeg.kernels.resize import Axis
+
+__all__ = ["Placement", "resize_coefficients"]
+
+_TURNED_ROWS, _TURNED_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # orientations whose stored rows, columns run backwards
+_BLACK = -128.0
+
+
+class Placement(NamedTuple):
+    """A box of the upright picture, resized, and the part of the result that is kept.
+
+    Attributes:
+        top, left, height, width: the box, in pixels; it lies inside the picture.
+        resized: ``(h, w)`` of the box after resizing.
+        first: row and column of the resized box where the result begins; what lies outside the box is black.
+        size: ``(h, w)`` of the result.
+        mirrored: whether the result is mirrored left and right.
+        cubic: bicubic filter in place of the triangle (bilinear) one; both antialiased.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    resized: tuple[int, int]
+    first: tuple[int, int]
+    size: tuple[int, int]
+    mirrored: bool = False
+    cubic: bool = False
+
+    def stored_axes(self, image_size: tuple[int, int], orientation: int) -> list[_AxisPlacement]:
+        """The vertical and the horizontal axis of the stored picture."""
+        boxes = ((self.top, self.height), (self.left, self.width))
+        mirrored = (False, self.mirrored)
+        turned = (orientation in _TURNED_ROWS, orientation in _TURNED_COLUMNS)
+        return [
+            _AxisPlacement(
+                image_size[stored],
+                *boxes[upright],
+                self.resized[upright],
+                self.first[upright],
+                self.size[upright],
+                turned[stored],
+                mirrored[upright],
+                self.cubic,
+            )
+            for stored, upright in enumerate((1, 0) if orientation >= 5 else (0, 1))
+        ]
+
+
+class _AxisPlacement(NamedTuple):
+    """One axis of a placement, see :func:`cdzoo.jpeg.kernels.resize.build_axis`."""
+
+    length: int
+    start: int
+    extent: int
+    resized: int
+    first: int
+    kept: int
+    turned: bool
+    mirrored: bool
+    cubic: bool
+
+    @property
+    def flipped(self) -> bool:
+        return self.turned != self.mirrored
+
+
+def upright_size(image_size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """``(H, W)`` as the picture is to be seen."""
+    return (image_size[1], image_size[0]) if orientation >= 5 else image_size
+
+
+def resize_coefficients(
+    coefficients: JPEGCoefficients,
+    placements: Sequence[Placement],
+    *,
+    chroma: str = "fancy",
+    orientation: int = 1,
+    num_threads: int = 1,
+) -> JPEGCoefficients:
+    """Resize each picture of a batch as its placement says.
+
+    Args:
+        coefficients: a batch of ``B`` files of any kind, on any device.
+        placements: one for each, of one size; in the upright picture.
+        chroma: ``"fancy"`` or ``"nearest"`` upsampling.
+        orientation: the Exif orientation of all files, which is undone.
+        num_threads: files that are resized at the same time on the CPU.
+
+    Returns:
+        ``"ycbcr"`` coefficients ``3 x (B, hb, wb, 8, 8)`` float32, of tables of ones, sampled 1x1.
+
+    Raises:
+        JPEGError: sampling factors that don't divide each other, planes of a wrong shape.
+        ValueError: an unknown ``chroma``.
+    """
+    if coefficients.color_space in ("cmyk", "ycck"):
+        return _resized_pixels(coefficients, placements, chroma, orientation)
+    factors = subsampling_factors(coefficients)
+    compiled = all(plane.is_cpu and plane.dtype == torch.int16 for plane in coefficients.planes)
+    if not compiled:
+        return _resized_on_device(coefficients, factors, placements, chroma, orientation)
+    planes = [plane.contiguous().numpy() for plane in coefficients.planes]
+    qtables = coefficients.qtables.to(torch.float32).numpy().reshape(len(placements), -1, 64)
+    out = empty_result(len(placements), placements[0].size)
+    geometry = (coefficients.sampling, coefficients.image_size, coefficients.color_space)
+
+    def resize(i: int) -> None:
+        plan = make_plan(*geometry, chroma, orientation, placements[i])
+        resize_planes([plane[i] for plane in planes], qtables[i], plan, [plane[i] for plane in out])
+
+    for_each(resize, len(placements), num_threads)
+    return as_result(out, placements[0].size)
+
+
+class Plan(NamedTuple):
+    """What the kernel is told of a file.
+
+    Attributes:
+        axes: the vertical and the horizontal axis of each component.
+        flips: int64 ``(3,)``: whether rows, columns run backwards in the result; whether it is transposed then.
+        fills: the value of samples outside the picture, for each component.
+        color_space: of the file.
+    """
+
+    axes: tuple[tuple[Axis, Axis], ...]
+    flips: NDArray[np.int64]
+    fills: tuple[float, ...]
+    color_space: str
+
+
+@lru_cache(maxsize=64)
+def make_plan(
+    sampling: tuple[tuple[int, int], ...],
+    image_size: tuple[int, int],
+    color_space: str,
+    chroma: str,
+    orientation: int,
+    placement: Placement,
+) -> Plan:
+    """The plan of a file of this geometry.
+
+    Raises:
+        JPEGError: sampling factors that don't divide each other.
+        ValueError: an unknown ``chroma``.
+    """
+    vertical, horizontal = placement.stored_axes(image_size, orientation)
+    made: dict[tuple[tuple[int, int], bool], tuple[Axis, Axis]] = {}
+    axes = []
+    for factor in pixels_per_sample(sampling):
+        fancy = uses_fancy(factor, image_size, chroma)
+        if (factor, fancy) not in made:
+            made[factor, fancy] = (_axis(vertical, factor[0], fancy), _axis(horizontal, factor[1], fancy))
+        axes.append(made[factor, fancy])
+    flips = np.array([vertical.flipped, horizontal.flipped, orientation >= 5], np.int64)
+    fills = (_BLACK,) * 3 if color_space == "rgb" else (_BLACK, 0.0, 0.0)
+    return Plan(tuple(axes), flips, fills[: len(axes)], color_space)
+
+
+def resize_planes(
+    planes: Sequence[NDArray[np.int16]], qtables: NDArray[np.float32], plan: Plan, out: Sequence[NDArray[np.float32]]
+) -> None:
+    """Resize the planes ``(Hb, Wb, 8, 8)`` of one file into planes ``(hb, wb, 8, 8)``."""
+    kernels, run = _load_kernels()
+    for k, (vertical, horizontal) in enumerate(plan.axes):
+        source = planes[k].reshape(*planes[k].shape[:2], 64)
+        run(
+            kernels.resize_plane,
+            source,
+            qtables[k],
+            vertical,
+            horizontal,
+            plan.flips,
+            plan.fills[k],
+            out[k].reshape(-1),
+        )
+    finish_colors(plan.color_space, out)
+
+
+def finish_colors(color_space: str, out: Sequence[NDArray[np.float32]]) -> None:
+    """Make YCbCr of the planes of one file, in place."""
+    if color_space == "gray":
+        for plane in out[1:]:
+            plane.fill(0)
+    elif color_space == "rgb":
+        for plane, converted in zip(out, to_ycbcr([torch.from_numpy(plane) for plane in out]), strict=True):
+            plane[...] = converted.numpy()
+
+
+def empty_result(batch: int, size: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """Planes for a batch of results."""
+    shape = (batch, -(-size[0] // 8), -(-size[1] // 8), 8, 8)
+    return [np.empty(shape, np.float32) for _ in range(3)]
+
+
+def as_result(planes: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> JPEGCoefficients:
+    """Coefficients of planes that are filled."""
+    tensors = tuple(torch.from_numpy(plane) for plane in planes)
+    tables = torch.ones(len(planes[0]), 3, 8, 8, dtype=torch.int32, device="cpu")
+    return JPEGCoefficients(tensors, tables, ((1, 1),) * 3, size, "ycbcr")
+
+
+def _resized_on_device(
+    coefficients: JPEGCoefficients,
+    factors: Sequence[tuple[int, int]],
+    placements: Sequence[Placement],
+    chroma: str,
+    orientation: int,
+) -> JPEGCoefficients:
+    """The same map as matrix products, for any dtype and device."""
+    size, space, device = coefficients.image_size, coefficients.color_space, coefficients.qtables.device
+    with outside_autocast(device):
+        components = []
+        for k, factor in enumerate(factors):
+            blocks = dequantized(coefficients.planes[k], coefficients.qtables[:, k], torch.float32) * 255
+            samples = dct.unblockify(blocks)
+            shift = _BLACK if k == 0 or space == "rgb" else 0.0
+            fancy = uses_fancy(factor, size, chroma)
+            components.append(_mapped(samples, placements, size, orientation, shift, factor, fancy))
+        if space == "rgb":
+            components = to_ycbcr(components)
+        planes = [dct.dct2d(dct.blockify(component)) for component in components]
+    planes += [torch.zeros_like(planes[0]) for _ in range(3 - len(planes))]
+    tables = torch.ones(len(placements), 3, 8, 8, dtype=torch.int32, device=device)
+    return JPEGCoefficients(tuple(planes), tables, ((1, 1),) * 3, placements[0].size, "ycbcr")
+
+
+def _resized_pixels(
+    coefficients: JPEGCoefficients, placements: Sequence[Placement], chroma: str, orientation: int
+) -> JPEGCoefficients:
+    """The way through pixels: the conversion of CMYK is not linear."""
+    from cdzoo.jpeg.pixels import decode_jpeg
+
+    device = coefficients.qtables.device
+    with outside_autocast(device):
+        colors = (decode_jpeg(coefficients, clamp=False, chroma=chroma) * 255 - 128).unbind(1)
+        components = [
+            _mapped(color, placements, coefficients.image_size, orientation, _BLACK, (1, 1), False, transformed=False)
+            for color in colors
+        ]
+        planes = tuple(dct.dct2d(dct.blockify(component)) for component in to_ycbcr(components))
+    tables = torch.ones(len(placements), 3, 8, 8, dtype=torch.int32, device=device)
+    return JPEGCoefficients(planes, tables, ((1, 1),) * 3, placements[0].size, "ycbcr")
+
+
+def _mapped(
+    samples: Tensor,
+    placements: Sequence[Placement],
+    image_size: tuple[int, int],
+    orientation: int,
+    fill: float,
+    factor: tuple[int, int],
+    fancy: bool,
+    *,
+    transformed: bool = True,
+) -> Tensor:
+    """Upright samples ``(B, h, w)`` of a component, given in levels or as its coefficients ``(B, 8 Hb, 8 Wb)``."""
+    alike = len(set(placements)) == 1
+    out = []
+    for i, placement in enumerate(placements[:1] if alike else placements):
+        x = samples if alike else samples[i : i + 1]
+        axes = placement.stored_axes(image_size, orientation)
+        rows, columns = (_dense(axes[n], factor[n], fancy, transformed=transformed).to(x) for n in (0, 1))
+        x = rows[:, : x.shape[1]] @ x @ columns[:, : x.shape[2]].T
+        outside = (rows == 0).all(1)[:, None] | (columns == 0).all(1)
+        out.append(torch.where(outside, fill, x))
+    y = torch.cat(out)
+    return y.transpose(1, 2) if orientation >= 5 else y
+
+
+def _dense(axis: _AxisPlacement, factor: int, fancy: bool, *, transformed: bool) -> Tensor:
+    """An axis as a matrix ``(count, 8 * blocks)``, in the order of the result."""
+    banded = _axis(axis, factor, fancy, transformed=transformed)
+    matrix = np.zeros((len(banded.outputs), len(banded.blocks) * 8), np.float32)
+    for o, (first, count) in enumerate(banded.outputs.tolist()):
+        matrix[o, 8 * first : 8 * (first + count)] = banded.weights[o, : 8 * count]
+    if axis.flipped:
+        matrix = matrix[::-1]
+    return torch.from_numpy(matrix[: axis.kept].copy())
+
+
+def _axis(axis: _AxisPlacement, factor: int, fancy: bool, *, transformed: bool = True) -> Axis:
+    """The matrix of an axis, see :class:`cdzoo.jpeg.kernels.resize.Axis`, over coefficients or over samples."""
+    kernels, run = _load_kernels()
+    triangle = fancy and factor == 2
+    room = -(-axis.kept // 8) * 8
+    support = int((4 if axis.cubic else 2) * max(axis.extent / axis.resized, 1.0)) + 2  # pixels
+    most = ((support - 1) // factor + 3) // 8 + 2  # blocks
+    num_blocks = -(-component_size((axis.length, 1), (factor, 1))[0] // 8)
+    arrays: Axis = kernels.Axis(
+        np.empty((room, 2), np.int64),
+        np.empty((num_blocks, 2), np.int64),
+        np.empty(room // 8, np.int64),
+        np.empty((room, 8 * most), np.float32),
+    )
+    basis = _DCT if transformed else _IDENTITY
+    length, *others = axis
+    run(kernels.build_axis, length, factor, triangle, *others, basis, *arrays)
+    return arrays
+
+
+def _load_kernels() -> tuple[Any, Any]:
+    """The module of compiled code, and what calls it. Numba is imported on first use."""
+    from cdzoo.jpeg.kernels import resize
+    from cdzoo.jpeg.kernels.jit import run
+
+    return resize, run
+
+
+_DCT = dct.dct_matrix(device="cpu").numpy()
+_IDENTITY = np.eye(8)
