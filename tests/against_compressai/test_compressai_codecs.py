@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from oracles.compressai_models import CLASSES, compressai_model, models
+from oracles.make_compressai import EXPECTED, record
+from safetensors.torch import load_file
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -117,3 +119,14 @@ def test_models_without_a_counterpart_are_refused() -> None:
             from_compressai(cls(8, 12))
     with pytest.raises(TypeError, match="dict"):
         from_compressai({})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recorded_data_are_compressais(name: str) -> None:
+    found, expected = record(name), load_file(EXPECTED)
+    assert set(found) == {key for key in expected if key.startswith(f"{name}/")}
+    for key, tensor in found.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, expected[key], rtol=1e-4, atol=1e-5 * float(tensor.abs().max())), key
+        else:
+            assert torch.equal(tensor, expected[key]), key

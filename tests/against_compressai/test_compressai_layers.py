@@ -1,4 +1,4 @@
-"""Layers against CompressAI's: the same initial values, tables, outputs and gradients, and the same golden data."""
+"""Layers against CompressAI's: the same initial values, tables, outputs and gradients."""
 
 from __future__ import annotations
 
