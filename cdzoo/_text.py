@@ -10,7 +10,7 @@ from unicodedata import category
 _NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # text would read in another order
 
-__all__ = ["class_labels", "explain", "one_line", "printable"]
+__all__ = ["class_labels", "explain", "missing_package", "one_line", "printable"]
 
 
 def explain(error: BaseException) -> str:
@@ -19,6 +19,11 @@ def explain(error: BaseException) -> str:
         return f"{error.strerror}: {os.fspath(error.filename)!r}" if error.filename is not None else error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()  # it may hold a file's name, and that any bytes
+
+
+def missing_package(error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError:
+    """The error for a package of an extra that is not installed: it names the package and the command."""
+    return ModuleNotFoundError(f"{error.name} is not installed; run: pip install 'cdzoo[{extra}]'", name=error.name)
 
 
 def printable(name: str) -> str:

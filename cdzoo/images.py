@@ -205,4 +205,6 @@ def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    scaled: np.ndarray[Any, np.dtype[np.float32]] = np.divide(pixels, np.float32(255))
+    return scaled

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS / "_ext"))
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing that the site shows needs a network
-warnings.filterwarnings("ignore", message=".*torch.jit.*")  # CompressAI's, when it is imported
 
 import cdzoo  # noqa: E402
 
@@ -64,7 +62,6 @@ nitpick_ignore_regex = [
 # -- doctests ---------------------------------------------------------------------------------------------------------
 
 doctest_global_setup = """
-import warnings
 warnings.filterwarnings("ignore", message=".*torch.jit.*")
 import torch
 import cdzoo

@@ -12,8 +12,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+
+try:
+    import onnxscript  # noqa: F401  # torch.onnx.export needs it
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is not installed; run: pip install 'cdzoo[interop]'") from error
 
 import cdzoo
 from cdzoo.data import CoefficientDataset, center_crop

@@ -288,7 +288,7 @@ def decode_batch(
                 then(i)
 
     _spread(decode, n, num_threads, longest=max(n, 1))
-    for i in np.flatnonzero(outcomes[:, 0]):
+    for i in np.flatnonzero(outcomes[:, 0]).tolist():
         code, position, value = outcomes[i].tolist()
         reason = kernels.CORRUPT[code].format(position=position, count=k, value=value, bits=value % (1 << 64))
         raise BitstreamError(reason, position=i, total=n)

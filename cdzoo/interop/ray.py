@@ -24,11 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-import ray.cloudpickle
-import ray.data
 import torch
 from torch import nn
+
+from cdzoo._text import missing_package
+
+try:
+    import ray
+    import ray.cloudpickle
+    import ray.data
+except ModuleNotFoundError as error:
+    raise missing_package(error, "interop") from error
 
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarise, unfinished

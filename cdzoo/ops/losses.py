@@ -105,19 +105,15 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
         x: the images, ``(B, 3, H, W)`` in ``[0, 1]``.
         lmbda: weight of the distortion; ``cdzoo.codecs.hyperprior.LAMBDAS`` has CompressAI's.
         metric: ``"mse"`` on the scale 0 to 255, or ``"ms-ssim"`` for 1 - MS-SSIM, which takes images of more than 160
-            pixels in either direction and the package ``pytorch_msssim``.
+            pixels in either direction.
 
     Raises:
         ValueError: another metric, or a codec without likelihoods.
-        ImportError: ``pytorch_msssim`` is missing, and MS-SSIM was asked for.
     """
     if metric == "mse":
         distortion = _mse255(output.x_hat, x)
     elif metric == "ms-ssim":
-        try:
-            msssim = import_module("pytorch_msssim")
-        except ImportError as error:
-            raise ImportError("metric='ms-ssim' needs the package pytorch_msssim; install it, or use 'mse'.") from error
+        msssim = import_module("pytorch_msssim")  # on first use
         distortion = 1 - msssim.ms_ssim(*_alike(output.x_hat, x), data_range=1.0)
     else:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")

@@ -22,6 +22,7 @@ from cdzoo.codecs import read_jpeg_header
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
+FILTER = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # CompressAI's, when it is imported
 ONE_THREAD = ("--quick", "--threads", "1", "--only")
 
 
@@ -149,6 +150,8 @@ def test_decoders_and_networks_agree(scripts: dict[str, ModuleType]) -> None:
         assert torch.nn.functional.cosine_similarity(found, logits["cdzoo"]).min() > 0.8, name
 
 
+@pytest.mark.compressai
+@FILTER
 def test_the_accelerator_is_skipped_with_a_reason_or_runs(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +170,8 @@ def test_the_accelerator_is_skipped_with_a_reason_or_runs(
         check(row)
 
 
+@pytest.mark.compressai
+@FILTER
 def test_the_learned_peer_gives_the_same_latents(scripts: dict[str, ModuleType]) -> None:
     pytest.importorskip("compressai")
     learned = importlib.import_module("learned_codecs")
@@ -181,6 +186,8 @@ def test_the_learned_peer_gives_the_same_latents(scripts: dict[str, ModuleType])
         assert y_hat.unique().numel() > 3, name  # not all zeros, which cost nothing
 
 
+@pytest.mark.compressai
+@FILTER
 def test_a_peer_that_would_take_too_long_is_left_out(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

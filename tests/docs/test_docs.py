@@ -15,7 +15,6 @@ import pytest
 
 import cdzoo
 
-pytest.importorskip("compressai", reason="pages show codecs that stand on CompressAI's layers")
 pytest.importorskip("sphinx_gallery")
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.timeout(1500)  # a minute on an idle core
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 PACKAGES = (
     "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",
-    "cdzoo.interop.datasets", "cdzoo.interop.timm", "cdzoo.interop.torchvision",
+    "cdzoo.interop.compressai", "cdzoo.interop.datasets", "cdzoo.interop.timm", "cdzoo.interop.torchvision",
 )  # fmt: skip
 
 
