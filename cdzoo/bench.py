@@ -1,8 +1,8 @@
-"""Bytes to logits, from coefficients and from pixels, in one run: what ``cdzoo bench`` measures.
+"""Times from the bytes of files to logits, through coefficients and through pixels, for ``cdzoo bench``.
 
-Every round runs each way once, in an order that rotates, on the same files; what is compared are medians over the
-rounds, so that a machine that slows down slows all ways alike. The rival decodes with libjpeg-turbo, through
-torchvision, in as many threads as the network has; both networks hold the same weights in the same memory format.
+Every round runs each way once on the same files, in a rotating order, and medians over the rounds are compared. So a
+machine that slows down slows all ways alike. The pixel way decodes with libjpeg-turbo, through torchvision, in as many
+threads as the network has. Both networks have the same weights in the same memory format.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Timing(NamedTuple):
         size: pixels of a side of the files, which are square.
         batch: files in a batch.
         threads: threads of PyTorch and of the readers.
-        images_per_second: from the bytes of the files on.
-        speedup: over ``"pixels"``; above 1 is faster.
-        reading: share of the time that reading or decoding the files takes.
+        images_per_second: images per second, from the bytes of the files to the result.
+        speedup: speed relative to ``"pixels"``; above 1 is faster.
+        reading: share of the time for reading or decoding the files.
     """
 
     task: str
@@ -69,24 +69,24 @@ def bench_jpeg(
     rounds: int = 7,
     photo: str | None = None,
 ) -> Iterator[Timing]:
-    """Times a network on JPEG files through each form, beside decoding them and running it on pixels.
+    """Time a network on JPEG files through each form, and on decoded pixels.
 
-    Arguments:
+    Args:
         model: a classifier of torchvision by name, built with random weights, or any such module over RGB.
         sizes: pixels of a side.
         batch: files in a batch.
         threads: thread counts to try, one after the other.
-        modes: of :func:`cdzoo.ops.to_jpeg_domain`.
+        modes: modes of :func:`cdzoo.ops.to_jpeg_domain`.
         tasks: ``"inference"``: files to logits. ``"training"``: forward, backward and a step of SGD.
-        quality: of the files, 4:2:0.
-        rounds: of which the medians are taken.
+        quality: JPEG quality of the files, with 4:2:0 subsampling.
+        rounds: number of rounds; medians are reported.
         photo: an image file to cut the files from; the packaged photograph by default.
 
     Yields:
-        A row for each way, ``"pixels"`` first, as it is measured.
+        a row for each way, ``"pixels"`` first, as soon as it is measured.
 
     Raises:
-        ValueError: a number that is less than 1, or an unknown model, mode or task.
+        ValueError: a number below 1, or an unknown model, mode or task.
     """
     for name, values in {"sizes": sizes, "batch": [batch], "threads": threads, "rounds": [rounds]}.items():
         if not values or min(values) < 1:
@@ -109,7 +109,7 @@ def bench_jpeg(
 def median_seconds(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Seconds of each task: medians over rounds in which every task runs once, after a warm-up of each.
 
-    A task whose warm-up takes more than three seconds is timed once: noise is little beside that.
+    A task whose warm-up takes more than three seconds is timed once, since noise matters less there.
     """
     names = list(tasks)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -161,7 +161,7 @@ def _rows(
     step = _inference if task == "inference" else _training
     work = {way: step(module, source) for way, (module, source) in ways.items()}
     with warnings.catch_warnings():
-        # torchvision means to hand its decoders over to another package; until then they are the fastest at hand
+        # torchvision has deprecated its decoders in favor of another package
         warnings.simplefilter("ignore", DeprecationWarning)
         seconds = median_seconds(work, rounds)
         sources = median_seconds({"pixels": decode, "coefficients": read}, rounds)
@@ -191,7 +191,7 @@ def _inference(module: nn.Module, source: Callable[[], Any]) -> Callable[[], obj
 
 def _training(module: nn.Module, source: Callable[[], Any]) -> Callable[[], object]:
     module.train()
-    # steps of length 0: weights that stay as they are keep the rounds alike
+    # steps of length 0 keep the weights, so that all rounds do the same work
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
 
     def run() -> object:

@@ -1,4 +1,4 @@
-"""The demonstration: one photograph, stored, recognised from its bits, and decoded once for the eye."""
+"""The demonstration: a photograph is compressed, classified from its stream, and decoded so that you can see it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ NUM_CHANNELS = 4
 
 
 class DemoResult(NamedTuple):
-    """What :func:`run_demo` did and measured.
+    """Files and measurements of :func:`run_demo`.
 
     Attributes:
-        stream: ``photo.cdz``, the photograph as bits.
+        stream: ``photo.cdz``, the compressed photograph.
         picture: ``demo.png``: the original, the decoded photograph, and four channels of its latent.
         header: the stream's header, with ``bpp`` and ``payload_bpp``.
-        logits: ``(1, num_classes)``, from the bits in the file.
-        psnr: of the decoded 8-bit RGB image, in dB.
+        logits: ``(1, num_classes)``, from the stream in the file.
+        psnr: PSNR of the decoded 8-bit RGB image in dB.
         channels: the latent channels in the picture, largest variance first.
-        logits_seconds: bits -> latent -> logits, median of several runs after a warm-up.
-        pixels_seconds: bits -> latent -> pixels, likewise.
+        logits_seconds: time of stream -> latent -> logits, median of several runs after a warm-up.
+        pixels_seconds: time of stream -> latent -> pixels, likewise.
         num_threads: threads that torch used.
     """
 
@@ -57,7 +57,7 @@ class DemoResult(NamedTuple):
 
 
 def load_photo(size: int | None = None) -> Tensor:
-    """The centre square of the packaged photograph, ``(1, 3, H, H)`` in ``[0, 1]``.
+    """The center square of the packaged photograph, ``(1, 3, H, H)`` in ``[0, 1]``.
 
     Args:
         size: its side in pixels, after resizing (antialiased bilinear); ``None`` leaves it at 427.
@@ -66,7 +66,7 @@ def load_photo(size: int | None = None) -> Tensor:
         ValueError: ``size`` is less than 1.
     """
     if size is not None and size < 1:
-        raise ValueError(f"size={size} must be at least 1 pixel.")
+        raise ValueError(f"size={size} must be at least 1 pixel")
     photo = read_image(PHOTO)
     height, width = photo.shape[-2:]
     side = min(height, width)
@@ -84,23 +84,23 @@ def run_demo(
     size: int | None = None,
     repeats: int = 5,
 ) -> DemoResult:
-    """Compress the photograph, classify it from the file's bits, decode it once for the eye, and draw a picture.
+    """Compress the photograph, classify it from its stream, decode it once, and draw a picture of all three.
 
-    The centre square is taken because the network's transform brings every latent to a square: a whole 640x427
+    Only the center square is used, because the network's transform resizes every latent to a square; the whole 640x427
     photograph would be squeezed by a third.
 
     Args:
         network: a codec and a classifier of its latents, from :func:`cdzoo.compose`.
-        directory: where ``photo.cdz`` and ``demo.png`` go; made if need be, files of these names are replaced.
+        directory: output folder for ``photo.cdz`` and ``demo.png``, which are replaced if they exist.
         size: side in pixels to which the square is resized; ``None`` keeps the photograph's own resolution.
-        repeats: timed runs of each way, of which the median counts.
+        repeats: number of timed runs; the median is reported.
 
     Raises:
         OSError: the directory cannot be written.
         ValueError: ``size`` or ``repeats`` is less than 1.
     """
     if repeats < 1:
-        raise ValueError(f"repeats={repeats} must be at least 1.")
+        raise ValueError(f"repeats={repeats} must be at least 1")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     codec, photo = network.codec, load_photo(size)
@@ -137,7 +137,7 @@ def run_demo(
 
 
 def _timed(function: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
-    """What a function returns, and the median of its times once everything is compiled and in cache."""
+    """A function's result, and the median of its times after a first call."""
     result = function()
     seconds = []
     for _ in range(repeats):
@@ -160,7 +160,7 @@ _MARGIN, _CAPTION, _FONT = 16, 48, 15
 def _draw(
     photo: Tensor, decoded: Tensor, latent: Tensor, channels: Sequence[int], header: StreamHeader, psnr: float
 ) -> Image.Image:
-    """Original | decoded | a square of latent channels, each with a caption below."""
+    """Draw original, decoded photograph and latent channels side by side, with captions."""
     from PIL import Image, ImageDraw
 
     side = max(int(photo.shape[-1]), 400)
@@ -172,7 +172,7 @@ def _draw(
         ),
         (
             _channel_square(latent, channels, side),
-            "what the network reads instead: four of the latent's\n"
+            "input of the network instead: four of the latent's\n"
             f"{len(latent)} channels ({', '.join(map(str, channels))}), "
             f"{latent.shape[2]}x{latent.shape[1]} values each",
         ),
@@ -190,7 +190,7 @@ def _draw(
 
 
 def _channel_square(latent: Tensor, channels: Sequence[int], side: int) -> Image.Image:
-    """Channels in rows of two; zero is mid-grey, and each channel's largest magnitude black or white."""
+    """Draw channels in rows of two; zero is mid-grey, and each channel's largest magnitude is black or white."""
     from PIL import Image
 
     square = Image.new("RGB", (side, side), "white")

@@ -31,9 +31,9 @@ class _StreamError(CdzooError):
         """The same error for another place."""
         return type(self)(self.reason, position=position, total=total)
 
-    def named(self, name: str) -> Self:
-        """The same error with a file's name in place of a position."""
-        return type(self)(f"{name}: {self.reason}")
+    def named(self, name: str | None) -> Self:
+        """The same error with a file's name, or nothing, in place of a position."""
+        return type(self)(self.reason if name is None else f"{name}: {self.reason}")
 
 
 class BitstreamError(_StreamError, ValueError):

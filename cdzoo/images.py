@@ -1,14 +1,16 @@
-"""Image files to the tensors that codecs take, and back: the only place where pixels meet the file system."""
+"""Image files to the tensors that codecs take, and back."""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo.types import MAX_IMAGE_PIXELS
@@ -20,7 +22,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "decode_image",
     "image_size",
-    "is_own_png",
+    "load_images",
     "png_bytes",
     "read_image",
     "read_image_size",
@@ -34,18 +36,17 @@ IMAGE_SUFFIXES = frozenset(
         ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
     }
 )  # fmt: skip
-"""What counts as an image where a folder is searched; a file that is named outright may have any suffix."""
+"""Suffixes of image files where a folder is searched; a file that is named itself may have any suffix."""
 _ORIENTATION = 0x0112  # of Exif
 _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
-_SOFTWARE = "cdzoo"  # in the PNG files that are written here
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
-    """Read an image file as a codec takes it.
+    """Read an image file as the input of a codec.
 
     The picture is turned as its Exif orientation says. Grey, palette and CMYK images become RGB by Pillow's plain
-    conversion; colour profiles (ICC) are not applied. Transparent images are laid on white. Grey images of 16 bits
-    keep their precision; colour images of 16 bits come out of Pillow with 8. Of an animation, the first frame is read.
+    conversion; color profiles (ICC) are not applied. Transparent images are put on white. Grey images of 16 bits
+    keep their precision; color images of 16 bits get 8 bits from Pillow. Of an animation, the first frame is read.
 
     Args:
         path: a file of any format that Pillow reads.
@@ -57,10 +58,59 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMA
 
     Raises:
         OSError: the file cannot be opened: it does not exist, is a folder, or may not be read.
-        ValueError: it is no image, is truncated or damaged, or has too many pixels.
+        ValueError: it is not an image, is truncated or damaged, or has too many pixels; with Pillow's own message.
     """
     with open(path, "rb") as file:
         return _decoded(file, repr(os.fspath(path)), max_pixels)
+
+
+def load_images(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    size: int | None = None,
+    max_pixels: int | None = MAX_IMAGE_PIXELS,
+) -> Tensor:
+    """Read image files into one batch, upright, as :func:`read_image` reads each of them.
+
+    Args:
+        paths: a file, or a sequence of files.
+        size: resize the shorter side to this many pixels (bilinear, antialiased) and crop the center square, as
+            ``Resize(size)`` and ``CenterCrop(size)`` of ``torchvision.transforms.v2`` do. ``None`` keeps the images as
+            they are; they must have equal sizes then.
+        max_pixels: refuse images of more pixels; ``None`` for no limit.
+
+    Returns:
+        ``(B, 3, H, W)`` float32, RGB, in ``[0, 1]``; ``H = W = size`` where ``size`` is given.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: no paths, images of unequal sizes without ``size``, ``size`` below 1, or not an image.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"size must be an integer of at least 1, or None, not {size!r}")
+    names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not names:
+        raise ValueError("no paths: pass at least one image file")
+    images = [read_image(name, max_pixels=max_pixels) for name in names]
+    if size is not None:
+        images = [_resized(x, size) for x in images]
+    for name, x in zip(names, images, strict=True):
+        if x.shape != images[0].shape:
+            (first, other) = (f"{y.shape[2]}x{y.shape[3]}" for y in (images[0], x))
+            raise ValueError(
+                f"images of unequal sizes (H x W) make no batch: {os.fspath(names[0])!r} has {first} pixels and "
+                f"{os.fspath(name)!r} has {other}; pass size= to resize and crop them"
+            )
+    return torch.cat(images)
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    height, width = x.shape[-2:]
+    shorter = min(height, width)
+    height, width = int(size * height / shorter), int(size * width / shorter)
+    x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return x[..., top : top + size, left : left + size]
 
 
 def decode_image(data: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
@@ -76,7 +126,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     """``(H, W)`` of an image file as :func:`decode_image` would give it, from its header.
 
     Raises:
-        ValueError: it is no image, or so large that Pillow refuses it.
+        ValueError: it is not an image, or so large that Pillow refuses it.
     """
     return _size(io.BytesIO(data), f"an image of {len(data)} bytes")
 
@@ -104,38 +154,32 @@ def _size(file: BinaryIO, name: str) -> tuple[int, int]:
                     width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
                 turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         except Exception as error:
-            raise ValueError(f"{name} has no header that can be read ({error}).") from error
+            raise ValueError(f"{name}: {error}") from error
     return (width, height) if turned else (height, width)
 
 
 def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
-    # Pillow warns of oddities (broken Exif data, half its limit) that do no harm, or raise by themselves
+    # Pillow warns of harmless oddities, such as broken Exif data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(file) as image:
                 width, height = image.size
                 if max_pixels is not None and width * height > max_pixels:
-                    raise Image.DecompressionBombError(f"{width}x{height} pixels exceed the limit of {max_pixels}")
+                    raise ValueError(
+                        f"{width}x{height} pixels exceed the limit of {max_pixels}; if you trust the file, pass a "
+                        "larger max_pixels"
+                    )
                 image.load()
                 array = _rgb(_upright(image))
-        except UnidentifiedImageError:
-            what = (
-                "is empty"
-                if file.seek(0, os.SEEK_END) == 0
-                else "is not an image in a format that Pillow reads, or is damaged"
-            )
-            raise ValueError(f"{name} {what}; was it written in full?") from None
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"{name} is too large: {error}; if you trust it, read it with a larger limit.") from None
         except MemoryError:
             raise
-        except Exception as error:  # each of Pillow's decoders has its own way to fail on damaged data
-            raise ValueError(
-                f"{name} cannot be decoded ({error}); the file is truncated or damaged, or of a kind that is not read."
-            ) from error
+        except UnidentifiedImageError:  # whose text holds an object's address
+            raise ValueError(f"{name}: cannot identify image file; Pillow does not read its format") from None
+        except Exception as error:  # Pillow's decoders raise errors of many types for damaged data
+            raise ValueError(f"{name}: {error}") from error
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
@@ -148,7 +192,7 @@ def to_pillow(x: Tensor) -> Image.Image:
     from PIL import Image
 
     if x.shape[:-2] not in ((3,), (1, 3)):
-        raise ValueError(f"x must be one image (3, H, W) or (1, 3, H, W), not {tuple(x.shape)}.")
+        raise ValueError(f"x must be one image (3, H, W) or (1, 3, H, W), not {tuple(x.shape)}")
     pixels = x.detach().reshape(3, *x.shape[-2:]).permute(1, 2, 0).clamp(0, 1).mul(255).round()
     return Image.fromarray(pixels.to("cpu", torch.uint8).contiguous().numpy())
 
@@ -159,29 +203,9 @@ def png_bytes(x: Tensor) -> bytes:
     Raises:
         ValueError: another shape.
     """
-    from PIL.PngImagePlugin import PngInfo
-
-    buffer, text = io.BytesIO(), PngInfo()
-    text.add_text("Software", _SOFTWARE)
-    to_pillow(x).save(buffer, "PNG", pnginfo=text)
+    buffer = io.BytesIO()
+    to_pillow(x).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def is_own_png(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as :func:`png_bytes` does.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    from PIL import Image
-
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(file, formats=("PNG",)) as image:
-                return bool(image.info.get("Software") == _SOFTWARE)
-        except Exception:  # whatever it is, it is something else
-            return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -189,7 +213,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # Exif data that cannot be parsed: show the pixels as they lie, as viewers do
+    except Exception:  # Exif data that cannot be parsed: keep the stored orientation, as viewers do
         return image
 
 

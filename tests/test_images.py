@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdzoo.images import png_bytes, read_image, to_pillow
+from cdzoo.images import load_images, png_bytes, read_image, to_pillow
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -119,9 +119,9 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 def test_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not a photograph")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(ValueError, match=r"text\.jpg' is not an image"):
+    with pytest.raises(ValueError, match=r"text\.jpg'.*cannot identify image file"):
         read_image(tmp_path / "text.jpg")
-    with pytest.raises(ValueError, match=r"empty\.png' is empty"):
+    with pytest.raises(ValueError, match=r"empty\.png'.*cannot identify image file"):
         read_image(str(tmp_path / "empty.png"))
     with pytest.raises(FileNotFoundError, match="missing"):
         read_image(tmp_path / "missing.png")
@@ -165,13 +165,13 @@ def test_no_file_is_left_open(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (30, 40)).save(path)
-    with pytest.raises(ValueError, match=r"a\.png' is too large: 30x40 pixels exceed the limit of 1199"):
+    with pytest.raises(ValueError, match=r"a\.png': 30x40 pixels exceed the limit of 1199; .*max_pixels"):
         read_image(path, max_pixels=1199)
     assert read_image(path, max_pixels=1200).shape == (1, 3, 40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # Pillow warns from there on and refuses twice as much
     assert read_image(path).shape == (1, 3, 40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
-    with pytest.raises(ValueError, match=r"a\.png' is too large.*1198"):
+    with pytest.raises(ValueError, match=r"a\.png'.*1198"):
         read_image(path, max_pixels=None)
 
 
@@ -187,3 +187,34 @@ def test_png_bytes_round_trip() -> None:
     beyond = x + torch.tensor([5.0, -5.0, 0.0]).view(3, 1, 1)
     expected = np.stack([np.full_like(PIXELS[..., 0], 255), np.zeros_like(PIXELS[..., 0]), PIXELS[..., 2]], -1)
     assert np.array_equal(np.asarray(to_pillow(beyond)), expected)
+
+
+@pytest.mark.parametrize("size", [1, 24, 37])
+def test_batches_are_resized_and_cropped_as_by_torchvision(tmp_path: Path, size: int) -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = []
+    for number, shape in enumerate([(40, 31, 3), (30, 55, 3), (37, 37, 3), (20, 90, 3)]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(paths[-1], exif=exif)
+    batch = load_images(paths, size=size)
+    assert batch.shape == (4, 3, size, size)
+    transform = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    for path, x in zip(paths, batch, strict=True):
+        assert torch.allclose(x, transform(read_image(path))[0], atol=1e-6)
+
+
+def test_batches_of_equal_sizes_stay_as_they_are(tmp_path: Path) -> None:
+    for name, shape in (("a.png", (5, 7)), ("b.png", (5, 7)), ("c.png", (7, 5))):
+        Image.fromarray(RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(tmp_path / name)
+    batch = load_images([tmp_path / "a.png", tmp_path / "b.png"])
+    assert torch.equal(batch, torch.cat([read_image(tmp_path / "a.png"), read_image(tmp_path / "b.png")]))
+    assert torch.equal(load_images(tmp_path / "a.png"), batch[:1])
+    with pytest.raises(ValueError, match=r"'.*a\.png' has 5x7 pixels and '.*c\.png' has 7x5; pass size="):
+        load_images([tmp_path / "a.png", tmp_path / "c.png"])
+    for bad in (0, 2.5, True):
+        with pytest.raises(ValueError, match="size must be an integer"):
+            load_images(tmp_path / "a.png", size=bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no paths"):
+        load_images([])

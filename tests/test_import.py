@@ -16,6 +16,7 @@ PUBLIC = {
     "CompressedDomainModel",
     "JPEGCoefficients",
     "Latent",
+    "classify",
     "compose",
     "from_pretrained",
     "get_codec",
@@ -24,6 +25,7 @@ PUBLIC = {
     "get_weight",
     "list_codecs",
     "list_models",
+    "load_images",
     "push_to_hub",
     "save_pretrained",
 }

@@ -1,1 +1,1 @@
-"""Any number of files through a codec or a network."""
+"""One engine that applies a codec or a network to any number of files, for the command line and Ray alike."""

@@ -1,381 +1,226 @@
-"""Any number of files, a part at a time, whatever engine hands the parts to its workers.
+"""The engine: files are read, grouped into batches and processed; an error stays with its file.
 
-A part is a shard, or some files of a folder. Its result is one Parquet table (and, from :class:`Compress`, one shard of
-streams before it) that takes its name when it is complete. So a part can be begun anew at any time, by anybody, and
-what is there is done.
+A :class:`Task` says how one file is prepared and how a batch of prepared files is processed. :func:`process` runs it
+over any number of files, for the command line, :func:`cdzoo.classify` and the workers of a cluster alike. Parts of an
+archive (:mod:`cdzoo.bulk.plan`) go through :meth:`Task.write_part`: their results are one Parquet table, which takes
+its name when it is complete, so that a part can be started again at any time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import errno
-import hashlib
 import io
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-from cdzoo._compose import CompressedDomainModel
-from cdzoo._files import JPEG_SUFFIXES, read_file, write_atomically
-from cdzoo._text import class_labels, explain, printable
-from cdzoo.bulk.plan import Part
-from cdzoo.codecs import Codec, read_header
-from cdzoo.data._decode import bucketed
-from cdzoo.data._webdataset import Member, read_member, read_samples
-from cdzoo.data.coefficients import read_upright
-from cdzoo.data.collate import collate_coefficients, collate_latents
-from cdzoo.data.shard_writer import open_shard, sample_members
-from cdzoo.data.streams import StreamDecoder
+from cdzoo._files import read_file, write_atomically
+from cdzoo._text import explain, printable
+from cdzoo.bulk.plan import File, Part, read_part
+from cdzoo.data._decode import MAX_STREAM_BYTES, bucketed
 from cdzoo.errors import CdzooError
-from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size
-from cdzoo.transforms import CoefficientTransform
-from cdzoo.types import JPEGCoefficients, Latent
+from cdzoo.types import MAX_IMAGE_PIXELS
 
-__all__ = ["Classify", "Compress", "Task"]
+__all__ = ["FILE_ERRORS", "Item", "Task", "process", "read_paths"]
 
-In = TypeVar("In")
+FILE_ERRORS = (CdzooError, OSError, ValueError, MemoryError)
+"""Errors that a damaged, huge or unsupported file can cause; any other error ends the run."""
 _MAX_BATCH_PIXELS = 1 << 22
 _MAX_PENDING_BYTES = 1 << 28
-_ABOUT_A_FILE = (CdzooError, ValueError, MemoryError)
-"""What a damaged, huge or strange file can make a codec or network raise; anything else ends the part."""
 
 
-class _File(NamedTuple):
-    number: int
-    name: str
-    data: bytes
-    sample: str
-    label: int | None
+class Item(NamedTuple):
+    """A file that is ready for a batch.
+
+    Attributes:
+        file: the file.
+        key: items of one batch have equal keys, such as an image size.
+        value: the input of :meth:`Task.run`.
+        image_size: ``(H, W)`` for the size of batches, or ``None`` where it is unknown.
+        num_bytes: memory that the item takes while it waits.
+    """
+
+    file: File
+    key: Hashable
+    value: Any
+    image_size: tuple[int, int] | None
+    num_bytes: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the image; 1 if its size is unknown."""
+        return 1 if self.image_size is None else max(1, math.prod(self.image_size))
 
 
 class Task(ABC):
-    """What is done with every file of a part; sent to workers whole.
+    """One operation on every file.
+
+    Args:
+        batch_size: largest number of files in a batch.
+        max_pixels: refuse images of more pixels; ``None`` for no limit.
+        max_stream_bytes: refuse files of more bytes.
+        with_labels: parts have class numbers, which :meth:`write_part` passes on.
 
     Attributes:
-        suffixes: of the files wanted, in lower case.
+        suffixes: suffixes of the files that it reads, in lower case.
+        columns: names and types of the columns of its tables; ``"[int32]"`` is a list.
+
+    Raises:
+        ValueError: a limit below 1.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = ()
+    suffixes: tuple[str, ...] = ()
+    columns: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, *, batch_size: int, max_pixels: int | None, max_stream_bytes: int, with_labels: bool) -> None:
-        for name, value in {
-            "batch_size": batch_size,
-            "max_pixels": max_pixels,
-            "max_stream_bytes": max_stream_bytes,
-        }.items():
+    def __init__(
+        self,
+        *,
+        batch_size: int = 16,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
+        with_labels: bool = False,
+    ) -> None:
+        limits = {"batch_size": batch_size, "max_pixels": max_pixels, "max_stream_bytes": max_stream_bytes}
+        for name, value in limits.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.batch_size, self.max_pixels, self.max_stream_bytes = batch_size, max_pixels, max_stream_bytes
         self.with_labels = with_labels
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the result depends on, JSON-ready."""
+        """Everything that the results depend on, JSON-ready."""
         limits = {"max_pixels": self.max_pixels, "max_stream_bytes": self.max_stream_bytes}
-        return {"batch_size": self.batch_size, "labels": self.with_labels, **limits}
-
-    @property
-    @abstractmethod
-    def schema(self) -> Any:
-        """Of the tables, as pyarrow has it; ``file`` comes first and ``error`` last."""
+        return {"task": type(self).__name__, "batch_size": self.batch_size, "labels": self.with_labels, **limits}
 
     @abstractmethod
+    def prepare(self, file: File) -> Item:
+        """Read as much of a file as is needed to put it into a batch.
+
+        Raises:
+            ValueError: the file cannot be used; other errors of :data:`FILE_ERRORS` likewise.
+        """
+
+    @abstractmethod
+    def run(self, items: Sequence[Item]) -> Sequence[Any]:
+        """Results of a batch, in order; an exception stands in place of a file that has none.
+
+        An exception that is raised is that of one of the files: each is tried again alone.
+        """
+
     def to(self, device: torch.device | str) -> None:
-        """Move networks there."""
+        """Move the networks to a device."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def write(self, part: Part, output: Path) -> None:
-        """Do a part."""
+    def row(self, file: File, result: Any) -> dict[str, Any]:
+        """The columns of a file's row in a table, for a result that is not an error."""
+        raise NotImplementedError
 
-    def _results(self, work: Callable[[Sequence[In]], Sequence[Any]], batch: Sequence[In]) -> Iterator[Any]:
-        """Results of a batch, and errors in the place of those that have none: one must not take the others with it."""
-        try:
-            results = work(batch)
-        except (*_ABOUT_A_FILE, RuntimeError) as error:
-            if not isinstance(error, _ABOUT_A_FILE) and not _is_out_of_memory(error):
-                raise
-            # without its frames, whose tensors would not leave the memory to try again
-            failure = error.with_traceback(None)
-        else:
-            yield from results
-            return
-        if len(batch) == 1:
-            yield failure
-            return
-        for item in batch:
-            yield from self._results(work, [item])
+    def write_part(self, part: Part, output: Path) -> None:
+        """Process a part of an archive and write its table."""
+        rows: dict[int, dict[str, Any]] = {}
+        for file, result in process(self.read(part), self):
+            rows[file.number] = {"file": printable(file.name), **self.row_or_error(file, result)}
+        self.write_table(part, output, rows)
 
-    def _batches(
-        self,
-        files: Iterator[In],
-        key: Callable[[In], Hashable],
-        pixels: Callable[[In], int],
-        num_bytes: Callable[[In], int],
-    ) -> Iterator[list[In]]:
-        def size(item: In) -> int:
-            return max(1, min(self.batch_size, _MAX_BATCH_PIXELS // max(1, pixels(item))))
+    def read(self, part: Part) -> Iterator[File]:
+        """The files of a part."""
+        return read_part(part, self.suffixes, limit=self.max_stream_bytes, with_labels=self.with_labels)
 
-        return bucketed(files, key, size=size, weight=num_bytes, max_pending=_MAX_PENDING_BYTES)
+    def row_or_error(self, file: File, result: Any) -> dict[str, Any]:
+        """:meth:`row`, or the text of an error."""
+        return {"error": explain(result)} if isinstance(result, Exception) else self.row(file, result)
 
-    def _read(self, part: Part, failed: Callable[[int, str, Exception], None]) -> Iterator[_File]:
-        """The files of a part; those that cannot be read go to ``failed``."""
-        place = part.folder if part.shard is None else os.path.dirname(part.shard)
-        if not os.path.isdir(place):  # all of it at once: this machine does not see it
-            raise FileNotFoundError(errno.ENOENT, "the source is not to be seen from here", place)
-        if part.shard is None:
-            for index, name in enumerate(part.files):
-                try:
-                    data = read_file(os.path.join(part.folder, name), self.max_stream_bytes, ValueError)
-                except (OSError, ValueError) as error:
-                    failed(index, name, error)
-                    continue
-                stem = Path(name).stem.replace(".", "_")
-                label = None if part.labels is None else part.labels[index]
-                yield _File(index, name, data, f"{part.first + index:09d}-{stem}", label)
-            return
-        shard = part.shard
-
-        def load(file: BinaryIO, member: Member) -> bytes:
-            return read_member(file, shard, member, self.max_stream_bytes)
-
-        samples = read_samples(shard, self.suffixes, load, with_labels=self.with_labels)
-        for index, sample in enumerate(samples):
-            if isinstance(sample, Exception):
-                failed(index, os.path.basename(shard), sample)
-                continue
-            name = sample.member.name
-            folder, slash, base = name.rpartition("/")
-            key = folder + slash + base.partition(".")[0]  # WebDataset's key ends at the first dot
-            yield _File(index, name, sample.data, key, sample.label if self.with_labels else None)
-
-    def _write_table(self, part: Part, output: Path, rows: dict[int, dict[str, Any]]) -> None:
+    def write_table(self, part: Part, output: Path, rows: dict[int, dict[str, Any]]) -> None:
+        """Write the rows in the order of the files. With its table, a part is finished."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        ordered = [{"error": None, **rows[index]} for index in sorted(rows)]
+        def kind(name: str) -> Any:
+            return pa.list_(kind(name[1:-1])) if name[0] == "[" else pa.type_for_alias(name)
+
+        columns = {"file": "string", **self.columns, "error": "string"}
+        schema = pa.schema([(name, kind(own)) for name, own in columns.items()])
+        ordered = [{"error": None, **rows[number]} for number in sorted(rows)]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(ordered, self.schema), sink)
+        pq.write_table(pa.Table.from_pylist(ordered, schema), sink)
         write_atomically(output / part.table, sink.getvalue())
 
 
-class Compress(Task):
-    """Images to shards of ``.cdz`` streams."""
+def read_paths(paths: Iterable[str | os.PathLike[str]], limit: int | None = MAX_STREAM_BYTES) -> Iterator[File]:
+    """Files from paths, read as they are asked for; a file that cannot be read holds its error."""
+    for number, path in enumerate(paths):
+        try:
+            data: bytes | Exception = read_file(path, limit)
+        except FILE_ERRORS as error:
+            data = error
+        yield File(number, os.fspath(path), data)
 
-    suffixes = tuple(sorted(IMAGE_SUFFIXES))
 
-    def __init__(self, codec: Codec, **options: Any) -> None:
-        super().__init__(**options)
-        if not isinstance(codec, Codec):
-            raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec.")
-        self.codec = copy.deepcopy(codec).cpu().eval()
+def process(files: Iterable[File], choose: Task | Callable[[File], Task]) -> Iterator[tuple[File, Any]]:
+    """Every file with its result or, in its place, its error; batches change the order.
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint}
+    Args:
+        files: files; one whose ``data`` is an exception has that error.
+        choose: the task, or a function that gives each file its task. Errors of the function are the file's.
 
-    @property
-    def schema(self) -> Any:
-        return _schema(sample="string", bytes="int64", height="int32", width="int32")
+    Raises:
+        Exception: an error that no file is to blame for, such as a full disk.
+    """
+    failed: list[tuple[File, Exception]] = []
 
-    def to(self, device: torch.device | str) -> None:
-        self.codec.to(device)
-
-    def write(self, part: Part, output: Path) -> None:
-        """The shard first, then the table, which says that both are there."""
-        rows: dict[int, dict[str, Any]] = {}
-        shard = output / part.table.replace(".parquet", ".tar")
-
-        def failed(index: int, name: str, error: Exception) -> None:
-            rows[index] = {"file": printable(name), "error": explain(error)}
-
-        def size(file: _File) -> tuple[int, int] | None:
+    def prepared() -> Iterator[tuple[Task, Item]]:
+        for file in files:
             try:
-                return image_size(file.data)
-            except ValueError:  # which decoding says again
-                return None
+                if isinstance(file.data, Exception):
+                    raise file.data
+                task = choose if isinstance(choose, Task) else choose(file)
+                item = task.prepare(file)
+            except FILE_ERRORS as error:
+                failed.append((file, error))
+            else:
+                yield task, item
 
-        sized = ((size(file), file) for file in self._read(part, failed))
-        batches = self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data))
-        names: set[str] = set()
-        with contextlib.ExitStack() as stack:
-            tar = None  # where no file is good there is no shard: readers take an empty one for damage
-            for batch in batches:
-                files = [file for _, file in batch]
-                for file, stream in zip(files, self._results(self._compress, files), strict=True):
-                    if isinstance(stream, Exception):
-                        failed(file.number, file.name, stream)
-                        continue
-                    tar = stack.enter_context(open_shard(shard)) if tar is None else tar
-                    # two members of a shard may differ in their extensions only
-                    sample = f"{file.sample}-{file.number}" if file.sample in names else file.sample
-                    names.add(sample)
-                    for info, data in sample_members(sample, ".cdz", stream, file.label):
-                        tar.addfile(info, io.BytesIO(data))
-                    height, width = read_header(stream, max_pixels=None).image_size
-                    row = {"file": printable(file.name), "sample": printable(sample), "bytes": len(stream)}
-                    rows[file.number] = {**row, "height": height, "width": width}
-        if tar is None:
-            shard.unlink(missing_ok=True)  # of an earlier attempt, which still found some
-        self._write_table(part, output, rows)
-
-    @torch.no_grad()
-    def _compress(self, batch: Sequence[_File]) -> list[bytes]:
-        device = next(self.codec.parameters()).device
-        images = [decode_image(file.data, max_pixels=self.max_pixels) for file in batch]
-        if len({x.shape for x in images}) > 1:  # turned as their Exif data say
-            return [stream for x in images for stream in self.codec.compress(x.to(device))]
-        return self.codec.compress(torch.cat(images).to(device))
+    batches = bucketed(
+        prepared(),
+        lambda pair: (id(pair[0]), pair[1].key),
+        size=lambda pair: max(1, min(pair[0].batch_size, _MAX_BATCH_PIXELS // pair[1].pixels)),
+        weight=lambda pair: pair[1].num_bytes,
+        max_pending=_MAX_PENDING_BYTES,
+    )
+    for batch in batches:
+        yield from failed
+        failed.clear()
+        items = [item for _, item in batch]
+        yield from zip([item.file for item in items], _results(batch[0][0], items), strict=True)
+    yield from failed
 
 
-class Classify(Task):
-    """``.cdz`` streams, or JPEG files, to classes."""
-
-    def __init__(self, model: nn.Module, *, top: int, transforms: Callable[[Any], Any] | None, **options: Any) -> None:
-        super().__init__(**options)
-        if top < 1:
-            raise ValueError(f"top must be at least 1, not {top}.")
-        self.model, self.top = copy.deepcopy(model).cpu().eval(), top
-        self._decoder: StreamDecoder | None = None
-        if isinstance(model, CompressedDomainModel):
-            if transforms is not None:
-                raise ValueError(
-                    "transforms are for JPEG networks; compose() has put in those of networks over latents."
-                )
-            self._decoder = StreamDecoder(model.codec, None, self.max_pixels)
-            self._meta = getattr(model.model, "meta", {})
-        elif getattr(model, "latent_stride", None) is not None:
-            raise TypeError(f"{type(model).__name__} reads latents: put it behind its codec with cdzoo.compose.")
-        else:
-            found = getattr(model, "transforms", None) if transforms is None else transforms
-            self._transforms = CoefficientTransform() if found is None else found
-            self._meta = getattr(model, "meta", {})
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
-        return JPEG_SUFFIXES if self._decoder is None else StreamDecoder.suffixes
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        codec = {} if self._decoder is None else {"fingerprint": self._decoder.codec.fingerprint}
-        composed = isinstance(self.model, CompressedDomainModel)
-        model: Any = self.model.model if composed else self.model
-        transforms: Any = self.model.transforms if composed else self._transforms
-        config = transforms.config() if hasattr(transforms, "config") else getattr(transforms, "__qualname__", "")
-        of = {"model": type(model).__name__, "weights": digest.hexdigest(), "transforms": config}
-        return {**super().facts, **of, "top": self.top, **codec}
-
-    @property
-    def schema(self) -> Any:
-        return _schema(classes=["int32"], labels=["string"], probabilities=["float32"])
-
-    def to(self, device: torch.device | str) -> None:
-        self.model.to(device)
-
-    def write(self, part: Part, output: Path) -> None:
-        """The table."""
-        rows: dict[int, dict[str, Any]] = {}
-
-        def failed(index: int, name: str, error: Exception) -> None:
-            rows[index] = {"file": printable(name), "error": explain(error)}
-
-        read = self._latents if self._decoder is not None else self._coefficients
-        for batch in read(self._read(part, failed), failed):
-            for (file, _), logits in zip(batch, self._results(self._classify, batch), strict=True):
-                if isinstance(logits, Exception):
-                    failed(file.number, file.name, logits)
-                elif not logits.isfinite().all():
-                    failed(file.number, file.name, ValueError("the network's logits are not finite"))
-                else:
-                    rows[file.number] = {"file": printable(file.name), **self._best(logits)}
-        self._write_table(part, output, rows)
-
-    def _latents(self, files: Iterator[_File], failed: Callable[[int, str, Exception], None]) -> Iterator[Any]:
-        decoder = self._decoder
-        assert decoder is not None
-
-        def decode(batch: Sequence[tuple[Any, _File]]) -> list[Any]:
-            return list(decoder.decode([file.data for _, file in batch]))
-
-        sized: Iterator[Any] = ((decoder.bucket_key_or_none(file.data), file) for file in files)
-        for batch in self._batches(sized, lambda item: item[0], _pixels, lambda item: len(item[1].data)):
-            found = list(self._results(decode, batch))
-            for (_, file), latent in zip(batch, found, strict=True):
-                if isinstance(latent, Exception):
-                    failed(file.number, file.name, latent)
-            good = [(file, z) for (_, file), z in zip(batch, found, strict=True) if not isinstance(z, Exception)]
-            if good:
-                yield good
-
-    def _coefficients(self, files: Iterator[_File], failed: Callable[[int, str, Exception], None]) -> Iterator[Any]:
-        def read() -> Iterator[tuple[_File, JPEGCoefficients]]:
-            for file in files:
-                try:
-                    coefficients = read_upright(file.data, max_pixels=self.max_pixels)
-                    yield file, self._transforms(coefficients)
-                except _ABOUT_A_FILE as error:
-                    failed(file.number, file.name, error)
-
-        def geometry(item: tuple[_File, JPEGCoefficients]) -> Hashable:
-            c = item[1]
-            return c.sampling, c.image_size, c.color_space, tuple(plane.shape for plane in c.planes)
-
-        def num_bytes(item: tuple[_File, JPEGCoefficients]) -> int:
-            return sum(plane.nbytes for plane in item[1].planes)
-
-        return self._batches(read(), geometry, lambda item: math.prod(item[1].image_size), num_bytes)
-
-    @torch.no_grad()
-    def _classify(self, batch: Sequence[tuple[_File, Any]]) -> list[Tensor]:
-        inputs = [item for _, item in batch]
-        if isinstance(self.model, CompressedDomainModel):
-            latent = collate_latents(inputs)
-            assert isinstance(latent, Latent)
-            return self._logits(self.model.from_latent(latent))
-        found = collate_coefficients(inputs)
-        assert isinstance(found, JPEGCoefficients)
-        return self._logits(self.model(found.to(next(self.model.parameters()).device)))
-
-    def _logits(self, found: Any) -> list[Tensor]:
-        if not isinstance(found, Tensor) or found.dim() != 2:
-            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise TypeError(f"{type(self.model).__name__} gives {what}, not logits (B, num_classes); use a classifier.")
-        return list(found.float().cpu())
-
-    def _best(self, logits: Tensor) -> dict[str, Any]:
-        labels = class_labels(self._meta, len(logits))
-        best = logits.double().softmax(0).topk(min(self.top, len(logits)))
-        classes = best.indices.tolist()
-        return {
-            "classes": classes,
-            "labels": [labels[i]["label"] for i in classes],
-            "probabilities": best.values.tolist(),
-        }
+def _results(task: Task, items: Sequence[Item]) -> Iterator[Any]:
+    """Results of a batch; where it raises, of each file alone, so that one file does not affect the others."""
+    try:
+        results = task.run(items)
+    except (*FILE_ERRORS, RuntimeError) as error:
+        # OSError is a file's error while it is read, and here that of the machine
+        if isinstance(error, OSError) or not (isinstance(error, FILE_ERRORS) or _is_out_of_memory(error)):
+            raise
+        # without its frames, whose tensors would keep the memory that trying again needs
+        failure: Exception = error.with_traceback(None)
+        if not isinstance(error, FILE_ERRORS):
+            failure = MemoryError(f"not enough memory: {error}")
+    else:
+        yield from results
+        return
+    if len(items) == 1:
+        yield failure
+        return
+    for item in items:
+        yield from _results(task, [item])
 
 
-def _pixels(item: tuple[tuple[int, int] | None, Any]) -> int:
-    """Of an image whose size is known, or may be anything."""
-    return 1 if item[0] is None else math.prod(item[0])
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _schema(**columns: Any) -> Any:
-    import pyarrow as pa
-
-    def kind(name: Any) -> Any:
-        return pa.list_(kind(name[0])) if isinstance(name, list) else pa.type_for_alias(name)
-
-    return pa.schema([(name, kind(own)) for name, own in {"file": "string", **columns, "error": "string"}.items()])

@@ -1,9 +1,9 @@
 """The ``cdzoo`` command: list, info, compress, decompress, classify, bench, demo.
 
 Results go to standard output, as text or, with ``--json``, as one JSON document; everything else goes to standard
-error. A file that cannot be processed is reported by name and the others go on.
+error. A file that cannot be processed is reported by name, and the others are processed.
 
-Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted (with what was done until then).
+Exit status: 0 success, 1 something failed, 2 wrong usage, 130 interrupted (finished files are reported).
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdzoo", description="Networks that read what a codec stores.")
+    parser = argparse.ArgumentParser(
+        prog="cdzoo",
+        description="Neural networks that read compressed images.",
+    )
     parser.add_argument("--version", action="version", version=f"cdzoo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (_show, _compress, _classify, _bench, _demo):

@@ -1,12 +1,10 @@
-"""``cdzoo bench``: how fast this machine gets from files to labels."""
+"""``cdzoo bench``: time the ways from files to labels on this machine."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from cdzoo._registry import unknown_name
-from cdzoo.bench import Timing, bench_jpeg
 from cdzoo.cli._files import positive
 from cdzoo.cli._report import Report, UsageError, table
 
@@ -17,15 +15,15 @@ def add_commands(commands: Any) -> None:
     """Add the parser."""
     parser = commands.add_parser(
         "bench",
-        help="how fast this machine gets from files to labels",
-        description="Compare ways from the bytes of files to logits, in one run. Close other programs first.",
+        help="time the ways from files to labels",
+        description="Time several ways from the bytes of files to logits, in one run. Close other programs first.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     jpeg = kinds.add_parser(
         "jpeg",
-        help="a network on coefficients, beside decoding and the network on pixels",
-        description="A network of torchvision over the coefficients of JPEG files (fused, factored), beside decoding "
-        "them with libjpeg-turbo and running it on pixels: inference and training.",
+        help="coefficients against decoded pixels",
+        description="Compare a network of torchvision over the coefficients of JPEG files (fused, factored) with "
+        "decoding the files by libjpeg-turbo and running the network on pixels: inference and training.",
     )
     jpeg.add_argument("--model", default="resnet18", metavar="NAME", help="a classifier of torchvision (resnet18)")
     jpeg.add_argument("--sizes", type=positive, nargs="+", default=[224], metavar="PX", help="sides of the files (224)")
@@ -33,8 +31,10 @@ def add_commands(commands: Any) -> None:
     jpeg.add_argument("--threads", type=positive, nargs="+", default=[1, 2], metavar="N", help="thread counts (1 2)")
     jpeg.add_argument("--modes", nargs="+", choices=["fused", "factored"], default=["fused", "factored"])
     jpeg.add_argument("--tasks", nargs="+", choices=["inference", "training"], default=["inference", "training"])
-    jpeg.add_argument("--quality", type=_quality, default=75, metavar="Q", help="of the files, 1 to 95 (75)")
-    jpeg.add_argument("--rounds", type=positive, default=7, metavar="N", help="medians are taken over so many (7)")
+    jpeg.add_argument("--quality", type=_quality, default=75, metavar="Q", help="quality of the files, 1 to 95 (75)")
+    jpeg.add_argument(
+        "--rounds", type=positive, default=7, metavar="N", help="number of rounds; medians are reported (7)"
+    )
     jpeg.add_argument("--photo", metavar="FILE", help="an image to cut the files from, in place of the packaged one")
     jpeg.add_argument("--json", action="store_true", help="print one JSON document")
     jpeg.set_defaults(run=_jpeg, render=_render_jpeg)
@@ -43,12 +43,15 @@ def add_commands(commands: Any) -> None:
 def _quality(text: str) -> int:
     number = positive(text)
     if number > 95:
-        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 95, as Pillow recommends")
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 95, the range that Pillow recommends")
     return number
 
 
 def _jpeg(args: argparse.Namespace, report: Report) -> None:
-    from torchvision import models  # not loaded for the sake of other commands
+    from torchvision import models
+
+    from cdzoo._registry import unknown_name
+    from cdzoo.bench import bench_jpeg
 
     known = models.list_models(module=models)
     if args.model not in known:
@@ -72,6 +75,8 @@ def _jpeg(args: argparse.Namespace, report: Report) -> None:
 
 
 def _render_jpeg(report: Report) -> str:
+    from cdzoo.bench import Timing
+
     rows = [Timing(**row) for row in report.facts["rows"]]
     header = ("task", ">px", ">batch", ">threads", "way", ">images/s", ">speedup", ">reading files")
     cells = (

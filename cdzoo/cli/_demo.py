@@ -1,4 +1,4 @@
-"""``cdzoo demo``: one photograph, recognised from its bits."""
+"""``cdzoo demo``: compress a photograph and classify it from its stream."""
 
 from __future__ import annotations
 
@@ -6,38 +6,51 @@ import argparse
 import os
 from typing import Any
 
-from cdzoo.cli._classify import pair, rank_lines, top_classes
+from cdzoo.cli._classify import add_network, label_entries, label_lines
 from cdzoo.cli._files import make_folder, positive
-from cdzoo.cli._report import Report, width_x_height
-from cdzoo.demo import run_demo
+from cdzoo.cli._report import Report, UsageError, width_x_height
 
 __all__ = ["add_commands"]
+
+_MODEL = "fa_cresnet39"
 
 
 def add_commands(commands: Any) -> None:
     """Add the parser."""
     parser = commands.add_parser(
         "demo",
-        help="one photograph, recognised from its bits",
-        description="Compress a photograph that comes with the package, classify it from its bits, decode it once for "
-        "the eye, and draw a picture of the three.",
+        help="compress a photograph and classify it from its stream",
+        description="Compress a photograph that comes with the package, classify it from its stream, decode it once so "
+        "that you can see it, and draw a picture of all three.",
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="cdzoo_demo", help="folder for the files (cdzoo_demo)")
-    parser.add_argument("--model", metavar="NAME", help="network (fa_cresnet39, or what the weights are for)")
-    parser.add_argument("--weights", metavar="WEIGHTS", default="DEFAULT", help="name, hf://owner/repo or folder")
-    parser.add_argument("--codec", metavar="NAME|FOLDER", help="codec, by default the one that the weights belong to")
+    add_network(parser, f"network over latents ({_MODEL}, or the network of the weights)")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the centre square to this side")
-    parser.add_argument("--device", default="cpu", help="where networks run: cpu (default), cuda, ...")
+    parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=demo, render=_render)
 
 
 def demo(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo demo``."""
-    network, facts = pair(args)
+    from cdzoo._compose import CompressedDomainModel
+    from cdzoo.bulk.networks import find_network
+    from cdzoo.cli._load import get_device, load_given_codec
+    from cdzoo.demo import run_demo
+    from cdzoo.labels import top_labels
+
+    device, codec = get_device(args.device), load_given_codec(args.codec)
+    try:
+        model = _MODEL if args.model is None and args.weights is None else args.model
+        found = find_network(model, args.weights, codec)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    network = found.module.to(device).eval()
+    if not isinstance(network, CompressedDomainModel):
+        raise UsageError(f"{found.facts['builder']} does not read latents; name a network over latents, or its --codec")
     result = run_demo(network, make_folder(args.output), size=args.size)
     report.facts |= {
-        **facts,
+        "network": found.facts,
         "stream": os.fspath(result.stream),
         "picture": os.fspath(result.picture),
         "image_size": list(result.header.image_size),
@@ -45,7 +58,7 @@ def demo(args: argparse.Namespace, report: Report) -> None:
         "bpp": result.header.bpp,
         "payload_bpp": result.header.payload_bpp,
         "psnr": result.psnr,
-        "top": top_classes(result.logits, getattr(network.model, "meta", {}), 5),
+        "top": label_entries(top_labels(result.logits[0].float().cpu(), getattr(network.model, "meta", None) or {}, 5)),
         "logits_seconds": result.logits_seconds,
         "pixels_seconds": result.pixels_seconds,
         "num_threads": result.num_threads,
@@ -62,11 +75,11 @@ def _render(report: Report) -> str:
         [
             f"photograph    {width_x_height(facts['image_size'])} pixels, {facts['bytes']:,} bytes as a .cdz stream",
             f"rate          {facts['bpp']:.4f} bpp with the header, {facts['payload_bpp']:.4f} without",
-            f"quality       PSNR {facts['psnr']:.2f} dB, decoded once for the eye",
-            f"network       {facts['model']['builder']}, from the bits; no pixel is rebuilt:",
-            *rank_lines(facts["top"]),
-            f"time          {1000 * facts['logits_seconds']:.1f} ms  bits -> latent -> logits",
-            f"              {1000 * facts['pixels_seconds']:.1f} ms  bits -> latent -> pixels",
+            f"quality       PSNR {facts['psnr']:.2f} dB of the decoded photograph",
+            f"network       {facts['network']['builder']}, from the stream, without decoding pixels:",
+            *label_lines(facts["top"]),
+            f"time          {1000 * facts['logits_seconds']:.1f} ms  stream -> latent -> logits",
+            f"              {1000 * facts['pixels_seconds']:.1f} ms  stream -> latent -> pixels",
             f"              median of five runs after a warm-up, {facts['device']}, {threads}",
             f"files         {facts['stream']}",
             f"              {facts['picture']}",

@@ -1,23 +1,25 @@
-"""Which files a command reads, and where its results go."""
+"""The files that a command reads, and the places of its results."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
-import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cdzoo._files import file_size, find_files, read_file
 from cdzoo.cli._report import Report, name_list
 
-__all__ = ["Job", "Output", "add_inputs", "check_regular", "find_jobs", "make_folder", "plan_outputs", "positive"]
+__all__ = ["Job", "Output", "add_inputs", "existing", "exists", "find_jobs", "make_folder", "plan_outputs", "positive"]
+
+_SAME_TIME_NS = 1_000_000  # file systems round modification times; the coarsest in use to a microsecond
 
 
 class Job(NamedTuple):
-    """A file to read, and its place relative to the folder in which it was found."""
+    """A file to read, and its path relative to the folder in which it was found."""
 
     source: Path
     relative: Path
@@ -31,36 +33,40 @@ class Output(NamedTuple):
 
 
 def add_inputs(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
-    """The arguments that all commands over files have."""
+    """Add the arguments that all commands over files have."""
     parser.add_argument("inputs", nargs="+", metavar=metavar, help=what)
-    parser.add_argument("--device", default="cpu", help="where networks run: cpu (default), cuda, ...")
+    parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def positive(text: str) -> int:
     """The type of arguments that count something."""
     if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return number
 
 
-def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) -> list[Job]:
+def find_jobs(inputs: Sequence[str], suffixes: tuple[str, ...], report: Report) -> list[Job]:
     """The files that were named, and those with one of the suffixes in folders that were named.
 
-    A single folder stands for what is in it; beside other arguments, a folder's own name is part of the relative
-    place. Hidden files are left alone, and links to folders are not followed. Folders that cannot be read, or hold
-    nothing suitable, are reported as failed.
+    A single folder stands for its content; beside other arguments, its name is part of the relative path. Folders that
+    cannot be read, or hold no such file, are reported as failed. A file that is named twice is read once.
     """
-    jobs: dict[tuple[str, Path], Job] = {}  # a file that is named twice is read once
+    jobs: dict[tuple[str, Path], Job] = {}
     for name in inputs:
         path = Path(name)
-        if not name:  # which a path takes for the current folder
+        found: list[Job] = []
+        if not name:  # Path would take it for the current folder
             report.fail(name, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name))
-            continue
-        if os.path.isdir(path):  # False, too, for what may not be looked at, and is reported when it is read
+        elif os.path.isdir(path):
             prefix = Path(os.path.basename(os.path.abspath(path))) if len(inputs) > 1 else Path()
             failed = len(report.files)
-            found = [Job(file, prefix / file.relative_to(path)) for file in _walk(path, suffixes, report)]
+            try:
+                names = find_files(path, suffixes, lambda error: report.fail(error.filename, error))
+            except OSError as error:
+                report.fail(name, error)
+                continue
+            found = [Job(path / file, prefix / file) for file in names]
             if not found and len(report.files) == failed:
                 report.fail(name, ValueError(f"no file in this folder ends in one of {', '.join(sorted(suffixes))}"))
         else:
@@ -70,22 +76,11 @@ def find_jobs(inputs: Sequence[str], suffixes: Collection[str], report: Report) 
     return list(jobs.values())
 
 
-def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse pipes and devices, which may never begin or never end.
-
-    Raises:
-        OSError: the file does not exist, or may not be looked at.
-        ValueError: it is no regular file.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("not a regular file")
-
-
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder for results, made if need be.
+    """The folder for results, created if it does not exist.
 
     Raises:
-        OSError: it cannot be made, or a file of that name is in the way.
+        OSError: it cannot be created, or a file has its name.
     """
     if os.path.exists(path) and not os.path.isdir(path):
         raise NotADirectoryError(errno.ENOTDIR, "not a folder", os.fspath(path))
@@ -94,15 +89,16 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def plan_outputs(jobs: Sequence[Job], folder: Path, suffix: str, report: Report) -> list[Output]:
-    """Where each job's result goes: its relative place under ``folder``, with the suffix replaced.
+    """The output of each job: its relative path under ``folder``, with the suffix replaced.
 
-    Where that would give two files one name, they keep their own suffix as well (``a.jpg.cdz`` and ``a.png.cdz``).
-    Those that cannot be told apart in this way either are reported as failed, and nothing is written for them.
+    Where two files would get one name, they keep their own suffix as well (``a.jpg.cdz`` and ``a.png.cdz``). Files that
+    still collide are reported as failed, and nothing is written for them.
     """
     kept: set[Job] = set()  # jobs that keep their suffix
 
     def target(job: Job) -> Path:
-        return folder / (job.relative.with_name(job.relative.name + suffix) if job in kept else _replaced(job, suffix))
+        relative = job.relative
+        return folder / (relative.with_name(relative.name + suffix) if job in kept else relative.with_suffix(suffix))
 
     while True:
         groups: dict[str, list[Job]] = defaultdict(list)
@@ -117,8 +113,7 @@ def plan_outputs(jobs: Sequence[Job], folder: Path, suffix: str, report: Report)
         same[target(job)].append(job)
     outputs = []
     for place, group in same.items():
-        sources = {os.path.abspath(job.source) for job in group}
-        if len(sources) > 1:
+        if len({os.path.abspath(job.source) for job in group}) > 1:
             for job in group:
                 others = name_list(other.source for other in group if other is not job)
                 report.fail(job.source, ValueError(f"would be written to {os.fspath(place)!r}, and so would {others}"))
@@ -129,23 +124,38 @@ def plan_outputs(jobs: Sequence[Job], folder: Path, suffix: str, report: Report)
     return outputs
 
 
+def existing(output: Output) -> bytes | None:
+    """The content of the target if an earlier run wrote it for the source as it is now; ``None`` if nothing is there.
+
+    A target has the modification time of its source.
+
+    Raises:
+        ValueError: something else has the target's name.
+        OSError: source or target cannot be read.
+    """
+    try:
+        written = os.stat(output.target).st_mtime_ns
+    except FileNotFoundError:
+        return None
+    file_size(output.source)
+    try:
+        if abs(written - os.stat(output.source).st_mtime_ns) < _SAME_TIME_NS:
+            return read_file(output.target)
+    except ValueError:  # a pipe or a folder
+        pass
+    raise exists(output)
+
+
+def exists(output: Output) -> ValueError:
+    """The error for a target that is not the up-to-date result for its source."""
+    return ValueError(
+        f"{os.fspath(output.target)!r} exists and is not the result for this file as it is now; pass --overwrite to "
+        "replace it, or choose another --output"
+    )
+
+
 def _is_same(a: Path, b: Path) -> bool:
     try:
         return os.path.samefile(a, b)
-    except OSError:  # one of them is not there, or may not be looked at
+    except OSError:  # one of them does not exist, or may not be looked at
         return False
-
-
-def _replaced(job: Job, suffix: str) -> Path:
-    return job.relative.with_suffix(suffix)
-
-
-def _walk(folder: Path, suffixes: Collection[str], report: Report) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        report.fail(error.filename or folder, error)
-
-    for root, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield Path(root, name)

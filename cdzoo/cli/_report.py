@@ -1,4 +1,4 @@
-"""What a command did: collected file by file, printed once, for people or for machines."""
+"""The report of a command: collected file by file, printed once, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -18,49 +18,52 @@ __all__ = ["EXPECTED", "Report", "UsageError", "name_list", "table", "width_x_he
 
 Job = TypeVar("Job")
 EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
-"""What files, weights and arguments can make our own functions raise; anything else is a bug."""
+"""Errors that files, weights and arguments can cause; any other error is a bug."""
 
 
 class UsageError(Exception):
-    """The arguments make no sense together; exit status 2."""
+    """Wrong usage; exit status 2."""
 
 
 class Report:
     """Collects facts about a run and about each file.
 
     Attributes:
-        per_file: whether the command's result is a list of files.
+        per_file: the command's result is a list of files.
         status: the exit status so far.
-        facts: what is true of the whole run, JSON-ready.
-        files: one JSON-ready object per file; those that failed have an ``"error"``.
+        facts: facts about the whole run, JSON-ready.
     """
 
     def __init__(self, command: str, *, as_json: bool, per_file: bool) -> None:
         self.command, self.as_json, self.per_file = command, as_json, per_file
         self.status = 0
         self.facts: dict[str, Any] = {}
-        self.files: list[dict[str, Any]] = []
+        self._files: list[tuple[int, dict[str, Any]]] = []
 
-    def each(
-        self, jobs: Sequence[Job], source: Callable[[Job], os.PathLike[str]], work: Callable[[Job], dict[str, Any]]
-    ) -> None:
-        """Do ``work`` for each job and collect what it returns; report a failure and go on."""
-        for job in _progress(jobs, self.command):
-            try:
-                self.files.append({"file": os.fspath(source(job)), **work(job)})
-            except EXPECTED as error:
-                self.fail(source(job), error)
-            except RuntimeError as error:
-                if "allocate" not in str(error) and "out of memory" not in str(error):
-                    raise
-                self.fail(source(job), MemoryError(f"not enough memory: {error}"))
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """One JSON-ready object per file, in order; those that failed have an ``"error"``."""
+        return [entry for _, entry in sorted(self._files, key=lambda pair: pair[0])]
 
-    def fail(self, file: str | os.PathLike[str], error: Exception) -> None:
+    def add(self, entry: dict[str, Any], number: int = -1) -> None:
+        """Report a file; ``number`` is its place in the order."""
+        self._files.append((number, entry))
+
+    def fail(self, file: str | os.PathLike[str], error: Exception, number: int = -1) -> None:
         """Report a file as failed."""
         name, reason = os.fspath(file), explain(error)
         self.status = self.status or 1
-        self.files.append({"file": name, "error": reason})
+        self.add({"file": name, "error": reason}, number)
         self.note(reason if name in reason else f"{one_line(name)}: {reason}")
+
+    def progress(self, jobs: Sequence[Job]) -> Iterable[Job]:
+        """The jobs, with a progress bar where standard error is a terminal."""
+        if len(jobs) < 2 or not sys.stderr.isatty():
+            return jobs
+        from tqdm import tqdm
+
+        bar: Iterable[Job] = tqdm(jobs, desc=self.command, unit="file", file=sys.stderr)
+        return bar
 
     def abort(self, reason: str, *, status: int) -> None:
         """Report that the whole run failed."""
@@ -69,7 +72,7 @@ class Report:
         self.note(f"error: {reason}")
 
     def note(self, text: str) -> None:
-        """A line for people on standard error, above a progress bar if there is one."""
+        """Print a line on standard error, above a progress bar if there is one."""
         from tqdm import tqdm
 
         tqdm.write(_printable(f"cdzoo {self.command}: {text}", sys.stderr), file=sys.stderr)
@@ -106,7 +109,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def width_x_height(image_size: Sequence[int]) -> str:
-    """``(H, W)`` as people write it, width first."""
+    """``(H, W)`` as text, width first."""
     return f"{image_size[1]}x{image_size[0]}"
 
 
@@ -116,20 +119,11 @@ def name_list(names: Iterable[str | Path]) -> str:
     return ", ".join(quoted[:4]) + (f" and {len(quoted) - 4} more" if len(quoted) > 4 else "")
 
 
-def _progress(jobs: Sequence[Job], title: str) -> Iterable[Job]:
-    if len(jobs) < 2 or not sys.stderr.isatty():
-        return jobs
-    from tqdm import tqdm
-
-    bar: Iterable[Job] = tqdm(jobs, desc=title, unit="file", file=sys.stderr)
-    return bar
-
-
 _CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def _printable(text: str, stream: TextIO) -> str:
-    """File names may hold what the stream's encoding cannot express, and what a terminal would obey."""
+    """Text with escapes for control characters and for characters that the stream cannot encode."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return text.encode(encoding, "backslashreplace").decode(encoding)

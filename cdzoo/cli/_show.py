@@ -1,4 +1,4 @@
-"""``cdzoo list`` and ``cdzoo info``: what there is, and what one thing is."""
+"""``cdzoo list`` and ``cdzoo info``: names of codecs and models, and facts about one of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cdzoo._files import read_file
 from cdzoo._registry import (
     get_builder,
     get_model_weights,
@@ -20,8 +21,7 @@ from cdzoo._registry import (
     unknown_name,
 )
 from cdzoo._text import one_line
-from cdzoo.cli._files import check_regular
-from cdzoo.cli._load import find_weights
+from cdzoo.bulk.networks import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, read_header
 from cdzoo.weights.enums import WeightsEnum, WeightsFolder
@@ -33,9 +33,9 @@ def add_commands(commands: Any) -> None:
     """Add the two parsers."""
     parser = commands.add_parser(
         "list",
-        help="codecs and models by name",
-        description="List codecs and models; stride: pixels per latent sample; scales: those of a hyperprior, which "
-        "codecs give and networks need.",
+        help="list codecs and models",
+        description="List codecs and models. stride: pixels per latent sample. scales: standard deviations from a "
+        "hyperprior, which some codecs give and some networks need.",
     )
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*resnet*'")
     parser.add_argument("--pretrained", action="store_true", help="only those with pretrained weights")
@@ -43,13 +43,13 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--codec",
         metavar="NAME",
-        help="only this codec, and models that read its latents when built for its channels and stride",
+        help="only this codec and the models that can read its latents",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=list_names, render=_render_list)
     parser = commands.add_parser(
         "info",
-        help="a codec, a model, a set of weights, or a .cdz file",
+        help="describe a codec, a model, weights or a .cdz file",
         description="Describe a codec or model by its builder's name, a set of weights, or a .cdz file.",
     )
     parser.add_argument("name", metavar="NAME", help="name, Enum.MEMBER, hf://owner/repo, folder of weights, .cdz file")
@@ -95,7 +95,7 @@ def _render_list(report: Report) -> str:
         for kind, entries in report.facts.items()
         for entry in entries
     ]
-    return table(("name", "kind", ">stride", "scales", "weights", "what it is"), rows)
+    return table(("name", "kind", ">stride", "scales", "weights", "summary"), rows)
 
 
 # -- info --------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def info(args: argparse.Namespace, report: Report) -> None:
     if name in known:
         report.facts |= _builder_facts(name)
     elif os.path.isdir(name) or name.startswith("hf://"):
-        report.facts |= _weights_facts(find_weights(None, name, default=""))
+        report.facts |= _weights_facts(find_weights(name, None))
     elif os.path.exists(name):
         report.facts |= _stream_facts(Path(name))
     elif "." in name and name.partition(".")[0].endswith("_Weights"):
@@ -163,8 +163,7 @@ def _weights_facts(source: WeightsFolder) -> dict[str, Any]:
 
 
 def _stream_facts(path: Path) -> dict[str, Any]:
-    check_regular(path)
-    header = read_header(path.read_bytes(), max_pixels=None)
+    header = read_header(read_file(path), max_pixels=None)
     written_by = [
         str(member)
         for member in _members(header.codec).values()

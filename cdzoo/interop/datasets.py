@@ -31,11 +31,12 @@ Batch = Mapping[str, Sequence[Any]]
 
 
 class ReadCoefficients:
-    """Transform of a dataset: a column of JPEG files to :class:`~cdzoo.JPEGCoefficients`, a batch of one in each row.
+    """Transform of a dataset: read a column of JPEG files into :class:`~cdzoo.JPEGCoefficients`, a batch of one a row.
 
     Args:
-        column: name of an ``Image(decode=False)`` column, or one of bytes or paths; it holds the coefficients then.
-        transform: applied to each file's coefficients, as ``weights.transforms()``.
+        column: name of an ``Image(decode=False)`` column, or one of bytes or paths. The coefficients
+            replace the files.
+        transform: applied to each file's coefficients, such as ``weights.transforms()``.
         max_pixels: refuse images of more pixels than this; ``None`` for no limit.
     """
 
@@ -52,7 +53,7 @@ class ReadCoefficients:
         """The batch with coefficients in the column.
 
         Raises:
-            JPEGError: a file is damaged, or no JPEG file.
+            JPEGError: a file is damaged, or not a JPEG file.
             TypeError: the column holds decoded images.
         """
         read = [read_jpeg(_content(value, self.column), max_pixels=self.max_pixels) for value in batch[self.column]]
@@ -60,12 +61,13 @@ class ReadCoefficients:
 
 
 class ReadLatents:
-    """Transform of a dataset: a column of ``.cdz`` streams, or of image files, to :class:`~cdzoo.Latent`, one a row.
+    """Transform of a dataset: read a column of ``.cdz`` streams or image files into :class:`~cdzoo.Latent`, one a row.
 
     Args:
         codec: the codec. Streams are decoded; other files are images, which are decoded to pixels and encoded.
-        column: name of a column of bytes or paths, or an ``Image(decode=False)`` one; it holds the latents then.
-        transform: applied to each latent, as ``weights.transforms()``.
+        column: name of a column of bytes or paths, or an ``Image(decode=False)`` one. The latents replace the
+            files.
+        transform: applied to each latent, such as ``weights.transforms()``.
         max_pixels: refuse images of more pixels than this; ``None`` for no limit.
     """
 
@@ -99,7 +101,7 @@ class ReadLatents:
 
 
 class Compress:
-    """Function for ``dataset.map(..., batched=True)``: a column of image files to one of ``.cdz`` streams.
+    """Function for ``dataset.map(..., batched=True)``: compress a column of image files to ``.cdz`` streams.
 
     Args:
         codec: the codec.
@@ -122,7 +124,7 @@ class Compress:
         """One stream for each image.
 
         Raises:
-            ValueError: a file that is no image.
+            ValueError: a file that is not an image.
             TypeError: the column holds decoded images.
         """
         device = next(self.codec.parameters()).device
@@ -133,13 +135,13 @@ class Compress:
 
 
 def collate_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Collate function for rows: coefficients and latents to batches of one geometry, the rest as PyTorch does it.
+    """Collate function for rows: coefficients and latents become batches, other columns as PyTorch collates them.
 
     Raises:
         ValueError: no rows, or coefficients or latents of unequal geometry.
     """
     if not rows:
-        raise ValueError("collate_rows got no rows.")
+        raise ValueError("collate_rows got no rows; pass at least one")
     batch: dict[str, Any] = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows]

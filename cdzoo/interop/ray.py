@@ -1,14 +1,14 @@
-"""Whole archives on a cluster, by Ray Data: images to shards of streams, streams and JPEG files to classes.
+"""Whole archives on a cluster, with Ray Data: images to shards of streams, streams and JPEG files to labels.
 
     ray.init()
-    compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and what became of each file
+    compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and a table of the files
     classify(compose(codec, model), "photos-cdz", "labels")   # Parquet tables
     ray.data.read_parquet("labels").filter(expr="is_null(error)")
 
 Each worker is an actor that holds the codec, and takes a part at a time: a shard, or ``part_size`` files of a folder.
-A part's result appears under its name at once and in full, so that a worker that dies loses nothing and writes nothing
-twice: its part is begun anew. A run that was stopped goes on when it is started again. What cannot be read is a row
-with an ``error``, and the rest goes on.
+A part's result appears under its name only when it is complete. If a worker dies, its part is started again; no file is
+lost or processed twice. A run that was stopped continues when it is started again. A file that cannot be read is a row
+with an ``error``; the others are processed.
 
 All workers must see source and output under the same paths: a shared file system, or one machine.
 """
@@ -37,8 +37,10 @@ except ModuleNotFoundError as error:
     raise missing_package(error, "interop") from error
 
 from cdzoo._files import remove_leftovers
+from cdzoo.bulk.classify import Classify
+from cdzoo.bulk.compress import Compress
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarise, unfinished
-from cdzoo.bulk.task import Classify, Compress, Task
+from cdzoo.bulk.task import Task
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
 from cdzoo.data._decode import MAX_STREAM_BYTES
 from cdzoo.data._webdataset import Paths
@@ -68,27 +70,27 @@ def compress(
     ``sample`` (its name in the shard), ``bytes``, ``height``, ``width``, ``error``.
 
     Args:
-        codec: sent to the workers as it is.
+        codec: the codec; every worker gets a copy.
         source: a folder of images, with its subfolders; or WebDataset shards with image members, as a path, a glob, a
             brace list, or a sequence of these.
-        output: a folder that workers see, too.
+        output: folder for the results, which the workers see too.
         labels: write class numbers beside the streams: of a folder, its class subfolders in alphabetical order; of
             shards, their ``.cls`` members.
-        part_size: images of a folder in a part, and so in a shard. Shards stay what they are.
-        batch_size: images of one size to encode together, at most.
-        max_pixels: refuse images of more.
-        max_stream_bytes: refuse files of more.
-        concurrency: number of workers; by default, as many as the cluster's processors (or GPUs) suffice for.
-        num_cpus, num_gpus: what a worker takes; with a GPU, it works there.
+        part_size: images of a folder in a part, and so in a shard. Each input shard is one part.
+        batch_size: largest number of images of one size that are encoded together.
+        max_pixels: refuse images of more pixels.
+        max_stream_bytes: refuse files of more bytes.
+        concurrency: number of workers; by default, as many as fit the cluster's CPUs (or GPUs).
+        num_cpus, num_gpus: resources of one worker; with a GPU, networks run there.
 
     Returns:
-        counts of all that lies in ``output``.
+        counts of all results in ``output``.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: options that cannot be, or results of something else in ``output``.
+        FileNotFoundError: no image there.
+        ValueError: invalid options, or results of another run in ``output``.
         OSError: results cannot be written.
-        RuntimeError: parts whose workers died again and again; names them. What was done stays.
+        RuntimeError: parts whose workers died repeatedly; the message names them. Finished parts stay.
     """
     task = Compress(
         codec, batch_size=batch_size, max_pixels=max_pixels, max_stream_bytes=max_stream_bytes, with_labels=labels
@@ -102,6 +104,7 @@ def classify(
     output: str | os.PathLike[str],
     *,
     top: int = 5,
+    strict: bool = False,
     transforms: Callable[[Any], Any] | None = None,
     part_size: int = 1000,
     batch_size: int = 16,
@@ -111,31 +114,34 @@ def classify(
     num_cpus: float = 1,
     num_gpus: float = 0,
 ) -> BulkSummary:
-    """Classify ``.cdz`` streams or JPEG files; no pixel is rebuilt.
+    """Classify ``.cdz`` streams or JPEG files; pixels are not decoded.
 
     Writes ``part-000000.parquet`` and so on: a row for each file with ``file`` (its path below the folder, or its name
-    in the shard), ``classes``, ``labels`` and ``probabilities`` (lists, the most probable first), ``error``.
+    in the shard), ``classes``, ``labels`` and ``probabilities`` (lists, the most probable first), ``damage`` (of a JPEG
+    file that was read as far as possible), ``error``.
 
     Args:
-        model: what :func:`cdzoo.compose` returns, for streams; or a network over JPEG coefficients
+        model: a module of :func:`cdzoo.compose`, for streams; or a network over JPEG coefficients
             (``cdzoo.models.jpeg_resnet18``, :func:`cdzoo.ops.to_jpeg_domain`), for JPEG files, which are turned as
             their Exif data say.
         source: a folder of such files, with its subfolders; or shards, as for :func:`compress`.
-        output: a folder that workers see, too.
-        top: classes in a row.
+        output: folder for the results, which the workers see too.
+        top: number of classes in a row.
         transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
+        strict: report damaged JPEG files as errors; otherwise they are read as far as possible.
         part_size, batch_size, max_pixels, max_stream_bytes, concurrency, num_cpus, num_gpus: as for :func:`compress`.
 
     Returns:
-        counts of all that lies in ``output``.
+        counts of all results in ``output``.
 
     Raises:
-        TypeError: a network that reads neither.
+        TypeError: a network over latents without its codec.
         FileNotFoundError, ValueError, OSError, RuntimeError: as for :func:`compress`.
     """
     task = Classify(
         model,
         top=top,
+        strict=strict,
         transforms=transforms,
         batch_size=batch_size,
         max_pixels=max_pixels,
@@ -146,7 +152,7 @@ def classify(
 
 
 class _Worker:
-    """Holds a task and does parts of it; an actor."""
+    """An actor that holds a task and processes parts."""
 
     def __init__(self, task: Any, output: str, num_cpus: float, on_gpu: bool) -> None:
         torch.set_num_threads(max(1, int(num_cpus)))
@@ -160,8 +166,8 @@ class _Worker:
 
     def _do(self, part: Part) -> bytes:
         try:
-            self.task.write(part, self.output)
-        except Exception as error:  # raised as it is by whoever waits; Ray would hand on its text only
+            self.task.write_part(part, self.output)
+        except Exception as error:  # pickled, since Ray would pass on only its text
             error.add_note(f"in {part.table}, {part.shard or part.folder}\n{traceback.format_exc()}")
             return _pickled(error)
         return b""
@@ -190,7 +196,7 @@ def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
     if room < 1:
         raise ValueError(
             f"num_cpus={num_cpus} and num_gpus={num_gpus} for a worker, but Ray has {have.get('CPU', 0):g} CPUs and "
-            f"{have.get('GPU', 0):g} GPUs: ask for less, or start it with more."
+            f"{have.get('GPU', 0):g} GPUs: ask for less, or start it with more"
         )
     return int(room) if concurrency is None else concurrency
 
@@ -205,16 +211,23 @@ def _run(
     num_gpus: float,
 ) -> BulkSummary:
     if concurrency is not None and concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}.")
+        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
     if num_cpus <= 0 or num_gpus < 0:
-        raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}.")
+        raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}")
     output = Path(os.path.abspath(output))
-    parts = make_plan(task, source, output, part_size=part_size)
+    parts = make_plan(
+        source,
+        output,
+        suffixes=task.suffixes,
+        facts=task.facts,
+        with_labels=task.with_labels,
+        part_size=part_size,
+    )
     todo = unfinished(parts, output)
     remove_leftovers(output)
     if todo:
         workers = min(_workers(concurrency, num_cpus, num_gpus), len(todo))
-        # held here until all is done: a worker that takes another's place asks for it again
+        # held here until the run ends: a worker that replaces another gets it again
         shared = ray.put(task)
         rows: ray.data.Dataset = ray.data.from_items(
             [{"part": pickle.dumps(part)} for part in todo], override_num_blocks=len(todo)
@@ -237,7 +250,7 @@ def _run(
             missing = unfinished(parts, output)
             names = ", ".join(f"{part.table} ({part.shard or part.files[0]})" for part in missing[:3])
             raise RuntimeError(
-                f"{len(missing)} of {len(parts)} parts are not done, among them what workers died of; first {names} "
-                f"({error}). What is done stays: start the same run again to go on."
+                f"{len(missing)} of {len(parts)} parts are not finished, among them those whose workers died; first "
+                f"{names} ({error}); start the same run again to continue"
             ) from error
     return summarise(parts, output, skipped=len(parts) - len(todo))

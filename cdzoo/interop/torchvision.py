@@ -6,17 +6,17 @@
     transform = V2Transform(v2.Compose([v2.RandomCrop(160), v2.RandomHorizontalFlip()]), snap=True)
     dataset = CoefficientDataset("photos", transform=transform)
 
-What the transforms do to coefficients is exact, as in :mod:`cdzoo.jpeg.transforms`: flips, crops on the
-block grid, rotations by multiples of 90 degrees. What is not exact raises: ``ValueError`` where the sizes don't allow
-it, ``TypeError`` for functionals without such a form (``resize``, ``normalize``, colours, ...; networks over
-coefficients normalise by themselves, and :func:`cdzoo.data.scale` halves sizes).
+Transforms of coefficients are exact, as in :mod:`cdzoo.jpeg.transforms`: flips, crops on the block grid, rotations by
+multiples of 90 degrees. Others raise: ``ValueError`` where the sizes don't allow an exact result, ``TypeError`` for
+functionals without an exact form (``resize``, ``normalize``, colors, ...). Networks over coefficients normalize by
+themselves, and :class:`cdzoo.transforms.CoefficientTransform` resizes.
 
-Latents are flipped and cropped as the maps that they are, ``y_hat`` and ``scales`` alike, in latent samples. The flip
-of a latent is not the latent of the flipped image: no codec is equivariant to mirroring, and what a codec has padded at
-the right comes to lie on the left. It is the augmentation that networks over latents are trained with (Torfason et al.,
-appendix A.4), not an operation on images.
+Latents are flipped and cropped as maps, ``y_hat`` and ``scales`` alike, in latent samples. The flip of a latent is not
+the latent of the flipped image: no codec is equivariant to mirroring, and the codec's padding moves from the right to
+the left. It is the augmentation that networks over latents are trained with (Torfason et al., appendix A.4), not an
+operation on images.
 
-Without a wrapper, transforms would take a batch for a tuple of tensors and transform the first of its planes.
+Without a wrapper, transforms would treat a batch as a tuple of tensors and transform its first plane.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["CoefficientTensor", "LatentTensor", "V2Transform", "unwrap", "wrap"]
 
 
 class _Carrier(tv_tensors.Image):  # type: ignore[misc]  # without type hints for our mypy
-    """What transforms see: the shape of an image, and a value in place of memory."""
+    """A tensor without memory that shows transforms the shape of an image and carries a value."""
 
     value: Any
     snap: bool
@@ -51,7 +51,7 @@ class _Carrier(tv_tensors.Image):  # type: ignore[misc]  # without type hints fo
 
     @staticmethod
     def _appearance(value: Any) -> tuple[tuple[int, ...], Tensor]:
-        """``(B, C, H, W)`` as transforms count, and a tensor of the dtype and device."""
+        """``(B, C, H, W)`` as transforms see it, and a tensor of the dtype and device."""
         raise NotImplementedError
 
     def replaced(self, value: Any) -> _Carrier:
@@ -137,11 +137,11 @@ class V2Transform:
         self.transform, self.snap = transform, snap
 
     def __call__(self, sample: Any) -> Any:
-        """The transformed sample, of the same structure; random parameters are drawn once for all that is in it.
+        """The transformed sample, of the same structure; random parameters are drawn once for the whole sample.
 
         Raises:
             ValueError: crops off the block grid or beyond the image, flips of sizes that are not aligned.
-            TypeError: the transform does what has no exact form.
+            TypeError: the transform has no exact form.
         """
         return unwrap(self.transform(wrap(sample, snap=self.snap)))
 
@@ -208,7 +208,7 @@ def _crop_latent(x: LatentTensor, top: int, left: int, height: int, width: int) 
 
 
 def _pixels(size: int, samples: int, start: int, kept: int) -> int:
-    """How many of ``size`` pixels, padded to whole samples, ``kept`` samples from ``start`` on stand for."""
+    """The pixels, of ``size``, that ``kept`` samples from ``start`` cover."""
     strides = [s for s in (1, 2, 4, 8, 16, 32, 64) if -(-size // s) == samples]
     if len(strides) != 1:  # one sample, or resized since
         return max(1, size * kept // samples)
@@ -265,7 +265,7 @@ _FORMS: dict[type, dict[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def _register() -> None:
-    """A kernel for every functional: as images they would otherwise be given those of pixels."""
+    """Register a kernel for every functional; without one, the kernels for pixels would be called."""
     for name, function in vars(functional).items():
         dispatches = callable(function) and str(getattr(function, "__module__", "")).startswith(functional.__name__)
         if dispatches and not isinstance(function, type) and function.__name__ == name and name != "register_kernel":

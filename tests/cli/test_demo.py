@@ -77,7 +77,7 @@ def test_demo(weights: types.SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
 
     assert main([*arguments, "--size", "64"]) == 0
     text = capsys.readouterr().out
-    for words in ("64x64 pixels", "bpp with the header", "PSNR", "bits -> latent -> logits", "photo.cdz", "demo.png"):
+    for words in ("64x64 pixels", "bpp with the header", "PSNR", "stream -> latent -> logits", "photo.cdz", "demo.png"):
         assert words in text
     assert "median of five runs after a warm-up, cpu" in text
 

@@ -112,9 +112,9 @@ def test_decoded_images_and_other_files_are_refused(hf: Any, rows: Any, codec: C
             transform(decoded[:1])
     with pytest.raises(JPEGError):
         ReadCoefficients("file")({"file": [b"no image"]})
-    with pytest.raises(ValueError, match="an image of 8 bytes is not an image"):
+    with pytest.raises(ValueError, match="an image of 8 bytes: cannot identify image file"):
         ReadLatents(codec, "file")({"file": [b"no image"]})
-    with pytest.raises(ValueError, match="an image of 0 bytes is empty"):
+    with pytest.raises(ValueError, match="an image of 0 bytes: cannot identify image file"):
         Compress(codec, "file")({"file": [b""]})
     with pytest.raises(ValueError, match="no rows"):
         collate_rows([])

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import cdzoo
-from cdzoo.bulk import task as _bulk
+from cdzoo.bulk.compress import Compress
 from cdzoo.bulk.plan import Part
 from cdzoo.codecs import Codec
 from cdzoo.data import StreamDataset
@@ -51,15 +51,15 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
         Image.fromarray(pixels).save(source / f"{i:02d}.png")
     (source / "05.png").write_bytes(b"no image")
 
-    class Mortal(_bulk.Compress):
+    class Mortal(Compress):
         """Dies by SIGKILL, once, when the shard of part 1 is there and its table is not."""
 
-        def _write_table(self, part: Any, *rest: Any) -> None:
+        def write_table(self, part: Any, *rest: Any) -> None:
             first = not list(marks.glob(f"{part.number}-*"))
             (marks / f"{part.number}-{os.getpid()}").touch()
             if part.number == 1 and first:
                 os.kill(os.getpid(), signal.SIGKILL)
-            super()._write_table(part, *rest)
+            super().write_table(part, *rest)
 
     monkeypatch.setattr(interop, "Compress", Mortal)
     summary = interop.compress(codec, source, output, part_size=3, batch_size=1)
@@ -106,7 +106,7 @@ def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -
     assert isinstance(found, OSError)
     assert found.errno == 28
     assert "part-000007" in found.__notes__[0]
-    assert "in write" in found.__notes__[0]  # where it was raised
+    assert "in write_part" in found.__notes__[0]  # where it was raised
 
     class Odd(Exception):
         def __init__(self, a: int, b: int) -> None:
@@ -122,8 +122,8 @@ def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -
 OPTIONS: dict[str, Any] = {"batch_size": 1, "max_pixels": None, "max_stream_bytes": 1 << 20, "with_labels": False}
 
 
-class _Full(_bulk.Compress):
-    def write(self, part: Any, output: Path) -> None:
+class _Full(Compress):
+    def write_part(self, part: Any, output: Path) -> None:
         raise OSError(28, "No space left on device", str(output))
 
 

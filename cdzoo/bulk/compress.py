@@ -1,0 +1,132 @@
+"""Images to ``.cdz`` streams, and streams to PNG files."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from cdzoo._text import printable
+from cdzoo.bulk.networks import packaged_codec
+from cdzoo.bulk.plan import File, Part
+from cdzoo.bulk.task import Item, Task, process
+from cdzoo.codecs import Codec, StreamHeader, read_header
+from cdzoo.data.shard_writer import open_shard, sample_members
+from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes
+
+__all__ = ["Compress", "Decompress"]
+
+
+class Compress(Task):
+    """Compress images of any format that Pillow reads.
+
+    Args:
+        codec: the codec; copied.
+        **options: as for :class:`~cdzoo.bulk.task.Task`.
+
+    Raises:
+        TypeError: not a codec.
+        ValueError: a limit below 1.
+    """
+
+    suffixes = tuple(sorted(IMAGE_SUFFIXES))
+    columns: ClassVar = {"sample": "string", "bytes": "int64", "height": "int32", "width": "int32"}
+
+    def __init__(self, codec: Codec, **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
+        self.codec = copy.deepcopy(codec).cpu().eval()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint}
+
+    def to(self, device: torch.device | str) -> None:
+        self.codec.to(device)
+
+    def prepare(self, file: File) -> Item:
+        try:
+            size = image_size(file.content)
+        except ValueError:  # decoding raises it again
+            size = None
+        return Item(file, size, file.content, size, len(file.content))
+
+    @torch.no_grad()
+    def run(self, items: Sequence[Item]) -> list[bytes]:
+        device = next(self.codec.parameters()).device
+        images = [decode_image(item.value, max_pixels=self.max_pixels) for item in items]
+        if len({x.shape for x in images}) > 1:  # a header without its size, or with a wrong one
+            return [stream for x in images for stream in self.codec.compress(x.to(device))]
+        return self.codec.compress(torch.cat(images).to(device))
+
+    def row(self, file: File, result: bytes) -> dict[str, Any]:
+        height, width = read_header(result, max_pixels=None).image_size
+        return {"bytes": len(result), "height": height, "width": width}
+
+    def write_part(self, part: Part, output: Path) -> None:
+        """Write the shard of streams first, then the table, which marks both as complete."""
+        rows: dict[int, dict[str, Any]] = {}
+        shard = output / part.table.replace(".parquet", ".tar")
+        names: set[str] = set()
+        with contextlib.ExitStack() as stack:
+            tar = None  # no shard without a good file: readers would take an empty one for damaged
+            for file, result in process(self.read(part), self):
+                rows[file.number] = row = {"file": printable(file.name), **self.row_or_error(file, result)}
+                if isinstance(result, Exception):
+                    continue
+                tar = stack.enter_context(open_shard(shard)) if tar is None else tar
+                # two members of a shard may differ in their extensions only
+                sample = f"{file.sample}-{file.number}" if file.sample in names else file.sample
+                names.add(sample)
+                row["sample"] = printable(sample)
+                for info, data in sample_members(sample, ".cdz", result, file.label):
+                    tar.addfile(info, io.BytesIO(data))
+        if tar is None:
+            shard.unlink(missing_ok=True)  # of an earlier attempt, when there still was a good file
+        self.write_table(part, output, rows)
+
+
+class Decompress(Task):
+    """Decode streams to PNG files.
+
+    Args:
+        codec: the codec that wrote the streams; by default, for each stream, the packaged one with its fingerprint.
+        device: device of the codecs.
+    """
+
+    suffixes = (".cdz",)
+
+    def __init__(self, codec: Codec | None = None, *, device: torch.device | str = "cpu") -> None:
+        super().__init__(batch_size=1)
+        self._codec, self._device = codec, device
+        self._packaged: dict[tuple[str, str], Codec] = {}
+
+    def prepare(self, file: File) -> Item:
+        header = read_header(file.content, max_pixels=self.max_pixels)
+        return Item(file, None, header, header.image_size, len(file.content))
+
+    def run(self, items: Sequence[Item]) -> list[bytes]:
+        results = []
+        for item in items:
+            codec = self._codec_of(item.value)
+            try:
+                latent = codec.decompress([item.file.content], max_pixels=self.max_pixels)
+            except (BitstreamError, PairingError) as error:
+                raise error.named(None) from error
+            results.append(png_bytes(codec.decode(latent)))
+        return results
+
+    def _codec_of(self, header: StreamHeader) -> Codec:
+        if self._codec is not None:
+            return self._codec
+        key = header.codec, header.fingerprint
+        if key not in self._packaged:
+            self._packaged[key] = packaged_codec(*key).to(self._device)
+        return self._packaged[key]

@@ -1,0 +1,182 @@
+"""The network that classifies a file: one that was asked for, or a packaged one for the kind of file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from cdzoo._compose import CompressedDomainModel, compose
+from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models
+from cdzoo.codecs import Codec
+from cdzoo.errors import PairingError
+from cdzoo.hub import download
+from cdzoo.transforms import CoefficientTransform
+from cdzoo.weights.enums import WeightsFolder, WeightsLike, resolve_weights
+
+__all__ = [
+    "JPEG_MODEL",
+    "STREAM_MODELS",
+    "Network",
+    "default_network",
+    "find_network",
+    "find_weights",
+    "packaged_codec",
+]
+
+JPEG_MODEL = "jpeg_resnet18"
+"""Builder of the network that classifies JPEG files by default."""
+STREAM_MODELS = {"bmshj2018_hyperprior": "fa_cresnet39", "choi2019": "resnet41", "torfason2018": "cresnet39"}
+"""Name of a codec -> builder of the network that classifies its streams by default."""
+
+
+class Network(NamedTuple):
+    """A network that reads files, and facts about it for reports.
+
+    Attributes:
+        module: a network over coefficients, or one over latents behind its codec.
+        facts: ``builder`` or class, ``weights``, number of ``classes``, ``codec``; JSON-ready.
+    """
+
+    module: nn.Module
+    facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        classes = self.facts["classes"]
+        parts = [self.facts["builder"]]
+        parts += [f"weights {self.facts['weights']}"] if self.facts["weights"] is not None else []
+        parts += [f"{classes} classes"] if classes is not None else []
+        parts += [f"on latents of {self.facts['codec']['name']}"] if "codec" in self.facts else []
+        return ", ".join(parts)
+
+
+def default_network(kind: str, codec: Codec | None = None) -> Network:
+    """The packaged network for one kind of file.
+
+    Args:
+        kind: ``"jpeg"``, or the name of the codec that wrote a stream.
+        codec: the codec to use in place of the packaged one.
+
+    Raises:
+        PairingError: no packaged network reads latents of that codec, or not of the given one.
+    """
+    builder = JPEG_MODEL if kind == "jpeg" else STREAM_MODELS.get(kind)
+    if builder is None:
+        raise PairingError(
+            f"no packaged network reads latents of {kind} (there are networks for {', '.join(sorted(STREAM_MODELS))}); "
+            "name weights that were trained on its latents"
+        )
+    return find_network(builder, None, codec if kind != "jpeg" else None)
+
+
+def find_network(model: str | nn.Module | None, weights: WeightsLike = None, codec: Codec | None = None) -> Network:
+    """The network that was asked for, in evaluation mode, behind its codec if it reads latents.
+
+    Args:
+        model: a builder's name, ``"timm/NAME"``, a module, or ``None`` for the builder of the weights.
+        weights: weights in any form; by default the builder's ``DEFAULT``.
+        codec: the codec whose latents the network reads; by default the codec that the weights belong to.
+
+    Raises:
+        ImportError: a package that the network or its codec needs is not installed.
+        PairingError: network and codec do not fit.
+        ValueError: an unknown name, weights of something else than a network, or weights beside a module.
+        WeightsError: the weights cannot be found or loaded.
+    """
+    if isinstance(model, nn.Module):
+        if weights is not None:
+            raise ValueError("weights go with a builder's name; load them into the module, or pass its builder's name")
+        return _described(model, type(model).__name__, None, codec)
+    if model is not None and model.startswith("timm/"):
+        if weights is not None:
+            raise ValueError(f"{model} comes with timm's weights; leave weights out, or pass the module itself")
+        return _described(_from_timm(model.removeprefix("timm/")), model, None, None)
+    source = find_weights(weights, model)
+    if source.config["kind"] != "model":
+        raise ValueError(f"weights {source} are for {source.config['builder']}, which is a codec; name a network's")
+    if codec is None and source.codec_entry:
+        codec = source.build_codec()  # before the network: the codec is the part that may be missing
+    module = get_builder(source.config["builder"], "model")(weights=source).eval()
+    return _described(module, source.config["builder"], str(source), codec)
+
+
+def packaged_codec(name: str, fingerprint: str) -> Codec:
+    """The packaged codec that wrote a stream.
+
+    Raises:
+        PairingError: no packaged codec has the stream's fingerprint.
+    """
+    for builder in (*list_codecs(name, pretrained=True), *list_models(name, pretrained=True)):
+        for member in get_model_weights(builder):
+            if member.value.source.config.get("fingerprint") == fingerprint:
+                return member.build_codec()
+    raise PairingError(
+        f"written by {name} with fingerprint {fingerprint}, which no packaged weights have; name the weights that "
+        "wrote it with --weights FOLDER or --weights hf://owner/repo"
+    )
+
+
+def find_weights(weights: WeightsLike, builder: str | None) -> WeightsFolder:
+    """The folder of weights in any form; ``None`` means the builder's ``DEFAULT``.
+
+    Raises:
+        ValueError: an unknown name, or weights of another builder.
+        WeightsError: the weights cannot be had.
+    """
+    if builder is not None:
+        get_builder(builder)  # tell an unknown builder from unknown weights
+        kind = list_codecs if builder in list_codecs() else list_models
+        if weights is None and builder not in kind(pretrained=True):
+            raise ValueError(
+                f"no weights of {builder} are published; name weights (a folder or hf://owner/name), or take one of "
+                f"{', '.join(kind(pretrained=True))}"
+            )
+        source = resolve_weights(builder, "DEFAULT" if weights is None else weights)
+        assert source is not None
+        return source
+    if isinstance(weights, str) and weights.startswith("hf://"):
+        repo_id, _, revision = weights.removeprefix("hf://").partition("@")
+        return WeightsFolder.from_hub(download(repo_id, revision=revision or None), repo_id, revision or None)
+    if isinstance(weights, os.PathLike) or (isinstance(weights, str) and os.path.exists(weights)):
+        return WeightsFolder.from_path(weights)
+    member = get_weight(weights) if isinstance(weights, str) else weights
+    if isinstance(member, WeightsFolder):
+        return member
+    return WeightsFolder(member.value.source.path, str(member))  # type: ignore[union-attr]
+
+
+def _described(module: nn.Module, builder: str, weights: str | None, codec: Codec | None) -> Network:
+    network = module.model if isinstance(module, CompressedDomainModel) else module
+    if codec is not None and getattr(module, "latent_stride", None) is not None:
+        module = compose(codec, module)
+    classes = getattr(network, "num_classes", None)
+    facts: dict[str, Any] = {"builder": builder, "weights": weights}
+    facts["classes"] = classes if isinstance(classes, int) else None
+    if isinstance(module, CompressedDomainModel):
+        facts["codec"] = {"name": module.codec.name, "fingerprint": module.codec.fingerprint}
+    return Network(module, facts)
+
+
+def _from_timm(name: str) -> nn.Module:
+    """A pretrained network of timm over coefficients, with the names of its classes where timm knows them."""
+    try:
+        import timm
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+    except ImportError as error:
+        raise ImportError(f"model='timm/{name}' needs timm, which is not installed; pip install timm") from error
+    from cdzoo.ops import to_jpeg_domain
+
+    network = timm.create_model(name, pretrained=True).eval()
+    config = network.pretrained_cfg
+    module: Any = to_jpeg_domain(network, mean=config["mean"], std=config["std"]).eval()
+    module.num_classes = network.num_classes
+    if getattr(module, "transforms", None) is None:
+        module.transforms = CoefficientTransform(shorter_side=config["input_size"][1])
+    if (subset := infer_imagenet_subset(network)) is not None:
+        info = ImageNetInfo(subset)
+        module.meta = {
+            "classes": info.label_names(),
+            "class_names": [info.index_to_description(i) for i in range(network.num_classes)],
+        }
+    return module  # type: ignore[no-any-return]

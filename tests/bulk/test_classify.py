@@ -1,0 +1,255 @@
+"""``cdzoo.classify``: files of any kind and size to labels, with errors that stay with their file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles.jpeg_files import encode, picture
+from torch import Tensor
+
+import cdzoo
+from cdzoo.bulk.classify import Classified, Classify, Networks
+from cdzoo.bulk.networks import JPEG_MODEL, STREAM_MODELS
+from cdzoo.bulk.plan import File
+from cdzoo.bulk.task import Item, Task, process, read_paths
+from cdzoo.codecs import JPEGWarning, read_jpeg
+from cdzoo.errors import JPEGError, PairingError, WeightsError
+from cdzoo.transforms import CoefficientTransform
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEG files of several sizes and kinds, and streams of three packaged codecs."""
+    root = tmp_path_factory.mktemp("files")
+    (root / "sub").mkdir()
+    for number, size in enumerate([(64, 48), (100, 80), (64, 48)]):
+        (root / f"{number}.jpg").write_bytes(encode(picture(*size, "RGB", seed=number)))
+    (root / "sub" / "grey.JPEG").write_bytes(encode(picture(64, 48, "L", seed=5)))
+    torch.manual_seed(0)
+    for name in ("bmshj2018_hyperprior", "torfason2018", "mbt2018_mean"):
+        codec = cdzoo.get_codec(name, weights="DEFAULT")
+        for number, size in enumerate([(64, 64), (64, 96)]):
+            (root / "sub" / f"{name}{number}.cdz").write_bytes(codec.compress(torch.rand(1, 3, *size))[0])
+    return root
+
+
+def check(result: Classified, logits: Tensor, top: int) -> None:
+    assert result.error is None, result.error
+    best = logits[0].softmax(0).topk(top)
+    assert [label.number for label in result.classes] == best.indices.tolist()
+    assert [label.probability for label in result.classes] == pytest.approx(best.values.tolist(), rel=1e-4)
+
+
+def test_every_file_gets_the_labels_of_its_network(files: Path) -> None:
+    (files / "notes.txt").write_text("not an image")
+    results = cdzoo.classify([files, files / "0.jpg", files / "notes.txt", files / "gone.jpg"], top=3, batch_size=2)
+    by_name = {Path(result.path).name: result for result in results}
+    found = sorted(str(p.relative_to(files)) for p in files.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".cdz"))
+    assert [result.path for result in results] == [
+        *(str(files / name) for name in found), str(files / "0.jpg"), str(files / "notes.txt"), str(files / "gone.jpg")
+    ]  # fmt: skip
+    network = cdzoo.get_model(JPEG_MODEL, weights="DEFAULT").eval()
+    names = cdzoo.get_model_weights(JPEG_MODEL)["DEFAULT"].meta["classes"]
+    with torch.no_grad():
+        for name in ("0.jpg", "1.jpg", "2.jpg", "sub/grey.JPEG"):
+            result = by_name[Path(name).name]
+            check(result, network(network.transforms(read_jpeg(files / name))), 3)
+            assert all(label.name in names for label in result.classes)
+            assert result.num_bytes == (files / name).stat().st_size
+        for codec, builder in STREAM_MODELS.items():
+            if codec == "choi2019":
+                continue
+            weights = cdzoo.get_model_weights(builder)["DEFAULT"]
+            model = cdzoo.compose(weights.build_codec(), cdzoo.get_model(builder, weights=weights)).eval()
+            for number in range(2):
+                result = by_name[f"{codec}{number}.cdz"]
+                check(result, model.from_streams([(files / "sub" / f"{codec}{number}.cdz").read_bytes()]), 3)
+                assert result.image_size == (64, 64 + 32 * number)
+    for number in range(2):
+        assert "no packaged network reads latents of mbt2018_mean" in str(by_name[f"mbt2018_mean{number}.cdz"].error)
+    assert "run 'cdzoo compress'" in str(by_name["notes.txt"].error)
+    assert isinstance(by_name["gone.jpg"].error, FileNotFoundError)
+    assert by_name["gone.jpg"].classes == ()
+
+
+def test_packaged_networks_fit_the_packaged_codecs() -> None:
+    for codec, builder in STREAM_MODELS.items():
+        assert cdzoo.get_model_weights(builder)["DEFAULT"].build_codec().name == codec
+
+
+def test_networks_that_are_asked_for(files: Path, make_codec: Callable[..., Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = cdzoo.models.jpeg_resnet_small(num_classes=3)
+    (result,) = cdzoo.classify(files / "0.jpg", model=model, top=9)
+    assert model.training
+    with torch.no_grad():
+        check(result, model.eval()(read_jpeg(files / "0.jpg")), 3)
+    cdzoo.save_pretrained(model, tmp_path / "weights", meta={"classes": ["a", "b", "c"]})
+    (named,) = cdzoo.classify(files / "0.jpg", weights=tmp_path / "weights")
+    assert sorted(label.name for label in named.classes) == ["a", "b", "c"]
+    assert cdzoo.classify(files / "0.jpg", model="jpeg_resnet_small", weights=tmp_path / "weights") == [named]
+    (refused,) = cdzoo.classify(files / "sub" / "torfason20180.cdz", model=model)
+    assert isinstance(refused.error, PairingError)
+    assert "does not read .cdz files" in str(refused.error)
+    codec = make_codec("bmshj2018_hyperprior")
+    network = cdzoo.models.cresnet39(in_channels=24, width=0.05, num_classes=3, latent_stride=16)
+    with pytest.raises(TypeError, match=r"behind its codec with cdzoo\.compose"):
+        cdzoo.classify(files / "0.jpg", model=network)
+    foreign = files / "sub" / "torfason20180.cdz"
+    (other,) = cdzoo.classify(foreign, model=cdzoo.compose(codec, network))
+    assert str(other.error).startswith("written by torfason2018")
+    with pytest.raises(ValueError, match="unknown codec or model 'jpeg_resnet81'"):
+        cdzoo.classify(files / "0.jpg", model="jpeg_resnet81")
+    with pytest.raises(ValueError, match="is a codec"):
+        cdzoo.classify(files / "0.jpg", weights="Torfason2018_Weights.DEFAULT")
+    with pytest.raises(ValueError, match="weights go with a builder's name"):
+        cdzoo.classify(files / "0.jpg", model=model, weights="DEFAULT")
+    with pytest.raises(WeightsError):
+        cdzoo.classify(files / "0.jpg", weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no file ends in one of \.jpg"):
+        cdzoo.classify(tmp_path)
+    for options in ({"top": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            cdzoo.classify(files / "0.jpg", model=model, **options)  # type: ignore[arg-type]
+
+
+def test_networks_of_timm(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    create, made = timm.create_model, []
+
+    def untrained(name: str, pretrained: bool) -> Any:
+        torch.manual_seed(0)
+        made.append(create(name))
+        return made[-1]
+
+    monkeypatch.setattr(timm, "create_model", untrained)
+    (result,) = cdzoo.classify(files / "1.jpg", model="timm/resnet10t")
+    assert result.error is None
+    assert len(result.classes) == 5
+    assert all(label.id is not None and label.id[0] == "n" for label in result.classes)
+    assert len(made) == 1
+
+
+def test_photographs_of_all_sizes_share_a_batch(files: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = cdzoo.models.jpeg_resnet_small(num_classes=7).eval()
+    model.transforms = CoefficientTransform(resize=40, crop=32)
+    exif = picture(8, 8).getexif()
+    exif[0x0112] = 6
+    for number, (size, mode) in enumerate([((64, 48), "RGB"), ((90, 70), "L"), ((64, 48), "RGB"), ((70, 50), "CMYK")]):
+        data = encode(picture(*size, mode, seed=number), **({"exif": exif} if number == 2 else {}))
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    (tmp_path / "4.jpg").write_bytes(data[: len(data) * 2 // 3])
+    (tmp_path / "5.jpg").write_bytes(data[:30])
+    batches = []
+    model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0].qtables)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JPEGWarning)
+        *good, cut, bad = cdzoo.classify(tmp_path, model=model, top=7)
+        for number, result in enumerate([*good, cut]):
+            found = read_jpeg(tmp_path / f"{number}.jpg", transform=model.transforms, strict=False)
+            with torch.no_grad():
+                check(result, model(found), 7)
+    assert good[2].image_size == (64, 48)
+    assert [result.damage == "" for result in (*good, cut)] == [True, True, True, True, False]
+    assert str(bad.error).startswith("byte ")
+    assert batches[0] == 5
+    strict = Classify(model, strict=True)
+    results = {file.number: result for file, result in process(read_paths(sorted(tmp_path.iterdir())), strict)}
+    assert isinstance(results[4], JPEGError)
+    assert results[4].name is None
+    assert [label.number for label in results[0].classes] == [label.number for label in good[0].classes[:5]]
+
+
+def test_damaged_files_are_read_as_far_as_possible_with_one_warning(files: Path, tmp_path: Path) -> None:
+    whole = (files / "1.jpg").read_bytes()
+    for number in range(2):
+        (tmp_path / f"cut{number}.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    (tmp_path / "text.jpg").write_text("no photograph")
+    with pytest.warns(JPEGWarning, match=r"2 of 4 files are damaged .*cut0\.jpg: ") as caught:
+        cut, _, text, good = cdzoo.classify(tmp_path)
+    assert len(caught) == 1
+    assert cut.missing_blocks > 0
+    assert cut.classes
+    assert good.damage == ""
+    assert not text.classes
+    assert str(text.error).startswith("byte 0")
+
+
+def test_a_file_that_a_network_refuses_does_not_affect_its_batch(files: Path, tmp_path: Path) -> None:
+    class Picky(torch.nn.Module):
+        """Refuses batches that hold a file with a certain table."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, coefficients: Any) -> Tensor:
+            if (coefficients.qtables[:, 0, 0, 0] == 1).any():
+                raise ValueError("refused")
+            return torch.ones(len(coefficients.qtables), 4)
+
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(picture(64, 48, "RGB"), quality=100 if number == 2 else 50))
+    results = cdzoo.classify(tmp_path, model=Picky())
+    assert [str(result.error) for result in results] == ["None", "None", "refused", "None"]
+
+
+class Sum(Task):
+    """Sums the bytes of files; hungry for memory in batches of more than ``most``."""
+
+    def __init__(self, most: int = 9, message: str = "DefaultCPUAllocator: can't allocate memory") -> None:
+        super().__init__(batch_size=4)
+        self.most, self.message, self.sizes = most, message, []  # type: ignore[var-annotated]
+
+    def prepare(self, file: File) -> Item:
+        if not file.content:
+            raise ValueError("empty")
+        return Item(file, len(file.content), sum(file.content), None, len(file.content))
+
+    def run(self, items: Any) -> list[int]:
+        self.sizes.append(len(items))
+        if len(items) > self.most:
+            raise RuntimeError(self.message)
+        return [item.value for item in items]
+
+
+def test_the_engine_keeps_errors_with_their_files() -> None:
+    data: list[Any] = [b"a", b"bb", b"", b"c", OSError(5, "gone"), b"d", b"e", b"ff", b"g"]
+    files = [File(number, str(number), one) for number, one in enumerate(data)]
+    task = Sum()
+    results = {file.number: result for file, result in process(files, task)}
+    assert sorted(task.sizes) == [1, 2, 4]
+    for number, one in enumerate(data):
+        if isinstance(one, bytes) and one:
+            assert results[number] == sum(one)
+    assert (str(results[2]), results[4].errno) == ("empty", 5)
+    assert len(results) == len(data)
+    starved = {file.number: result for file, result in process(files, Sum(most=0))}
+    assert isinstance(starved[0], MemoryError)
+    assert "not enough memory" in str(starved[0])
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(process(files, Sum(most=0, message="a bug")))
+
+
+def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    networks = Networks(told=lambda network: told.append(str(network)), top=1)
+    first, second = (File(i, f"{i}.jpg", b"") for i in range(2))
+    assert networks(first) is networks(second)
+    assert told == [f"{JPEG_MODEL}, weights {cdzoo.get_model_weights(JPEG_MODEL)['DEFAULT']}, 10 classes"]
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise ImportError("not installed")
+
+    monkeypatch.setattr("cdzoo.bulk.networks.find_network", missing)
+    with warnings.catch_warnings():
+        (result, other) = cdzoo.classify([files / "0.jpg", files / "1.jpg"])
+    assert "not installed" in str(result.error)
+    assert "not installed" in str(other.error)
