@@ -24,14 +24,13 @@ from cdzoo.jpeg.nn.entrance import JPEGEntrance
 from cdzoo.models._classifier import Classifier, init_resnet_weights
 from cdzoo.models._efficientnet_blocks import (
     STAGES,
-    BlockStem,
     Conv2dSame,
     batch_norm,
-    block_coefficients,
     lite_stages,
 )
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import load_named
+from cdzoo.models.adapters import BlockAdapter, block_coefficients
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights.enums import Weights, WeightsEnum
@@ -82,7 +81,7 @@ class JPEGEfficientNetLite0(Classifier):
         channels = [scaled_channels(row[0], width) for row in STAGES]
         last = scaled_channels(_LAST_CHANNELS, width)
         if self.reads_blocks:
-            self.stem = BlockStem(channels[_CUT - 1], hidden=scaled_channels(80, width))
+            self.stem = BlockAdapter(channels[_CUT - 1], hidden=scaled_channels(80, width))
             self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
             stages = [("stem", channels[_CUT - 1], 8)]
         else:

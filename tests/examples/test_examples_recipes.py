@@ -134,6 +134,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(
         ("fa_cresnet2023", ["anchor", "classifier"]),
         ("hyperprior", ["codec"]),
         ("icat2022", ["first", "pixels", "second", "rival"]),
+        ("distill", ["distill"]),
     ],
 )
 def test_help(

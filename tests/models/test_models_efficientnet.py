@@ -11,7 +11,7 @@ import cdzoo
 from cdzoo.errors import WeightsError
 from cdzoo.jpeg import dct
 from cdzoo.jpeg.pixels import decode_jpeg, encode_jpeg
-from cdzoo.models._efficientnet_blocks import block_coefficients
+from cdzoo.models.adapters import block_coefficients
 from cdzoo.models.efficientnet import jpeg_efficientnet_lite0
 from cdzoo.types import JPEGCoefficients
 

@@ -1,0 +1,139 @@
+"""Distillation: the teacher cut in two, what the student reads, the optimizer, and a few steps of either kind."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import cdzoo
+from cdzoo.codecs import encode_jpeg
+from cdzoo.models.adapters import LatentAdapter, block_coefficients
+
+FOLDER = Path(__file__).parents[2] / "examples" / "recipes"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:timm"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:timm"),
+]
+
+
+@pytest.fixture(scope="module")
+def recipes() -> Iterator[dict[str, ModuleType]]:
+    names = [file.stem for file in FOLDER.glob("*.py")]
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: importlib.import_module(name) for name in ("distill", "muon")}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_front_and_trunk_are_the_network(recipes: dict[str, ModuleType], library: str) -> None:
+    torch.manual_seed(0)
+    network: nn.Module = (
+        timm.create_model("test_efficientnet") if library == "timm" else torchvision.models.resnet18(num_classes=9)
+    ).eval()
+    cut = recipes["distill"].stage_of_stride(network, 64, 8)
+    assert cut == ("blocks.2" if library == "timm" else "layer2")
+    front, trunk = recipes["distill"].split(network, cut)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = front(x)
+        assert features.shape[2:] == (8, 8)
+        assert torch.equal(trunk(features), network(x))
+    names = {name for name, _ in front.named_parameters()} | {name for name, _ in trunk.named_parameters()}
+    assert names == {name for name, _ in network.named_parameters()}
+    assert not {name for name, _ in front.named_parameters()} & {name for name, _ in trunk.named_parameters()}
+
+
+def test_a_cut_must_exist(recipes: dict[str, ModuleType]) -> None:
+    network = torchvision.models.resnet18(num_classes=9)
+    with pytest.raises(SystemExit, match=r"--cut layer9: the network has no such module; it begins with conv1"):
+        recipes["distill"].split(network, "layer9")
+    with pytest.raises(SystemExit, match="--stride 5"):
+        recipes["distill"].stage_of_stride(network, 64, 5)
+
+
+def test_blocks_are_those_of_a_file(recipes: dict[str, ModuleType]) -> None:
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    (blocks,) = recipes["distill"].blocks_of(images)
+    # quality 100 rounds coefficients to whole numbers, and the conversion of colors clamps nothing here
+    of_file = block_coefficients(encode_jpeg(images, quality=100, subsampling="4:4:4"))
+    assert (blocks - of_file).abs().max() < 0.51
+
+
+def test_orthogonalized_keeps_directions_and_levels_lengths(recipes: dict[str, ModuleType]) -> None:
+    for shape in ((5, 12), (12, 5)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ recipes["muon"].orthogonalized(matrix) @ v.T
+        torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-9)
+        assert 0.6 < inner.diagonal().min() < inner.diagonal().max() < 1.3
+
+
+def test_muon_steps_by_a_share_and_is_adam_for_the_rest(recipes: dict[str, ModuleType]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1))
+    other = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1))
+    other.load_state_dict(net.state_dict())
+    filters, rest = [net[0].weight], [net[0].bias, net[1].weight, net[1].bias]
+    groups = [{"params": filters, "lr": 0.1, "orthogonal": True}, {"params": rest, "lr": 0.01, "orthogonal": False}]
+    own = recipes["muon"].Muon(groups)
+    adam = torch.optim.Adam([other[0].bias, other[1].weight, other[1].bias], lr=0.01, betas=(0.9, 0.99))
+    for step in range(4):
+        torch.manual_seed(step)
+        x = torch.randn(2, 3, 8, 8)
+        with torch.no_grad():
+            other[0].weight.copy_(net[0].weight)
+        before = net[0].weight.detach().clone()
+        for network, optimizer in ((net, own), (other, adam)):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        moved = (net[0].weight - before).norm() / before.norm()
+        torch.testing.assert_close(moved, torch.tensor(0.1))
+        torch.testing.assert_close(net[1].weight, other[1].weight)
+        torch.testing.assert_close(net[0].bias, other[0].bias)
+
+
+def test_the_adapter_that_is_saved_gives_features_themselves(recipes: dict[str, ModuleType]) -> None:
+    torch.manual_seed(0)
+    adapter = LatentAdapter(5, 6, hidden=8, depth=1).eval()
+    statistics = torch.stack([torch.randn(6), torch.rand(6) + 0.5])
+    y_hat, scales = torch.randn(2, 5, 3, 4), torch.rand(2, 5, 3, 4)
+    with torch.no_grad():
+        mean, std = statistics[..., None, None]
+        expected = adapter(y_hat, scales) * std + mean
+        recipes["distill"]._fold(adapter, statistics)
+        torch.testing.assert_close(adapter(y_hat, scales), expected)
+    assert expected.shape == (2, 6, 6, 8)
+
+
+@pytest.mark.parametrize("reads", ["jpeg", "codec"])
+def test_a_few_steps(recipes: dict[str, ModuleType], tmp_path: Path, reads: str) -> None:
+    more = ["--reuse", "2"]
+    if reads == "codec":
+        torch.manual_seed(0)
+        codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
+        cdzoo.save_pretrained(codec, tmp_path / "codec")
+        more = ["--input", str(tmp_path / "codec")]
+    recipes["distill"].main(["--smoke", "--out", str(tmp_path / "run"), *more])
+    stages = [path.parent.name for path in (tmp_path / "run").glob("*/history.jsonl")]
+    assert sorted(stages) == ["features", "logits", "trunk"]
+    student = torch.load(tmp_path / "run" / "student.pt", weights_only=True)
+    assert student["cut"] == "blocks.2"
+    assert all(value.isfinite().all() for value in student["adapter"].values())
+    front = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
+    names = timm.create_model("test_efficientnet").state_dict()
+    assert set(student["trunk"]) == {name for name in names if not name.startswith(front)}
