@@ -248,14 +248,21 @@ def write(
 
 
 def main() -> None:
-    """Write."""
+    """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--accelerator", type=Path, default=ACCELERATOR)
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     args = parser.parse_args()
     header, skipped, rows = from_json(args.results.read_text(encoding="utf-8"))
     its_header, _, its_rows = from_json(args.accelerator.read_text(encoding="utf-8"))
+    if args.check:
+        if (args.docs / "benchmarks.md").read_text(encoding="utf-8") != page(
+            header, skipped, rows, (its_header, its_rows)
+        ):
+            raise SystemExit(f"{args.docs / 'benchmarks.md'} is out of date; run python benchmarks/report.py")
+        return
     write(header, skipped, rows, args.docs, (its_header, its_rows))
     print(f"{args.docs / 'benchmarks.md'}: {len(rows) + len(its_rows)} rows")
 

@@ -82,7 +82,7 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
 
     Over photographs, its linear correlation with the discrete entropy is close to 1 if each feature map has its own
     Gaussian (``gaussian_entropy_loss(y[0])`` takes the maps of one image for a batch). With one for the whole latent it
-    may be weak where training had another rate term: see ``examples/entropy_correlation.py``.
+    may be weak where training had another rate term: see ``examples/studies/entropy_correlation.py``.
 
     As a loss it is unbounded below: it rewards shrinking the latent long after every symbol is 0 and no bit is left to
     save. The distortion has to hold against it, and ``eps`` is where it stops.

@@ -2,9 +2,9 @@
 Rate and accuracy
 =================
 
-What a label costs: accuracy against bits per pixel, for networks that read latents, that read what a decoder makes of
-the same bits, and that read the originals. The points are the results in ``examples/zoo/results`` of networks that were
-trained alike, at an eighth of their width; how they came about is told on :doc:`the page of results </results>`.
+The plot shows accuracy against bits per pixel for networks over latents, over decoded images, and over original images.
+All networks were trained in the same way at an eighth of their width. The points come from the raw files in
+``examples/studies/results``; :doc:`the page of results </results>` describes the trainings.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-RESULTS = Path("../../examples/zoo/results")  # from this script's folder in a checkout
+RESULTS = Path("../../examples/studies/results")  # from this script's folder in a checkout
 
 # %%
 # Each file is one training, with its command. Runs of one network on latents of codecs at several rates make a curve.
@@ -58,7 +58,7 @@ for name in sorted({network(run) for run in runs}):
             axes.plot(*zip(*own, strict=True), style, marker=marker, markersize=5, linewidth=1,
                       label=f"{name} on {kind} of {codec}")  # fmt: skip
 if not runs:
-    axes.text(0.5, 0.5, "no results in examples/zoo/results yet", ha="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, "no results in examples/studies/results yet", ha="center", transform=axes.transAxes)
 axes.set(xlabel="bits per pixel", ylabel="top-1 (%)", title="accuracy over rate")
 axes.grid(alpha=0.3)
 if axes.get_legend_handles_labels()[0]:
@@ -72,7 +72,7 @@ for kind, marker in MARKERS.items():
     chosen = [run for run in runs if run.get("reads") == kind and run.get("mmacs")]
     axes.scatter([run["mmacs"] for run in chosen], [percent(run) for run in chosen], marker=marker, s=22, label=kind)
 if not any(run.get("mmacs") for run in runs):
-    axes.text(0.5, 0.5, "no costs in examples/zoo/results yet", ha="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, "no costs in examples/studies/results yet", ha="center", transform=axes.transAxes)
 else:
     axes.legend(fontsize=8, title="the network reads", title_fontsize=8)
 axes.set(xlabel="million multiply-adds of the network", ylabel="top-1 (%)", title="accuracy over cost")

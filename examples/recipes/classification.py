@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from evaluation import accuracy, count_correct
 from schedules import Schedule, part_of
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
-from training import Run, fit, read_history
+from training import Run, fit, growing, read_history
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -82,7 +83,7 @@ class ClassifierInputs:
         if args.held and not self.cached:
             raise SystemExit("--held is about what is kept in --cache: give both, or leave it out.")
         self.transform = LatentTransform(size=None if size is None else (size, size))
-        self.crop = args.crop
+        self.crop, self.crops = args.crop, getattr(args, "crops", None)
         root = args.data
         if args.smoke and root is None:
             with run.one_after_the_other():
@@ -137,9 +138,16 @@ class ClassifierInputs:
         """A batch of the datasets to the inputs of :class:`Classification`."""
         first, scales, labels = self._read(batch, self.train if train else self.val)
         stride = self.codec.stride if self.codec is not None and self.kind == "latents" else 1
-        first, scales = self.augment([first, scales], self.crop // stride, train=train)
+        side = self.crop
+        if train and self.crops:
+            side = growing(self.crops, self.run.args.crop_shares, self.run.progress)
+        first, scales = self.augment([first, scales], side // stride, train=train)
         if self.kind == "latents":
-            latent = self.transform(Latent(first, scales, (0, 0)))
+            transform = self.transform
+            if transform.size is not None and side != self.crop:  # by the same factor as the whole crop
+                size = tuple(round(n * side / self.crop) for n in transform.size)
+                transform = dataclasses.replace(transform, size=size)
+            latent = transform(Latent(first, scales, (0, 0)))
             return latent.y_hat.contiguous(memory_format=torch.channels_last), latent.scales, labels
         return TF.normalize(first, MEAN, STD).contiguous(memory_format=torch.channels_last), labels
 
@@ -151,6 +159,14 @@ class ClassifierInputs:
                 *x, labels = self(batch, train=False)
                 counts.append(count_correct(model.eval()(*x), labels))
         return accuracy(self.run, counts)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer: weight decay acts on matrices and kernels, not on biases and norms."""
+    return [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
 
 
 def train_classifier(

@@ -34,47 +34,81 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+JPEG = (".jpg", ".jpeg")
+SUFFIXES = (*JPEG, ".png")
+"""Endings of the files that count as images, in lower case; any case is found."""
 Transform = Callable[[Tensor], Tensor]
 
 
 def held_out(name: str) -> bool:
-    """Whether the file of this name is one of the tenth that validates."""
+    """Tell whether the file of this name belongs to the tenth that validates."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 10 == 0
 
 
-def images_in(folder: Path) -> list[Path]:
-    """All images of a folder, in the order of their names."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+def images_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """List the images of a folder, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
 
 
 def images_below(root: Path) -> list[Path]:
-    """All images of a folder and of those in it, in the order of their paths."""
+    """List the images of a folder and of its sub-folders, in the order of their paths."""
     folders = [Path(folder) for folder, _, _ in os.walk(root, followlinks=True)]
-    return sorted(file for folder in folders for file in images_in(folder))
+    files = sorted(file for folder in folders for file in images_in(folder))
+    if not files:
+        raise SystemExit(f"{root} has no {', '.join(SUFFIXES)} files; give a folder of images")
+    return files
 
 
-def list_classes(root: Path, limit: int | None = None) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
-    """Names of classes, and pairs of file and class for ``"train"`` and ``"val"``; ``limit`` thins them out."""
+def list_classes(
+    root: Path,
+    limit: int | None = None,
+    *,
+    suffixes: Sequence[str] = SUFFIXES,
+    by_path: bool = False,
+    needed: Sequence[str] = ("train", "val"),
+) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """List the classes of a folder and, for ``"train"`` and ``"val"``, its pairs of file and class number.
+
+    Args:
+        root: the folder, see above for its layout.
+        limit: thin each split out to this many files.
+        suffixes: endings of the files that count, in lower case.
+        by_path: hold files out by their path ``class/name.jpg`` in place of their name.
+        needed: splits that must have images.
+
+    Raises:
+        SystemExit: there are no classes, or a needed split has no images.
+    """
+    classes, splits = _list_classes(root, suffixes, by_path)
+    for split in needed:
+        if not splits[split]:
+            rule = "about every tenth file is held out by its name, so more images are needed"
+            raise SystemExit(f"{root} has no images for the split {split}; {rule}, or folders train and val")
+    return classes, {split: thinned(pairs, limit) for split, pairs in splits.items()}
+
+
+def _list_classes(
+    root: Path, suffixes: Sequence[str], by_path: bool
+) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
     if (root / "labels" / "train1.txt").exists():
         lists = {"train": root / "labels" / "train1.txt", "val": root / "labels" / "test1.txt"}
         found = {split: [root / name for name in file.read_text().split()] for split, file in lists.items()}
         classes = sorted({file.parent.name for file in found["train"]})
-        numbered = {split: [(f, classes.index(f.parent.name)) for f in files] for split, files in found.items()}
-        return classes, {split: thinned(pairs, limit) for split, pairs in numbered.items()}
+        return classes, {split: [(f, classes.index(f.parent.name)) for f in files] for split, files in found.items()}
     folders = {split: root / split for split in ("train", "val")}
     split_already = all(folder.is_dir() for folder in folders.values())
     home = folders["train"] if split_already else root
-    classes = sorted(d.name for d in home.iterdir() if d.is_dir() and any(images_in(d)))
+    classes = sorted(d.name for d in home.iterdir() if d.is_dir() and any(images_in(d, suffixes)))
     if not classes:
-        raise SystemExit(f"{home} has no sub-folders of images, one for each class.")
+        raise SystemExit(f"{home} has no sub-folders with {', '.join(suffixes)} files, one for each class")
     splits: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
     for split, pairs in splits.items():
         for label, name in enumerate(classes):
-            for file in images_in((folders[split] if split_already else root) / name):
-                if split_already or held_out(file.name) == (split == "val"):
+            for file in images_in((folders[split] if split_already else root) / name, suffixes):
+                key = f"{name}/{file.name}" if by_path else file.name
+                if split_already or held_out(key) == (split == "val"):
                     pairs.append((file, label))
-    return classes, {split: thinned(pairs, limit) for split, pairs in splits.items()}
+    return classes, splits
 
 
 def list_masks(root: Path, limit: int | None = None) -> tuple[int, int, dict[str, list[tuple[Path, Path]]]]:
@@ -358,18 +392,19 @@ def crop_and_flip(
 # -- generated data, for trying a recipe out ---------------------------------------------------------------------
 
 
-def generate_classes(root: Path, *, classes: int = 3, images: int = 10, side: int = 64) -> Path:
-    """Noisy stripes whose direction is the class, as files: ``images`` for training and 2 held out of each class.
+def generate_classes(root: Path, *, classes: int = 3, images: int = 10, side: int = 64, suffix: str = ".png") -> Path:
+    """Write noisy stripes whose direction is the class: of each class ``images`` for training, and 2 held out or more.
 
-    Files that are there already are left alone, for another process may be reading them.
+    Files that exist already stay as they are, since another process may be reading them.
     """
     for label in range(classes):
         folder = root / f"class{label}"
         folder.mkdir(parents=True, exist_ok=True)
         need, number = {False: images, True: 2}, 0
         while any(need.values()):
-            name, number = f"{label}_{number}.png", number + 1
-            if need[held_out(name)]:
+            name, number = f"{label}_{number}{suffix}", number + 1
+            # both ways to hold files out agree on these
+            if need[held_out(name)] and held_out(name) == held_out(f"{folder.name}/{name}"):
                 need[held_out(name)] -= 1
                 _write(folder / name, _stripes(side, side, label * 180 / classes, number))
     return root

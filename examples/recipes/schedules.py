@@ -38,6 +38,11 @@ def cosine(*, warmup: float = 0.0, constant_until: float = 0.0, end: float = 0.0
     return schedule
 
 
+def triangle(warmup: float) -> Schedule:
+    """Linearly up for a share ``warmup``, then linearly down to 0."""
+    return lambda progress: max(0.0, min(progress / warmup, (1 - progress) / (1 - warmup)))
+
+
 def part_of(schedule: Schedule, start: float, end: float) -> Schedule:
     """The stretch of a schedule between two shares, for a training in stages."""
     return lambda progress: schedule(start + progress * (end - start))

@@ -105,6 +105,7 @@ class Run:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, Path(args.out)
         self.minutes, self.steps = 0.0, 0  # of all trainings so far, those before a kill too
+        self.progress = 0.0  # share of the current training that is over
         self.rank, self.world = (int(os.environ.get(name, d)) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda":  # of which PyTorch wants to know the number
@@ -370,6 +371,7 @@ def fit(
         for group, rate, schedule in zip(optimizer.param_groups, rates, schedules, strict=True):
             group["lr"] = rate * schedule(progress)
         run.seed("step", after + step, run.rank)
+        run.progress = progress
         with torch.no_grad():
             inputs = prepare(batch)
         with run.autocast():
@@ -395,6 +397,23 @@ def fit(
         plot(out / "history.jsonl", out / "curves.png")
     run.minutes, run.steps = run.minutes + minutes, run.steps + step
     return (task if average is None else average.module).eval()
+
+
+def growing(values: Sequence[int], shares: Sequence[float], progress: float) -> int:
+    """Select a value, such as the side of a crop, by the share of the training that is over.
+
+    Args:
+        values: in the order in which they serve.
+        shares: of the training, one for each value; they need not sum to 1.
+        progress: 0 to 1.
+
+    Raises:
+        SystemExit: there are not as many shares as values.
+    """
+    if len(values) != len(shares):
+        raise SystemExit(f"{len(values)} sides have {len(shares)} shares; give one share for each side")
+    ends = np.cumsum(shares) / sum(shares)
+    return values[min(int(np.searchsorted(ends, progress, side="right")), len(values) - 1)]
 
 
 def start_method(workers: int) -> str | None:

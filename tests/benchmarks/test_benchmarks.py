@@ -1,10 +1,9 @@
-"""The benchmark: what its rows say, that its groups run, and that the page is what the raw file gives."""
+"""The benchmark: what its rows say, that its groups run, and the page."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import socket
 import statistics
 import sys
 from collections.abc import Iterator
@@ -227,25 +226,7 @@ def test_import_times(scripts: dict[str, ModuleType], monkeypatch: pytest.Monkey
         imports.seconds("no_such_module")
 
 
-# -- what was measured -------------------------------------------------------------------------------------------
-
-
-def test_the_page_of_benchmarks_is_what_the_raw_file_gives(scripts: dict[str, ModuleType]) -> None:
-    report = scripts["report"]
-    text = report.RESULTS.read_text(encoding="utf-8")
-    header, skipped, rows = scripts["measuring"].from_json(text)
-    text += (its_text := report.ACCELERATOR.read_text(encoding="utf-8"))
-    its_header, _, its_rows = scripts["measuring"].from_json(its_text)
-    for row in [*rows, *its_rows]:
-        check(row)
-    assert {row.group for row in rows} | set(skipped) == set(scripts["run"].GROUPS)
-    assert ({row.group for row in its_rows}, its_header["accelerator"] == "none") == ({"accelerator"}, False)
-    assert socket.gethostname() not in text
-    assert str(ROOT) not in text
-    written = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert written == report.page(header, skipped, rows, (its_header, its_rows))
-    for name, _ in report.PICTURES.values():
-        assert (ROOT / "docs" / "benchmarks" / f"{name}.png").stat().st_size > 5000
+# -- the page ----------------------------------------------------------------------------------------------------
 
 
 def test_rows_that_are_not_ahead_are_named(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
