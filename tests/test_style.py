@@ -1,31 +1,12 @@
-"""The tree keeps its own rules: lint, types, and no file that nobody would read."""
+"""The tree keeps its own rules; lint, format and types are checked by ``.ci/checks``."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-
-def run(*command: str) -> None:
-    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_lint() -> None:
-    run("ruff", "check", ".")
-
-
-def test_format() -> None:
-    run("ruff", "format", "--check", ".")
-
-
-def test_types() -> None:
-    run("mypy", "cdzoo")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "cdzoo").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
