@@ -62,7 +62,6 @@ nitpick_ignore_regex = [
 # -- doctests ---------------------------------------------------------------------------------------------------------
 
 doctest_global_setup = """
-warnings.filterwarnings("ignore", message=".*torch.jit.*")
 import torch
 import cdzoo
 from cdzoo.codecs import *

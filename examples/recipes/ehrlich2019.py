@@ -142,7 +142,8 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
         run, task, range(len(data)), optimizer, triangle(0.2),
         prepare=prepare, evaluate=lambda task: evaluate(task.model.model),
     )  # fmt: skip
-    return _save(run, trained.model.model, classes, evaluate, len(val))
+    transforms = CoefficientTransform(shorter_side=min(data.coefficients.image_size))
+    return _save(run, trained.model.model, classes, evaluate, len(val), transforms=transforms)
 
 
 # -- photographs ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Classifiers are trained on batches of a random size of 224 to 448 pixels (3.4.3)
 size, one by one (3.4.2); ``--min-size 224 --max-size 224`` is table 3's fixed size, and resnet49 takes 672 to 1120 and
 images enlarged by three (``--enlarge 3``, 4.6). Latents are never resized. ``resnet50`` is the rival that learns after
 reconstruction: images of the same sizes are coded, decoded, and brought to 224x224 (4.2). Not here: its MobileNetV2
-(table 2), and validation at 224x224, which tables 5 and 6 have; both are in ``examples/zoo/heads.py``, at one size.
+(table 2), and validation at 224x224, which tables 5 and 6 have; both are in ``heads.py``, at one size.
 
 What the paper leaves open. The optimiser of the classifiers: SGD, as torchvision trains ResNet-50 (90 epochs, batch
 256, rate 0.1 divided by 10 every 30, weight decay 1e-4); for MobileNetV2 rate 0.05, a cosine and weight decay 4e-5. The

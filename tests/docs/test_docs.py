@@ -1,4 +1,4 @@
-"""The site builds without a warning, its examples run, and every public name has its place in it."""
+"""The site builds without a warning, its examples run, and every public name has a place in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import cdzoo
 pytest.importorskip("sphinx_gallery")
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(1500)  # a minute on an idle core
+pytestmark = [pytest.mark.docs, pytest.mark.timeout(1500)]  # a minute on an idle core
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 PACKAGES = (
     "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",
@@ -38,20 +38,34 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "docs"
 
 
-def build(sources: Path, builder: str) -> Path:
-    out = sources.parent / builder
-    options = ["-W", "--keep-going", "-n", "-q", "-d", str(sources.parent / "doctrees")]
-    command = [sys.executable, "-m", "sphinx", *options, "-b", builder, str(sources), str(out)]
-    # the package under test is the one that the tests import, wherever that lies
-    environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parent.parent), "MPLBACKEND": "agg"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1400, env=environment, cwd=sources.parent)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-    return out
+# One process reads the pages once, writes them as HTML, and runs their examples.
+BUILD = """
+import sys
+from sphinx.application import Sphinx
+
+source, out = sys.argv[1:]
+app = Sphinx(source, source, out, f"{out}/doctrees", "html", status=None, warningiserror=True, keep_going=True)
+app.build()
+html = app.statuscode
+app.builder = app.registry.create_builder(app, "doctest", env=app.env)
+app.builder.init()
+app.builder.build_all()
+sys.exit(html or app.statuscode)
+"""
 
 
 @pytest.fixture(scope="module")
 def site(sources: Path) -> Path:
-    return build(sources, "html")
+    """The folder of the site, with ``output.txt``, the report on the examples."""
+    out = sources.parent / "html"
+    # the package under test is the one that the tests import, wherever that lies
+    environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parent.parent), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", BUILD, str(sources), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400, env=environment, cwd=sources.parent)
+    report = out / "output.txt"
+    found = report.read_text(encoding="utf-8")[-4000:] if report.exists() else ""
+    assert done.returncode == 0, found + done.stdout[-4000:] + done.stderr[-8000:]
+    return out
 
 
 def test_pages_are_there(site: Path) -> None:
@@ -94,5 +108,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
         assert missing == [], package
 
 
-def test_examples_on_the_pages_run(sources: Path) -> None:
-    assert "tests" in (build(sources, "doctest") / "output.txt").read_text(encoding="utf-8")
+def test_examples_on_the_pages_run(site: Path) -> None:
+    tests = re.search(r"(\d+) tests?\n", (site / "output.txt").read_text(encoding="utf-8"))
+    assert tests is not None
+    assert int(tests[1]) > 100

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import onnxruntime
+import pytest
 import torch
 
 import cdzoo
@@ -14,6 +15,8 @@ from cdzoo.codecs import encode_jpeg, write_jpeg
 from cdzoo.data import crop, horizontal_flip
 from cdzoo.demo import load_photo
 from cdzoo.types import JPEGCoefficients
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "quantise.py"
 SIDE = 160

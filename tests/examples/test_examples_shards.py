@@ -29,6 +29,8 @@ import itertools, json, os, signal, sys
 import torch.distributed as dist
 import train_shards
 
+pytestmark = pytest.mark.slow
+
 runs, start = json.loads(sys.argv[1]), os.environ["TORCHELASTIC_RESTART_COUNT"]
 in_step = train_shards.in_step
 

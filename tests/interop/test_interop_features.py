@@ -201,6 +201,7 @@ def test_indices_are_timms() -> None:
             taken_indices(indices, 5)
 
 
+@pytest.mark.slow
 def test_features_compile_and_export() -> None:
     class Backbone(torch.nn.Module):
         def __init__(self, model: Any) -> None:

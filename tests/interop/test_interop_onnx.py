@@ -27,6 +27,8 @@ from cdzoo.models.icat import ICAT
 from cdzoo.models.jpeg_resnet import BasicBlock
 from cdzoo.ops import to_jpeg_domain
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:

@@ -40,6 +40,7 @@ def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torfason2018", "mbt2018_mean", "bmshj2018_factorized"])
 def test_bits_are_left_out_of_compiled_functions(name: str) -> None:
     codec = fresh_codec(name)
@@ -61,6 +62,7 @@ def test_bits_are_left_out_of_compiled_functions(name: str) -> None:
         assert torch.equal(torch.compile(lambda x: codec.encode(x).y_hat, backend="eager")(X), codec.encode(X).y_hat)
 
 
+@pytest.mark.slow
 def test_jpeg_files_are_read_inside_compiled_functions() -> None:
     coefficients = cdzoo.codecs.encode_jpeg(X)
 
@@ -81,6 +83,7 @@ def saved(program: torch.export.ExportedProgram) -> nn.Module:
     return loaded
 
 
+@pytest.mark.slow
 def test_exported_programs_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     load = torch.load
 

@@ -245,6 +245,7 @@ def test_networks_that_read_the_image_twice_get_the_image() -> None:
     assert relative(converted(c), pixel(decode_jpeg(c, clamp=False, dtype=torch.float64))) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "size"),
     [(tv.resnet18, (64, 64)), (lambda: nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3), nn.ReLU()), (63, 65))],
@@ -265,6 +266,7 @@ def test_fused_exports_and_holds_no_rgb_image(build: Callable[[], nn.Module], si
         torch.testing.assert_close(program.module()(other), converted(other))
 
 
+@pytest.mark.slow
 def test_fused_compiles_in_one_graph() -> None:
     converted = to_jpeg_domain(CifarResNet(), mean=MEAN, std=STD).eval()
     compiled = torch.compile(converted, fullgraph=True, backend="aot_eager")
@@ -288,9 +290,11 @@ def test_half_precision_networks_and_autocast() -> None:
 
 @pytest.mark.parametrize("mode", ["fused", "factored"])
 def test_training_and_pooling_in_float16(mode: str) -> None:
-    c = files(224, 224)
+    # sums over the image exceed float16's range, as they do for larger images with smaller values
+    c = files(64, 64)
     pixel = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-    pixel[1].bias.data.fill_(3.0)
+    pixel[0].weight.data.mul_(224 / 64)
+    pixel[1].bias.data.fill_(30.0)
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         expected = pixel(normalized(c).float()).float()
     converted = to_jpeg_domain(pixel, mode=mode, mean=MEAN, std=STD)
