@@ -33,7 +33,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT / "docs", root / "docs", ignore=shutil.ignore_patterns("_build", "auto_gallery", "__pycache__")
     )
-    for name in ("examples", "benchmarks", "cdzoo", "CHANGELOG.md", "README.md"):
+    for name in ("examples", "benchmarks", "cdzoo", "tests", "CHANGELOG.md", "README.md"):
         (root / name).symlink_to(ROOT / name)
     return root / "docs"
 
