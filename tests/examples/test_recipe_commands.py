@@ -83,6 +83,7 @@ def test_presets_replace_the_papers_values_and_what_is_said_replaces_presets(mon
         ("icat2022", ["first", "pixels", "second", "rival"]),
         ("ehrlich2019", ["classifier", "photographs"]),
         ("heads", ["classifier"]),
+        ("distill", ["distill"]),
     ],
 )
 def test_help(capsys: pytest.CaptureFixture[str], name: str, commands: list[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,15 +25,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def recipes() -> Iterator[dict[str, ModuleType]]:
-    names = [file.stem for file in FOLDER.glob("*.py")]
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name: importlib.import_module(name) for name in ("distill", "muon")}
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in names:
-            sys.modules.pop(name, None)
+def recipes() -> dict[str, ModuleType]:
+    return {name: importlib.import_module(name) for name in ("distill", "muon")}
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
