@@ -48,7 +48,11 @@ def _read_folder(soak: Soak, name: str, folder: Path, entries: Sequence[Entry], 
     }
     is_stream = name == "StreamDataset"
     start = time.monotonic()
-    dataset: Any = StreamDataset(folder, soak.codec, **options) if is_stream else CoefficientDataset(folder, **options)
+    dataset: Any = (
+        StreamDataset(folder, soak.codec, **options)
+        if is_stream
+        else CoefficientDataset(folder, strict=True, **options)
+    )
     for file in gone:
         (folder / file).unlink()
     batches = torch.arange(len(dataset)).tensor_split(max(1, len(dataset) // 16))  # none that is small and all damaged
@@ -233,7 +237,7 @@ def _read_shards(soak: Soak, account: Account, name: str, paths: Sequence[Path])
     found: Any = (
         StreamShards(list(paths), soak.codec, **options)
         if name == "StreamShards"
-        else CoefficientShards(list(paths), **options)
+        else CoefficientShards(list(paths), strict=True, **options)
     )
     batches = DataLoader(found, batch_size=None, num_workers=2, collate_fn=_labels_of)
     labels = Counter(label for batch in batches for label in batch)

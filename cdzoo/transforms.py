@@ -97,7 +97,7 @@ class CoefficientTransform:
     spaces go into one batch.
 
     With ``shorter_side``, files stay what they are and are reduced by 1, 2, 4 or 8, by the low-frequency corner of
-    every block (:func:`cdzoo.data.scale`). With nothing, they keep their size.
+    every block (:func:`cdzoo.data.downscale`). With nothing, they keep their size.
 
     Attributes:
         shorter_side: pixels that the shorter side comes closest to, in ratio.
@@ -143,9 +143,9 @@ class CoefficientTransform:
         factor = self.factor(coefficients.image_size)
         if factor == 1:
             return coefficients
-        from cdzoo.jpeg.transforms import scale
+        from cdzoo.jpeg.transforms import downscale
 
-        return scale(coefficients, factor)
+        return downscale(coefficients, factor)
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -64,9 +64,9 @@ class JPEGCoefficients(NamedTuple):
 
     Attributes:
         planes: ``K`` int16 tensors ``(B, Hb, Wb, 8, 8)``, one per component: quantised DCT coefficients in natural
-            (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs. What no
-            file holds, such as an image reduced by :func:`cdzoo.data.scale`, has floating-point planes and tables of
-            ones.
+            (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs. Results
+            that no file can hold, such as those of :func:`cdzoo.data.downscale`, have floating-point planes and tables
+            of ones.
         qtables: quantisation tables ``(B, K, 8, 8)`` int32, natural order.
         sampling: ``K`` pairs of (vertical, horizontal) sampling factors.
         image_size: ``(H, W)`` in pixels.

@@ -128,7 +128,7 @@ class Classify(Task):
     def prepare(self, file: File) -> Item:
         data = file.content
         if self._decoder is not None:
-            size: Any = self._decoder.bucket_key_or_none(data)
+            size: Any = self._decoder.batch_key(data)
             return Item(file, size, (data, Classified(file.name, num_bytes=len(data))), size, len(data))
         with _damage([]):
             header = read_jpeg_header(data, strict=self.strict)
@@ -300,7 +300,7 @@ def classify(
     """Label JPEG files from their DCT coefficients and ``.cdz`` streams from their latents, of any sizes.
 
     Pixels are not decoded. Photographs are turned as their Exif orientation says. Damaged JPEG files are read as far as
-    possible, with one :class:`~cdzoo.jpeg.files.JPEGWarning` for all of them.
+    possible, with one :class:`~cdzoo.codecs.JPEGWarning` for all of them.
 
     Args:
         paths: a file, a folder that is searched with its subfolders, or a sequence of these.

@@ -9,6 +9,7 @@ from cdzoo.data.shard_writer import write_shards as write_shards
 from cdzoo.data.streams import StreamDataset as StreamDataset
 from cdzoo.data.streams import StreamShards as StreamShards
 from cdzoo.jpeg.transforms import CenterCrop as CenterCrop
+from cdzoo.jpeg.transforms import Downscale as Downscale
 from cdzoo.jpeg.transforms import RandomCrop as RandomCrop
 from cdzoo.jpeg.transforms import RandomHorizontalFlip as RandomHorizontalFlip
 from cdzoo.jpeg.transforms import RandomRotation90 as RandomRotation90
@@ -17,6 +18,7 @@ from cdzoo.jpeg.transforms import Scale as Scale
 from cdzoo.jpeg.transforms import alignment as alignment
 from cdzoo.jpeg.transforms import center_crop as center_crop
 from cdzoo.jpeg.transforms import crop as crop
+from cdzoo.jpeg.transforms import downscale as downscale
 from cdzoo.jpeg.transforms import gray_to_ycbcr as gray_to_ycbcr
 from cdzoo.jpeg.transforms import horizontal_flip as horizontal_flip
 from cdzoo.jpeg.transforms import rotate as rotate

@@ -92,8 +92,11 @@ class Decoder(ABC, Generic[T]):
                     break
         return _caused(self.named(found, name), found)
 
-    def bucket_key_or_none(self, file: bytes) -> Hashable:
-        """:meth:`bucket_key`, or ``None`` for a damaged file; decoding it raises the error, with the name."""
+    def batch_key(self, file: bytes) -> Hashable:
+        """The value that decoded files of one batch share: :meth:`bucket_key`; ``None`` for a damaged file.
+
+        Decoding the file raises its error, with the name.
+        """
         try:
             return self.bucket_key(file)
         except CdzooError:

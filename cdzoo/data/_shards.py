@@ -156,7 +156,7 @@ class SampleShards(IterableDataset[Any], Generic[T]):
             return
         yield from bucketed(
             files,
-            lambda raw: self._decoder.bucket_key_or_none(raw.data),
+            lambda raw: self._decoder.batch_key(raw.data),
             size=self.batch_size,
             max_pending=self.max_pending,
             drop_last=self.drop_last,

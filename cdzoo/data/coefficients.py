@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 
 from cdzoo._files import JPEG_SUFFIXES
-from cdzoo.codecs import MAX_IMAGE_PIXELS, read_jpeg, read_jpeg_header
+from cdzoo.codecs import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, read_jpeg_header
 from cdzoo.data._dataset import Labels, SampleDataset
 from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, OnError, in_threads
 from cdzoo.data._shards import SampleShards, ShardLabels
@@ -17,6 +19,7 @@ from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
+from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "read_upright"]
@@ -51,8 +54,16 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         gray: Gray,
         gray_sampling: Sampling,
         num_threads: int | None,
+        strict: bool,
+        upright: bool | None,
     ) -> None:
-        super().__init__(transform)
+        resizes = isinstance(transform, CoefficientTransform) and transform.place((8, 8)) is not None
+        if resizes and upright is not None:
+            transform = dataclasses.replace(transform, upright=upright)  # type: ignore[type-var]
+        super().__init__(None if resizes else transform)
+        self._resize = transform if resizes else None
+        self._upright = getattr(transform, "upright", False) if upright is None else upright
+        self._strict, self._warned = strict, False
         if gray not in get_args(Gray):
             raise ValueError(f"gray must be 'keep' or 'ycbcr', not {gray!r}")
         if num_threads is not None and num_threads < 1:
@@ -73,6 +84,11 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
             return Geometry(self._gray_sampling, header.image_size, "ycbcr")
         return Geometry(header.sampling, header.image_size, header.color_space)
 
+    def batch_key(self, file: bytes) -> Hashable:
+        if getattr(self._resize, "size", None) is not None:
+            return "one size"  # whatever the file's own geometry
+        return super().batch_key(file)
+
     def named(self, error: CdzooError, name: str) -> CdzooError:
         assert isinstance(error, JPEGError)
         return error.named(name)
@@ -81,8 +97,22 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         return collate_coefficients(samples)
 
     def decode(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = self._decode_all(files)
+        for warning in caught:
+            if not isinstance(warning.message, JPEGWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            elif not self._warned:
+                self._warned = True
+                text = f"a JPEG file is damaged and was read as far as possible ({warning.message}); later ones are "
+                text += "not reported; pass strict=True to treat them as errors"
+                warnings.warn(JPEGWarning(text, warning.message.num_missing), stacklevel=2)
+        return found
+
+    def _decode_all(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
         # Transforms give each file tensors of its own, so that one tensor for all would only be split and copied.
-        if len(files) > 1 and self._transform is None:
+        if len(files) > 1 and self._transform is None and (self._resize is not None or not self._upright):
             try:
                 return _split(self._read(files, self.num_threads))
             except ValueError:  # geometries differ, or a file is damaged: read alone, it raises its own error
@@ -96,7 +126,14 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
             return error
 
     def _read(self, files: bytes | Sequence[bytes], num_threads: int) -> JPEGCoefficients:
-        found = read_jpeg(files, num_threads=num_threads, max_pixels=self._max_pixels)
+        options: Any = {"strict": self._strict, "max_pixels": self._max_pixels}
+        if self._resize is not None:
+            return read_jpeg(files, transform=self._resize, num_threads=num_threads, **options)
+        if self._upright:
+            assert isinstance(files, bytes)
+            found = read_upright(files, **options)
+        else:
+            found = read_jpeg(files, num_threads=num_threads, **options)
         return found if self._gray_sampling is None else gray_to_ycbcr(found, self._gray_sampling)
 
 
@@ -128,17 +165,18 @@ def _split(batch: JPEGCoefficients) -> list[JPEGCoefficients | CdzooError]:
 class CoefficientDataset(SampleDataset[JPEGCoefficients]):
     """Map-style dataset of JPEG files, in a folder or in WebDataset shards, that gives their DCT coefficients.
 
-    It calls :func:`cdzoo.codecs.read_jpeg` for a batch at a time. All files of a batch need one geometry (image size,
-    sampling factors, color space): use the sampler, or a transform that crops images to one size::
+    Photographs of any sizes share batches if a transform brings them to one size, upright::
+
+        dataset = CoefficientDataset("imagenet/train", transform=CoefficientTransform(resize=256, crop=224))
+        loader = DataLoader(dataset, batch_size=32, collate_fn=collate_coefficients, num_workers=4)
+
+    Otherwise the files of a batch need one geometry (image size, sampling factors, color space), as the sampler gives::
 
         dataset = CoefficientDataset("imagenet/train", gray="ycbcr")
         sampler = SizeBucketSampler(dataset, batch_size=32, shuffle=True)
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_coefficients, num_workers=4)
 
-    Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case; hidden files are left out. Images
-    come as they are stored: the Exif orientation is not applied. Where it matters,
-    :func:`cdzoo.codecs.read_jpeg_header` reports it, and :func:`cdzoo.data.upright` and :func:`cdzoo.data.rotate` turn
-    coefficients without loss.
+    Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case; hidden files are left out.
 
     Worker processes may be forked or spawned. Threads decode several files at the same time within one process; use
     them where the main process makes the batches, or where processes need too much memory.
@@ -152,13 +190,19 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
             (``"train-{000..131}.tar"``), or a sequence of these.
         labels: as for :class:`~cdzoo.data.StreamDataset`.
         transform: applied to each file's coefficients, ``planes`` ``K x (1, Hb, Wb, 8, 8)`` int16. An error that it
-            raises is raised, with a note that names the file.
+            raises is raised, with a note that names the file. A :class:`cdzoo.transforms.CoefficientTransform` that
+            resizes works on whole batches.
         gray: ``"keep"`` gives grey files one plane; ``"ycbcr"`` makes them YCbCr with chroma planes of zeros, the same
             picture exactly, so that they share batches with files in color. Applied before the transform.
         gray_sampling: the (vertical, horizontal) sampling factors that these grey files get; 4:2:0 by default.
         num_threads: files read at the same time; ``torch.get_num_threads()`` by default, 1 in a worker process.
         max_pixels: refuse images of more pixels than this; ``None`` for no limit.
         max_stream_bytes: refuse files and members of more bytes than this, before they are read.
+        strict: treat a damaged file as an error. Otherwise it is read as far as possible, and each process warns once
+            (:class:`~cdzoo.codecs.JPEGWarning`).
+        upright: turn images as their Exif orientation says. By default, as the transform says (a
+            ``CoefficientTransform`` turns them); without a transform, images stay as they are stored. Images too small
+            to be turned exactly stay as they are.
         on_error: as for :class:`~cdzoo.data.StreamDataset`.
 
     Attributes:
@@ -185,10 +229,18 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         num_threads: int | None = None,
         max_pixels: int | None = MAX_IMAGE_PIXELS,
         max_stream_bytes: int = MAX_STREAM_BYTES,
+        strict: bool = False,
+        upright: bool | None = None,
         on_error: OnError = "raise",
     ) -> None:
         decoder = CoefficientDecoder(
-            transform, max_pixels=max_pixels, gray=gray, gray_sampling=gray_sampling, num_threads=num_threads
+            transform,
+            max_pixels=max_pixels,
+            gray=gray,
+            gray_sampling=gray_sampling,
+            num_threads=num_threads,
+            strict=strict,
+            upright=upright,
         )
         super().__init__(root, decoder, labels=labels, max_stream_bytes=max_stream_bytes, on_error=on_error)
 
@@ -225,12 +277,14 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
             shards.set_epoch(epoch)
             for coefficients, labels in loader: ...
 
-    Photographs of many sizes give many small batches. With a ``transform`` that crops them to one size, use
+    Photographs of many sizes give many small batches, unless ``transform`` is a
+    :class:`cdzoo.transforms.CoefficientTransform` with one size. With other transforms to one size, use
     ``batch_size=None`` here and the loader's own ``batch_size``. Members are those called ``.jpg``, ``.jpeg``,
-    ``.jpe`` or ``.jfif``, in any case. The Exif orientation is not applied.
+    ``.jpe`` or ``.jfif``, in any case.
 
     Ranks, workers, order and the arguments that are not listed here are as in :class:`~cdzoo.data.StreamShards`;
-    ``gray``, ``gray_sampling``, ``num_threads`` and ``transform`` are as in :class:`~cdzoo.data.CoefficientDataset`.
+    ``gray``, ``gray_sampling``, ``num_threads``, ``strict``, ``transform`` and ``upright`` are as in
+    :class:`~cdzoo.data.CoefficientDataset`.
 
     Args:
         shards: paths, globs, brace lists, a sequence of these, or a folder of ``.tar`` files.
@@ -260,12 +314,20 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
         num_threads: int | None = None,
         max_pixels: int | None = MAX_IMAGE_PIXELS,
         max_stream_bytes: int = MAX_STREAM_BYTES,
+        strict: bool = False,
+        upright: bool | None = None,
         on_error: OnError = "raise",
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
         decoder = CoefficientDecoder(
-            transform, max_pixels=max_pixels, gray=gray, gray_sampling=gray_sampling, num_threads=num_threads
+            transform,
+            max_pixels=max_pixels,
+            gray=gray,
+            gray_sampling=gray_sampling,
+            num_threads=num_threads,
+            strict=strict,
+            upright=upright,
         )
         super().__init__(
             shards,

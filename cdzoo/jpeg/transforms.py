@@ -14,6 +14,7 @@ The random transforms draw from PyTorch's generator, once for a batch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -27,6 +28,7 @@ from cdzoo.types import JPEGCoefficients
 
 __all__ = [
     "CenterCrop",
+    "Downscale",
     "RandomCrop",
     "RandomHorizontalFlip",
     "RandomRotation90",
@@ -35,6 +37,7 @@ __all__ = [
     "alignment",
     "center_crop",
     "crop",
+    "downscale",
     "gray_to_ycbcr",
     "horizontal_flip",
     "rotate",
@@ -170,7 +173,7 @@ def center_crop(coefficients: JPEGCoefficients, size: int | tuple[int, int]) -> 
     return crop(coefficients, top, left, *kept)
 
 
-def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
+def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     """The image at ``1 / factor`` of its size, from the low-frequency corner of every block.
 
     An 8x8 block whose lowest ``n x n`` frequencies (``n = 8 / factor``) are kept is a block of ``n x n`` pixels. These
@@ -308,8 +311,8 @@ class CenterCrop(RandomCrop):
         return center_crop(coefficients, self.size)
 
 
-class Scale(nn.Module):
-    """:func:`scale` by ``1 / factor``.
+class Downscale(nn.Module):
+    """:func:`downscale` by ``factor``.
 
     Args:
         factor: 1, 2, 4 or 8.
@@ -321,10 +324,24 @@ class Scale(nn.Module):
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files."""
-        return scale(coefficients, self.factor)
+        return downscale(coefficients, self.factor)
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"
+
+
+def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
+    """The former name of :func:`downscale`; deprecated, since ``scale(c, 2)`` makes images smaller."""
+    warnings.warn("cdzoo.data.scale is now called downscale", DeprecationWarning, stacklevel=2)
+    return downscale(coefficients, factor)
+
+
+class Scale(Downscale):
+    """The former name of :class:`Downscale`; deprecated."""
+
+    def __init__(self, factor: int) -> None:
+        warnings.warn("cdzoo.data.Scale is now called Downscale", DeprecationWarning, stacklevel=2)
+        super().__init__(factor)
 
 
 _Ratio = tuple[int, int]

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from cdzoo.codecs import decode_jpeg, read_jpeg
-from cdzoo.data import horizontal_flip, scale
+from cdzoo.data import downscale, horizontal_flip
 from cdzoo.demo import PHOTO
 from cdzoo.models import JPEGResNet18_Weights, jpeg_resnet18
 
@@ -45,9 +45,9 @@ figure.colorbar(image, ax=axes, label="log10 of mean magnitude")
 # %%
 # Transforms act on coefficients and are exact: a mirrored picture, and one of half the size, without decoding.
 trimmed = horizontal_flip(coefficients, trim=True)
-half = scale(coefficients, 2)
+half = downscale(coefficients, 2)
 figure, panels = plt.subplots(1, 3, figsize=(9, 2.4), layout="constrained")
-titles = ("as stored", "horizontal_flip(c, trim=True)", "scale(c, 2)")
+titles = ("as stored", "horizontal_flip(c, trim=True)", "downscale(c, 2)")
 for panel, c, title in zip(panels, (coefficients, trimmed, half), titles, strict=True):
     panel.imshow(decode_jpeg(c)[0].permute(1, 2, 0))
     panel.set_title(f"{title}: {c.image_size[0]}x{c.image_size[1]}", fontsize=8)

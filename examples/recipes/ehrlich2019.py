@@ -36,7 +36,14 @@ from torch import Tensor, nn
 from training import Run, add_command, fit, growing, read_history, run_command
 
 import cdzoo
-from cdzoo.data import CoefficientDataset, RandomCrop, RandomHorizontalFlip, alignment, collate_coefficients, scale
+from cdzoo.data import (
+    CoefficientDataset,
+    RandomCrop,
+    RandomHorizontalFlip,
+    alignment,
+    collate_coefficients,
+    downscale,
+)
 from cdzoo.jpeg.transforms import horizontal_flip
 from cdzoo.models.jpeg_resnet import JPEGResNetSmall, jpeg_resnet_small
 from cdzoo.transforms import CoefficientTransform
@@ -179,7 +186,7 @@ def augmented(samples: Sequence[tuple[JPEGCoefficients, int]], side: int) -> tup
             sample = erase(sample._replace(planes=tuple(plane.clone() for plane in sample.planes)), 0.5)
         changed.append((sample, label))
     batch, labels = collate_coefficients(changed)
-    return jitter(scale(batch, 2) if whole else batch, 0.3), labels
+    return jitter(downscale(batch, 2) if whole else batch, 0.3), labels
 
 
 def photographs(args: argparse.Namespace) -> dict[str, Any]:

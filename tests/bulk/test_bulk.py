@@ -354,8 +354,9 @@ def test_classes_of_jpeg_files_are_those_of_the_command_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = cdzoo.models.jpeg_resnet18(weights="DEFAULT")
-    rows = {row["file"]: row for row in run(Classify(model, top=2, transforms=None, **LIMITS), photos, tmp_path)}
-    main(["classify", "--json", "--top", "2", str(photos)])
+    task = Classify(model, top=2, strict=True, **LIMITS)
+    rows = {row["file"]: row for row in run(task, photos, tmp_path)}
+    main(["classify", "--json", "--top", "2", "--model", "jpeg_resnet18", "--strict", str(photos)])
     report = {
         str(Path(entry["file"]).relative_to(photos)): entry for entry in json.loads(capsys.readouterr().out)["files"]
     }

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 import cdzoo
 from cdzoo.cli import main
 from cdzoo.codecs import read_jpeg
-from cdzoo.data import scale
+from cdzoo.data import downscale
 from cdzoo.transforms import CoefficientTransform
 
 NAMES = ["tench", "springer", "player"]
@@ -101,7 +101,7 @@ def test_a_folder_with_broken_files(
     assert small["bpp"] == pytest.approx(8 * (photos / "small.jpg").stat().st_size / (64 * 80))
     # a large photograph is read at the power of two that comes closest to what the weights were trained at
     assert large["image_size"] == [304, 400]
-    expected = probabilities(weights.model, scale(read_jpeg(photos / "large.jpeg"), 4))
+    expected = probabilities(weights.model, downscale(read_jpeg(photos / "large.jpeg"), 4))
     assert [e["probability"] for e in large["top"]] == pytest.approx(sorted(expected, reverse=True), rel=1e-4)
 
 

@@ -1,29 +1,23 @@
-"""JPEG files on disk and in tar shards to batches of coefficients, through DataLoader and its workers."""
+"""JPEG files to coefficients: everything that streams do not have."""
 
 from __future__ import annotations
 
 import io
-import logging
-import os
-import pickle
 import tarfile
-from collections import Counter
-from multiprocessing.reduction import ForkingPickler
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from oracles.dataset_files import CLASSES, Files, make_tar, once
 from oracles.jpeg_files import encode, picture
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Subset, default_collate
-from torch.utils.data._utils.pin_memory import pin_memory
+from torch.utils.data import DataLoader, Subset
 
 from cdzoo import JPEGCoefficients
-from cdzoo.codecs import decode_jpeg, read_jpeg, read_jpeg_header
+from cdzoo.codecs import JPEGWarning, decode_jpeg, read_jpeg, read_jpeg_header
 from cdzoo.data import (
     CoefficientDataset,
     CoefficientShards,
@@ -32,21 +26,13 @@ from cdzoo.data import (
     center_crop,
     collate_coefficients,
     gray_to_ycbcr,
+    upright,
     write_shards,
 )
 from cdzoo.data.coefficients import read_upright
 from cdzoo.errors import BitstreamError, JPEGError
+from cdzoo.transforms import CoefficientTransform
 
-CLASSES = ["ant", "bee", "cat"]
-# name, size (W, H), mode, Pillow's options; of each there are three, one in every class
-KINDS: list[tuple[str, tuple[int, int], str, dict[str, Any]]] = [
-    ("a.jpg", (48, 32), "RGB", {"subsampling": "4:2:0"}),
-    ("b.JPEG", (48, 32), "RGB", {"subsampling": "4:2:0", "progressive": True, "quality": 30}),
-    ("c.Jpe", (48, 32), "RGB", {"subsampling": "4:4:4"}),
-    ("more/d.jfif", (33, 17), "RGB", {"subsampling": "4:2:0"}),
-    ("more/e.jpeg", (48, 32), "L", {}),
-    ("more/f.JPG", (33, 17), "CMYK", {}),
-]
 FOURS = ((2, 2), (1, 1), (1, 1))
 FILES = dict[str, JPEGCoefficients]
 
@@ -56,34 +42,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FILES]:
-    """A folder of 18 files in 3 classes and 5 geometries, and what ``read_jpeg`` says of each."""
-    root = tmp_path_factory.mktemp("files")
-    for number, label in enumerate(CLASSES):
-        (root / label / "more").mkdir(parents=True)
-        for i, (name, size, mode, options) in enumerate(KINDS):
-            (root / label / name).write_bytes(encode(picture(*size, mode, seed=10 * number + i), **options))
-    (root / "ant" / "notes.txt").write_text("no picture")
-    names = sorted(f"{label}/{name}" for label in CLASSES for name, *_ in KINDS)
-    return root, {name: read_jpeg(root / name) for name in names}
+@pytest.fixture
+def written(files: Files) -> tuple[Path, FILES]:
+    return files.root, files.samples
 
 
 @pytest.fixture
-def folder(written: tuple[Path, FILES], tmp_path: Path) -> Path:
-    """The same folder, for tests that damage it."""
-    for name in written[1]:
-        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "root" / name).write_bytes((written[0] / name).read_bytes())
-    return tmp_path / "root"
-
-
-@pytest.fixture(scope="module")
-def shards(written: tuple[Path, FILES], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FILES]:
-    """The same files in 5 shards, with coefficients by member name."""
-    directory = tmp_path_factory.mktemp("shards")
-    write_shards([(written[0] / n, CLASSES.index(n.split("/")[0])) for n in written[1]], directory, max_count=4)
-    return directory, {f"{i:08d}-{Path(n).stem}.jpg": file for i, (n, file) in enumerate(written[1].items())}
+def shards(files: Files) -> tuple[Path, FILES]:
+    return files.shard_folder, files.members
 
 
 def equal(a: JPEGCoefficients, b: JPEGCoefficients) -> bool:
@@ -98,29 +64,8 @@ def rows(batch: JPEGCoefficients) -> list[JPEGCoefficients]:
     ]
 
 
-def count(batches: Any, files: FILES) -> Counter[str]:
-    """Which files came how often; every batch checked for geometry, label and coefficients."""
-    found: Counter[str] = Counter()
-    for batch, labels in batches:
-        assert isinstance(batch, JPEGCoefficients)
-        assert labels.dtype == torch.int64
-        assert {len(plane) for plane in batch.planes} == {len(batch.qtables)} == {len(labels)}
-        for file, label in zip(rows(batch), labels.tolist(), strict=True):
-            (name,) = [n for n, other in files.items() if equal(file, other)]
-            assert label == (int(name[:8]) // 6 if "-" in name else CLASSES.index(name.split("/")[0]))
-            found[name] += 1
-    return found
-
-
-def once(files: FILES) -> Counter[str]:
-    return Counter(dict.fromkeys(files, 1))
-
-
 def load(dataset: CoefficientDataset, names: list[str]) -> list[Any]:
     return dataset.__getitems__([dataset.names.index(name) for name in names])
-
-
-# -- folders -----------------------------------------------------------------------------------------------------
 
 
 def test_coefficients_are_those_of_other_readers(written: tuple[Path, FILES]) -> None:
@@ -139,23 +84,6 @@ def test_coefficients_are_those_of_other_readers(written: tuple[Path, FILES]) ->
             np.testing.assert_array_equal(plane[0].numpy(), blocks[:rows, :columns])
 
 
-def test_classes_and_files_are_those_of_image_folder(written: tuple[Path, FILES]) -> None:
-    from torchvision.datasets import DatasetFolder
-
-    root, files = written
-    dataset = CoefficientDataset(root)
-    oracle = DatasetFolder(str(root), loader=lambda path: path, extensions=(".jpg", ".jpeg", ".jpe", ".jfif"))
-    assert dataset.classes == oracle.classes
-    assert dataset.class_to_idx == oracle.class_to_idx
-    assert dataset.names == list(files)
-    assert dataset.targets is not None
-    assert {(str(root / n), t) for n, t in zip(dataset.names, dataset.targets, strict=True)} == set(oracle.samples)
-    assert repr(dataset) == f"CoefficientDataset(18 JPEG files of 3 classes in {root})"
-    file, label = dataset[-1]
-    assert equal(file, files[dataset.names[-1]])
-    assert label == 2
-
-
 @pytest.mark.parametrize("num_threads", [1, 3, None])
 def test_a_batch_of_any_geometries_in_order(written: tuple[Path, FILES], num_threads: int | None) -> None:
     root, files = written
@@ -170,7 +98,7 @@ def test_a_batch_of_any_geometries_in_order(written: tuple[Path, FILES], num_thr
     ("context", "workers", "num_threads"), [(None, 0, 2), ("fork", 2, None), ("fork", 2, 2), ("spawn", 1, None)]
 )
 def test_every_file_comes_once_in_batches_of_one_geometry(
-    written: tuple[Path, FILES], context: str | None, workers: int, num_threads: int | None
+    files: Files, written: tuple[Path, FILES], context: str | None, workers: int, num_threads: int | None
 ) -> None:
     dataset = CoefficientDataset(written[0], num_threads=num_threads)
     sampler = SizeBucketSampler(dataset, 4, shuffle=True)
@@ -181,7 +109,7 @@ def test_every_file_comes_once_in_batches_of_one_geometry(
     batches = list(loader)
     assert len(batches) == len(loader) == 6
     assert sorted(len(labels) for _, labels in batches) == [2, 3, 3, 3, 3, 4]
-    assert count(batches, written[1]) == once(written[1])
+    assert files.count(batches, written[1]) == once(written[1])
 
 
 def test_bucket_keys_are_geometries(written: tuple[Path, FILES]) -> None:
@@ -215,50 +143,17 @@ def test_headers_behind_long_metadata(tmp_path: Path) -> None:
     assert CoefficientDataset(tmp_path / "x.tar", labels=None).image_sizes() == [(24, 40)]
 
 
-def test_labels_by_mapping_function_or_none(written: tuple[Path, FILES]) -> None:
-    root, files = written
-    by_name = {name: i for i, name in enumerate(files)}
-    assert CoefficientDataset(root, labels=by_name).targets == list(range(18))
-    by_path = CoefficientDataset(root, labels=lambda path: os.path.getsize(path))
-    assert by_path.targets == [(root / name).stat().st_size for name in files]
-    assert isinstance(CoefficientDataset(root, labels=None)[0], JPEGCoefficients)
-    with pytest.raises(ValueError, match=r"lack 'ant/a\.jpg'"):
-        CoefficientDataset(root, labels={})
-    with pytest.raises(ValueError, match="must be 'auto' or 'folder'"):
-        CoefficientDataset(root, labels="cls")
-
-
-@pytest.mark.parametrize("labels", [[7] * 18, 5, True, {"a"}], ids=repr)
-def test_labels_of_another_kind_are_refused(
-    written: tuple[Path, FILES], shards: tuple[Path, FILES], labels: Any
-) -> None:
-    for root in (written[0], shards[0]):
-        with pytest.raises(TypeError, match="labels must be 'auto', 'folder', 'cls', a mapping"):
-            CoefficientDataset(root, labels=labels)
-    with pytest.raises(TypeError, match="labels must be 'cls', a mapping"):
-        CoefficientShards(shards[0], labels=labels)
-
-
-def test_refusals(written: tuple[Path, FILES], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no \.jpg or \.jpeg or \.jpe or \.jfif file in .*, and no shard at"):
-        CoefficientDataset(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"^no shard at"):
-        CoefficientDataset(tmp_path / "train-{0..3}.tar")
+def test_refusals(written: tuple[Path, FILES]) -> None:
     with pytest.raises(ValueError, match="gray must be 'keep' or 'ycbcr', not 'rgb'"):
         CoefficientDataset(written[0], gray="rgb")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sampling="):
         CoefficientDataset(written[0], gray="ycbcr", gray_sampling=((1, 1), (2, 2), (1, 1)))
     with pytest.raises(ValueError, match="num_threads must be at least 1"):
         CoefficientDataset(written[0], num_threads=0)
-    with pytest.raises(ValueError, match="on_error must be"):
-        CoefficientDataset(written[0], on_error="ignore")  # type: ignore[arg-type]
 
 
-# -- grey files, transforms --------------------------------------------------------------------------------------
-
-
-def test_grey_files_share_batches_with_colour(written: tuple[Path, FILES]) -> None:
-    root, files = written
+def test_grey_files_share_batches_with_colour(files: Files) -> None:
+    root, samples = files.root, files.samples
     names = ["ant/a.jpg", "ant/more/e.jpeg", "bee/b.JPEG"]
     with pytest.raises(ValueError, match="gray='ycbcr'"):
         collate_coefficients(load(CoefficientDataset(root), names))
@@ -266,14 +161,14 @@ def test_grey_files_share_batches_with_colour(written: tuple[Path, FILES]) -> No
     assert isinstance(batch, JPEGCoefficients)
     assert batch[2:] == (FOURS, (32, 48), "ycbcr")
     grey = rows(batch)[1]
-    assert torch.equal(grey.planes[0], files[names[1]].planes[0])
+    assert torch.equal(grey.planes[0], samples[names[1]].planes[0])
     assert not any(plane.any() for plane in grey.planes[1:])
     # the same picture, as our decoder and as Pillow see it
-    assert torch.equal(decode_jpeg(grey), decode_jpeg(files[names[1]]))
+    assert torch.equal(decode_jpeg(grey), decode_jpeg(samples[names[1]]))
     everything = CoefficientDataset(root, gray="ycbcr")
     loader = DataLoader(everything, batch_sampler=SizeBucketSampler(everything, 9), collate_fn=collate_coefficients)
     assert sorted(len(labels) for _, labels in loader) == [3, 3, 3, 9]
-    assert count(loader, {name: gray_to_ycbcr(file) for name, file in files.items()}) == once(files)
+    assert files.count(loader, {name: gray_to_ycbcr(file) for name, file in samples.items()}) == once(samples)
     fulls = CoefficientDataset(root, gray="ycbcr", gray_sampling=((1, 1),) * 3, labels=None)
     batch = collate_coefficients(load(fulls, ["ant/c.Jpe", "cat/more/e.jpeg"]))
     assert isinstance(batch, JPEGCoefficients)
@@ -303,178 +198,17 @@ def test_transforms_act_on_single_files(written: tuple[Path, FILES], num_threads
     assert sorted(len(indices) for indices in SizeBucketSampler(keys, 20)) == [3, 15]
 
 
-def test_what_a_transform_raises_names_the_file(written: tuple[Path, FILES]) -> None:
-    def fail(file: JPEGCoefficients) -> JPEGCoefficients:
-        raise RuntimeError("no")
-
-    dataset = CoefficientDataset(written[0], transform=fail, on_error="skip")
-    with pytest.raises(RuntimeError, match="no") as caught:
-        dataset.__getitems__([0, 1])
-    assert caught.value.__notes__ == [f"in the transform of {written[0] / 'ant/a.jpg'}"]
-
-
-# -- what cannot be read -----------------------------------------------------------------------------------------
-
-
-def damage(folder: Path) -> dict[str, tuple[type[Exception], str]]:
-    """Break some files; returns their names, the error expected and a part of its message."""
-    whole = (folder / "ant/a.jpg").read_bytes()
-    (folder / "ant/a.jpg").write_bytes(whole[: len(whole) * 3 // 4])
-    (folder / "ant/b.JPEG").write_bytes(b"")
-    flipped = bytearray(whole)
-    scan = whole.index(b"\xff\xda") + 14
-    flipped[scan : scan + 40] = b"\xff\0" * 20  # ones, which no Huffman code consists of
-    (folder / "bee/a.jpg").write_bytes(flipped)
-    (folder / "bee/c.Jpe").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    (folder / "bee/more/d.jfif").write_bytes(whole[:100])
-    return {
-        "ant/a.jpg": (JPEGError, "byte "),
-        "ant/b.JPEG": (JPEGError, "byte 0: the file is empty"),
-        "bee/a.jpg": (JPEGError, "bits that are no Huffman code"),
-        "bee/c.Jpe": (JPEGError, "byte 0: no JPEG file"),
-        "bee/more/d.jfif": (JPEGError, "byte "),
-    }
-
-
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_broken_files_raise_skip_or_call(
-    folder: Path, written: tuple[Path, FILES], caplog: pytest.LogCaptureFixture, num_threads: int
-) -> None:
-    errors: list[Exception] = []
-    skipping, telling, dataset = (
-        CoefficientDataset(folder, on_error=on_error, num_threads=num_threads)  # type: ignore[arg-type]
-        for on_error in ("skip", errors.append, "raise")
-    )
-    broken = damage(folder)
-    (folder / "cat/a.jpg").unlink()
-    broken["cat/a.jpg"] = (FileNotFoundError, "No such file")
-    for name, (kind, part) in broken.items():
-        index = dataset.names.index(name)
-        for get in (lambda i: dataset[i], lambda i: dataset.__getitems__([17, i])):
-            with pytest.raises(kind, match=part) as caught:
-                get(index)
-            assert type(caught.value) is kind
-            assert str(folder / name) in str(caught.value)
-            assert kind is not JPEGError or str(caught.value).startswith(f"{folder / name}, byte ")
-            assert "JPEG data" not in str(caught.value)
-    rest = once({name: file for name, file in written[1].items() if name not in broken})
-    for lenient in (skipping, telling):
-        # of what the headers say, and of whole batches of mixed geometries
-        for batches in (SizeBucketSampler(lenient, 3), [[i] for i in range(17, -1, -1)]):
-            errors.clear()
-            found = [lenient.__getitems__(batch) for batch in batches]
-            loaded = count([collate_coefficients(samples) for samples in found], written[1])
-            assert set(loaded) == set(rest)
-        assert count([collate_coefficients([s]) for s in lenient.__getitems__(range(18))], written[1]) == rest
-        with pytest.raises(JPEGError):
-            lenient[lenient.names.index("ant/a.jpg")]
+def test_threads_report_every_broken_file(files: Files, tmp_path: Path, num_threads: int) -> None:
+    folder, errors = files.copy(tmp_path / "root"), list[Exception]()
+    dataset = CoefficientDataset(folder, on_error=errors.append, num_threads=num_threads, strict=True)
+    broken = files.damage(folder)
+    left = {name: sample for name, sample in files.samples.items() if name not in broken}
+    for batches in ([range(18)], [[i] for i in range(17, -1, -1)]):
+        samples = [collate_coefficients([s]) for batch in batches for s in dataset.__getitems__(batch)]
+        assert set(files.count(samples, files.samples)) == set(left)
     for name in broken:
         assert sum(str(folder / name) in str(error) for error in errors) == 2  # alone, and among the others
-        records = [r for r in caplog.records if str(folder / name) in r.getMessage()]
-        assert {(r.name, r.levelno) for r in records} == {("cdzoo.data", logging.WARNING)}
-
-
-def test_broken_headers_have_no_bucket(folder: Path, written: tuple[Path, FILES]) -> None:
-    damage(folder)
-    (folder / "cat/a.jpg").unlink()
-    os.symlink(folder / "gone.jpg", folder / "cat/a.jpg")
-    with pytest.raises(JPEGError, match=r"ant/b\.JPEG, byte 0: the file is empty"):
-        SizeBucketSampler(CoefficientDataset(folder), 2)
-    errors: list[Exception] = []
-    lenient = CoefficientDataset(folder, on_error=errors.append)
-    keys = dict(zip(lenient.names, lenient.bucket_keys(), strict=True))
-    left_out = {"ant/b.JPEG", "bee/c.Jpe", "bee/more/d.jfif", "cat/a.jpg"}
-    assert {name for name, key in keys.items() if key is None} == left_out
-    assert [sum(str(folder / name) in str(error) for error in errors) for name in left_out] == [1] * 4
-    assert all(key == written[1][name][2:] for name, key in keys.items() if key is not None)
-    assert len([i for batch in SizeBucketSampler(lenient, 4) for i in batch]) == 14
-    assert len(errors) == 4  # read once
-
-
-def test_errors_that_a_worker_sends_still_name_the_file(folder: Path) -> None:
-    (folder / "bee/a.jpg").write_bytes(b"\xff\xd8")
-    dataset = CoefficientDataset(folder)
-    (folder / "bee/b.JPEG").unlink()
-    for name, kind in (("bee/a.jpg", JPEGError), ("bee/b.JPEG", FileNotFoundError)):
-        try:
-            dataset[dataset.names.index(name)]
-        except (JPEGError, OSError):
-            sent = ExceptionWrapper(where="in DataLoader worker process 0")  # as a worker does
-        with pytest.raises(kind, match=str(folder / name)):
-            sent.reraise()
-
-
-def test_workers_skip_what_is_broken(folder: Path, written: tuple[Path, FILES]) -> None:
-    dataset = CoefficientDataset(folder, on_error="skip")
-    batches = SizeBucketSampler(dataset, 4)
-    broken = damage(folder)
-    loader = DataLoader(
-        dataset, batch_sampler=batches, collate_fn=collate_coefficients, num_workers=1, multiprocessing_context="fork"
-    )
-    assert count(loader, written[1]) == once({n: f for n, f in written[1].items() if n not in broken})
-
-
-def test_a_batch_of_which_nothing_is_left_repeats_a_file(folder: Path, written: tuple[Path, FILES]) -> None:
-    (folder / "ant/a.jpg").write_bytes(b"")
-    dataset = CoefficientDataset(folder, on_error="skip", labels=None)
-    with pytest.raises(JPEGError, match="the file is empty"):
-        dataset.__getitems__([0])
-    loader = DataLoader(Subset(dataset, [9, 0, 11]), batch_size=1, collate_fn=collate_coefficients)
-    for file, i in zip(loader, (9, 9, 11), strict=True):
-        assert equal(file, written[1][dataset.names[i]])
-
-
-def test_large_and_odd_files_are_refused_before_they_are_read(folder: Path) -> None:
-    with pytest.raises(JPEGError, match=r"ant/a\.jpg: \d+ bytes, more than the limit of 10; .*max_stream_bytes"):
-        CoefficientDataset(folder, max_stream_bytes=10)[0]
-    with pytest.raises(JPEGError, match=r"ant/a\.jpg: 48 x 32 pixels are more than max_pixels=1000"):
-        CoefficientDataset(folder, max_pixels=1000).__getitems__([0, 1])
-    (folder / "ant/a.jpg").unlink()
-    os.mkfifo(folder / "ant/a.jpg")
-    dataset = CoefficientDataset(folder)
-    with pytest.raises(JPEGError, match=r"ant/a\.jpg: not a regular file"):
-        dataset[0]
-    with pytest.raises(JPEGError, match=r"ant/a\.jpg: not a regular file"):
-        dataset.bucket_keys()
-
-
-# -- shards ------------------------------------------------------------------------------------------------------
-
-
-def make_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def test_shards_with_random_access(shards: tuple[Path, FILES]) -> None:
-    directory, files = shards
-    dataset = CoefficientDataset(directory)
-    assert dataset.names == list(files)
-    assert dataset.targets == [i // 6 for i in range(18)]
-    assert dataset.bucket_keys() == [file[2:] for file in files.values()]
-    assert repr(dataset) == "CoefficientDataset(18 JPEG files in 5 shards)"
-    sampler = SizeBucketSampler(dataset, 3, shuffle=True)
-    sent = pickle.loads(ForkingPickler.dumps(dataset))
-    for each in (dataset, sent):
-        loader = DataLoader(each, batch_sampler=sampler, collate_fn=collate_coefficients)
-        assert count(loader, files) == once(files)
-
-
-@pytest.mark.parametrize(
-    ("context", "workers", "shuffle"), [(None, 0, False), ("fork", 2, False), ("fork", 2, True), ("spawn", 1, True)]
-)
-def test_every_member_comes_once(shards: tuple[Path, FILES], context: str | None, workers: int, shuffle: bool) -> None:
-    dataset = CoefficientShards(shards[0], batch_size=3, shuffle=shuffle, shuffle_buffer=5, num_threads=2)
-    assert repr(dataset) == "CoefficientShards(5 shards of JPEG files)"
-    loader = DataLoader(
-        dataset, batch_size=None, collate_fn=collate_coefficients, num_workers=workers,
-        multiprocessing_context=context,
-    )  # fmt: skip
-    assert count(loader, shards[1]) == once(shards[1])
 
 
 def test_batches_of_shards_have_one_geometry(shards: tuple[Path, FILES]) -> None:
@@ -518,44 +252,15 @@ def test_members_by_other_names(written: tuple[Path, FILES], tmp_path: Path) -> 
             read(make_tar(tmp_path / "y.tar", [("0.cdz", data)]))
 
 
-def test_broken_members(folder: Path, written: tuple[Path, FILES], tmp_path: Path) -> None:
-    broken = damage(folder)
-    names = [name for name in written[1] if name[-5:] != "f.JPG"]
-    path = make_tar(tmp_path / "x.tar", [(name, (folder / name).read_bytes()) for name in names])
-    left = {name: file for name, file in written[1].items() if name in names and name not in broken}
-    for name, (kind, part) in broken.items():
-        alone = make_tar(tmp_path / "one.tar", [(name, (folder / name).read_bytes())])
-        for batch_size in (None, 2):
-            with pytest.raises(kind, match=rf"^.*one\.tar: {name}, .*{part}"):
-                list(CoefficientShards(alone, labels=None, batch_size=batch_size))
-        with pytest.raises(kind, match=rf"^.*one\.tar: {name}, .*{part}"):
-            CoefficientDataset(alone, labels=None)[0]
-    errors: list[Exception] = []
-    options: dict[str, Any] = {"labels": lambda p: CLASSES.index(p.parts[0]), "on_error": errors.append}
-    assert count(CoefficientShards(path, batch_size=4, **options), written[1]) == once(left)
-    assert len(errors) == 5
-    dataset = CoefficientDataset(path, **options)
-    assert sum(key is None for key in dataset.bucket_keys()) == 3
-    loader = DataLoader(dataset, batch_sampler=SizeBucketSampler(dataset, 9), collate_fn=collate_coefficients)
-    assert count(loader, written[1]) == once(left)
-    with pytest.raises(JPEGError, match=r"x\.tar: member 'ant/a\.jpg' has \d+ bytes, more than the limit of 10"):
-        list(CoefficientShards(path, labels=None, max_stream_bytes=10))
-    path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(BitstreamError, match=r"x\.tar: truncated"):
-        list(CoefficientShards(path, labels=None))
-
-
-def test_what_write_shards_refuses(folder: Path, tmp_path: Path) -> None:
-    damage(folder)
+def test_what_write_shards_refuses(files: Files, tmp_path: Path) -> None:
+    folder = files.copy(tmp_path / "root")
+    files.damage(folder)
     with pytest.raises(JPEGError, match=rf"^{folder}/ant/a\.jpg, byte "):
         write_shards([folder / "bee/b.JPEG", folder / "ant/a.jpg"], tmp_path / "a")
     (folder / "x.cdz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x\.cdz: streams and JPEG files in the same shards"):
         write_shards([folder / "bee/b.JPEG", folder / "x.cdz"], tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
-
-
-# -- batches -----------------------------------------------------------------------------------------------------
 
 
 def test_rows_of_one_tensor_are_not_copied(written: tuple[Path, FILES]) -> None:
@@ -587,15 +292,6 @@ def test_rows_of_one_tensor_are_not_copied(written: tuple[Path, FILES]) -> None:
     assert batch.planes[1].is_contiguous()
 
 
-def test_collate_keeps_further_fields(written: tuple[Path, FILES]) -> None:
-    file = written[1]["ant/a.jpg"]
-    found, labels, names, weights = collate_coefficients([(file, 3, "a", 0.5), (file, 4, "b", 1.5)])
-    assert len(found.qtables) == 2
-    assert labels.tolist() == [3, 4]
-    assert names == ["a", "b"]
-    assert torch.equal(weights, default_collate([0.5, 1.5]))
-
-
 def test_collate_refusals(written: tuple[Path, FILES]) -> None:
     files = written[1]
     with pytest.raises(ValueError, match="collate_coefficients got no samples"):
@@ -613,25 +309,6 @@ def test_collate_refusals(written: tuple[Path, FILES]) -> None:
         collate_coefficients([first, padded])
     _, labels = collate_coefficients([(first, 1.5), (first, 2.5)])  # type: ignore[misc]
     assert labels.tolist() == [1.5, 2.5]
-
-
-def test_batches_pass_through_collation_and_page_locking(
-    shards: tuple[Path, FILES], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = next(iter(CoefficientShards(shards[0], batch_size=2)))
-    assert collate_coefficients(batch) is batch
-    assert collate_coefficients(batch[0]) is batch[0]
-    pair = collate_coefficients([batch[0], batch[0]])
-    assert isinstance(pair, JPEGCoefficients)
-    assert len(pair.qtables) == 4
-    pinned: list[int] = []
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: pinned.append(id(self)) or self)
-    coefficients, labels = pin_memory(batch)
-    assert coefficients[2:] == batch[0][2:]
-    assert set(pinned) == {*map(id, batch[0].planes), id(batch[0].qtables), id(labels)}
-
-
-# -- orientation -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -655,3 +332,60 @@ def test_only_axes_that_are_turned_over_need_whole_blocks(size: tuple[int, int],
     expected = np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
     assert turned.shape == expected.shape
     assert np.abs(turned - expected).max() < 0.51  # integers
+
+
+# -- photographs of any size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_photographs_of_any_size_share_batches_without_a_sampler(
+    files: Files, tmp_path: Path, num_threads: int
+) -> None:
+    folder = files.copy(tmp_path / "root")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "cat/more/f.JPG").write_bytes(encode(picture(56, 40, "RGB"), exif=exif))
+    transform = CoefficientTransform(resize=40, crop=32)
+    dataset = CoefficientDataset(folder, transform=transform, num_threads=num_threads)
+    (loaded,) = DataLoader(dataset, batch_size=18, collate_fn=collate_coefficients)
+    expected = [read_jpeg(folder / name, transform=transform) for name in dataset.names]
+    assert all(equal(a, b) for a, b in zip(rows(loaded[0]), expected, strict=True))
+    assert equal(dataset[17][0], expected[17])  # type: ignore[index]
+    stored = CoefficientDataset(folder, transform=transform, upright=False, labels=None)[17]
+    flat = CoefficientTransform(resize=40, crop=32, upright=False)
+    assert equal(stored, read_jpeg(folder / dataset.names[17], transform=flat))  # type: ignore[arg-type]
+    assert not equal(stored, expected[17])  # type: ignore[arg-type]
+    assert dataset.image_sizes()[17] == (40, 56)  # as stored
+    (path,) = write_shards([folder / name for name in dataset.names], tmp_path / "shards")
+    (batch,) = CoefficientShards(path, batch_size=18, labels=None, transform=transform, num_threads=num_threads)
+    assert all(equal(a, b) for a, b in zip(rows(batch), expected, strict=True))
+
+
+def test_images_without_a_transform_are_turned_on_request(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(2):
+        (tmp_path / f"{i}.jpg").write_bytes(encode(picture(48, 32, "RGB", seed=i), exif=exif))
+    assert [file.image_size for file in load_all(CoefficientDataset(tmp_path, labels=None))] == [(32, 48)] * 2
+    for file, i in zip(load_all(CoefficientDataset(tmp_path, labels=None, upright=True)), range(2), strict=True):
+        assert equal(file, upright(read_jpeg(tmp_path / f"{i}.jpg"), 6))
+
+
+def load_all(dataset: CoefficientDataset) -> list[Any]:
+    return dataset.__getitems__(range(len(dataset)))
+
+
+def test_damaged_files_are_read_as_far_as_possible_with_one_warning(files: Files, tmp_path: Path) -> None:
+    folder = files.copy(tmp_path / "root")
+    broken = [f"{label}/a.jpg" for label in CLASSES]
+    for name in broken:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) * 3 // 4])
+    dataset = CoefficientDataset(folder, labels=None)
+    with pytest.warns(JPEGWarning, match="is damaged and was read as far as possible .*strict=True") as caught:
+        found = dict(zip(dataset.names, load_all(dataset), strict=True))
+    assert len(caught) == 1
+    for name, file in found.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", JPEGWarning)
+            assert equal(file, read_jpeg(folder / name, strict=False))

@@ -150,7 +150,7 @@ def low_frequency_decode(plane: Tensor, qtable: Tensor, factor: int) -> Tensor:
 def test_scale_keeps_the_low_frequency_corner(factor: int, size: tuple[int, int], subsampling: str) -> None:
     c = coded(*size, subsampling)
     exact = c._replace(planes=tuple(plane.double() for plane in c.planes))
-    out = data.scale(exact, factor)
+    out = data.downscale(exact, factor)
     assert out.image_size == (-(-size[0] // factor), -(-size[1] // factor))
     luma = low_frequency_decode(c.planes[0], c.qtables[:, 0], factor)[:, : out.image_size[0], : out.image_size[1]]
     chroma = [low_frequency_decode(c.planes[k], c.qtables[:, k], factor) for k in (1, 2)]
@@ -165,7 +165,7 @@ def test_scale_keeps_the_low_frequency_corner(factor: int, size: tuple[int, int]
     decode = decode_jpeg(out, clamp=False, chroma="nearest")
     torch.testing.assert_close(decode.double(), (rgb + 128) / 255, rtol=0, atol=1e-6)
     if factor > 1:
-        single = data.scale(c, factor)
+        single = data.downscale(c, factor)
         assert all(plane.dtype == torch.float32 for plane in single.planes)
         assert (single.qtables == 1).all()
     else:
@@ -174,9 +174,9 @@ def test_scale_keeps_the_low_frequency_corner(factor: int, size: tuple[int, int]
 
 def test_scale_under_autocast_on_any_default_device_by_any_integer() -> None:
     c = encode_jpeg(torch.rand(1, 3, 40, 24))
-    expected = data.scale(c, 2)
+    expected = data.downscale(c, 2)
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
-        scaled = data.scale(c, np.int64(2))  # type: ignore[arg-type]
+        scaled = data.downscale(c, np.int64(2))  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(scaled.planes, expected.planes, strict=True))
     assert [type(n) for n in scaled.image_size] == [int, int]
     assert data.center_crop(c, np.int64(16)).image_size == (16, 16)  # type: ignore[arg-type]
@@ -185,12 +185,12 @@ def test_scale_under_autocast_on_any_default_device_by_any_integer() -> None:
 def test_scale_of_means() -> None:
     c = gray(64, 64)
     means = c.planes[0][..., 0, 0].double() * c.qtables[0, 0, 0, 0] / 8
-    out = data.scale(c._replace(planes=(c.planes[0].double(),)), 8)
+    out = data.downscale(c._replace(planes=(c.planes[0].double(),)), 8)
     torch.testing.assert_close(decode_jpeg(out, clamp=False)[:, 0].double() * 255 - 128, means, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="factor=3"):
-        data.scale(c, 3)
+        data.downscale(c, 3)
     with pytest.raises(ValueError, match="factor=16"):
-        data.Scale(16)
+        data.Downscale(16)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -246,7 +246,7 @@ def test_random_transforms_draw_from_pytorch() -> None:
     assert len(corners) == 8
     assert {data.RandomRotation90()(c).image_size for _ in range(20)} == {(48, 80), (80, 48)}
     assert data.CenterCrop(16)(c).image_size == (16, 16)
-    assert data.Scale(2)(c).image_size == (24, 40)
+    assert data.Downscale(2)(c).image_size == (24, 40)
     torch.manual_seed(3)
     one = data.RandomCrop(16)(c)
     torch.manual_seed(3)
@@ -271,3 +271,11 @@ def test_coefficient_transform() -> None:
             transform_from_config(config)
     with pytest.raises(ValueError, match="unknown type 'Pixels'"):
         transform_from_config({"type": "Pixels"})
+
+
+def test_former_names_warn_and_do_the_same() -> None:
+    c = encode_jpeg(torch.rand(1, 3, 32, 48))
+    with pytest.warns(DeprecationWarning, match="is now called downscale"):
+        assert data.scale(c, 2).image_size == data.downscale(c, 2).image_size == (16, 24)
+    with pytest.warns(DeprecationWarning, match="is now called Downscale"):
+        assert data.Scale(2)(c).image_size == (16, 24)

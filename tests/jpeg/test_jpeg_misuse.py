@@ -121,14 +121,14 @@ def test_values_that_have_no_coefficients() -> None:
     with pytest.raises(ValueError, match="NaN"):
         encode_jpeg(torch.full((1, 3, 8, 8), torch.nan))
     with pytest.raises(ValueError, match=r"encode_jpeg\(decode_jpeg"):
-        write_jpeg(data.scale(files(), 2))
+        write_jpeg(data.downscale(files(), 2))
     for side in (0, -5, True, 2.0):
         with pytest.raises(ValueError, match="shorter_side"):
             CoefficientTransform(side)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="from 1 on"):
         data.gray_to_ycbcr(files(channels=1), ((2, 2), (0, 1), (1, 1)))
     with pytest.raises(ValueError, match=r"factor=2\.0"):
-        data.scale(files(), 2.0)  # type: ignore[arg-type]
+        data.downscale(files(), 2.0)  # type: ignore[arg-type]
     for size in ("ab", (1, 2, 3), (0, 4), 1.5):
         with pytest.raises((ValueError, TypeError)):
             data.RandomCrop(size)  # type: ignore[arg-type]
