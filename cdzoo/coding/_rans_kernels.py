@@ -16,16 +16,15 @@ the bytes of a stream is checked here, at every step. Unsigned integers are type
 
 from __future__ import annotations
 
-import logging
-import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from cdzoo._numba import compiling
+from cdzoo._numba import compiler
 
 __all__ = ["CORRUPT", "decode_rows", "encode_rows"]
 
@@ -217,28 +216,11 @@ def _array(dtype: Any, dimensions: int = 1, *, readonly: bool = True) -> Any:
     return types.Array(dtype, dimensions, "C", readonly=readonly)
 
 
-def _compile(function: Any, signature: Any) -> Any:
-    with compiling():
-        try:
-            return njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # there is no folder to keep the result in, neither beside this file nor the user's own
-            return njit(signature, nogil=True)(function)
-
-
-def _say_if_slow(seconds: float) -> None:
-    statistics = encode_rows.stats
-    if seconds > 0.5 and statistics.cache_misses:
-        kept = statistics.cache_path or "memory only: no cache folder is writable, NUMBA_CACHE_DIR can name one"
-        _log.info("Compiled the entropy coder in %.1f s; it is kept in %s", seconds, kept)
-
-
-_log = logging.getLogger(__name__)
-_started = time.perf_counter()
+_compile = compiler([Path(__file__)])
 _INDEXES = _array(types.uint16)
 _TABLES = (_array(types.int32), _array(types.int32), _array(types.int32))
 _SPAN = (types.int64,) * 4  # index step, symbols per stream, first stream, last stream
-with compiling():
-    _decode_row = njit(nogil=True)(_decode_row)
+_decode_row = _compile(_decode_row)
 encode_rows = _compile(
     _encode_rows,
     types.void(
@@ -254,4 +236,3 @@ decode_rows = _compile(
         _array(types.int16, readonly=False), _array(types.int64, 2, readonly=False),
     ),
 )  # fmt: skip
-_say_if_slow(time.perf_counter() - _started)

@@ -18,11 +18,9 @@ from cdzoo.errors import JPEGError
 from cdzoo.jpeg._huffman import STANDARD_TABLES, is_huffman_table
 from cdzoo.jpeg._metadata import EXIF, ICC, XMP
 from cdzoo.jpeg.geometry import ZIGZAG, block_grids, mcu_grid
+from cdzoo.jpeg.kernels.layout import MAX_SCANS, UNSEEN
 
 __all__ = ["Component", "Frame", "Kind", "Scan", "ScanHeader", "Segments"]
-
-#: Scans that a file may have. Real ones have about ten; 64 coefficients in 14 steps would make 896 per component.
-MAX_SCANS = 1000
 
 Kind: TypeAlias = Literal["baseline", "extended", "progressive"]
 
@@ -34,7 +32,6 @@ _UNSUPPORTED = {
 }
 #: Segments without any use here: DAC, DNL (see ``_number_of_lines``), comments. As libjpeg skips them.
 _SKIPPED = (0xCC, 0xDC, 0xFE)
-_UNSEEN = 255
 
 
 class Component(NamedTuple):
@@ -101,7 +98,7 @@ class Segments:
         self.huffman: dict[int, bytes] = {}  # DHT payloads, by selector
         self.quantization: dict[int, NDArray[np.int32]] = {}  # by selector
         self.qtables: dict[int, NDArray[np.int32]] = {}  # by component, as of its first scan
-        self.progress: list[bytearray] = []  # by component and coefficient: Al of the last scan, or _UNSEEN
+        self.progress: list[bytearray] = []  # by component and coefficient: Al of the last scan, or UNSEEN
         self.complaint: JPEGError | None = None
         self._jfif = False
         self._adobe: int | None = None
@@ -195,7 +192,7 @@ class Segments:
 
     def unseen(self) -> list[int]:
         """Components of which no scan has been read."""
-        return [index for index, seen in enumerate(self.progress) if seen[0] == _UNSEEN]
+        return [index for index, seen in enumerate(self.progress) if seen[0] == UNSEEN]
 
     def unfinished(self) -> list[int]:
         """Components of which some coefficient has not been read in full precision."""
@@ -269,7 +266,7 @@ class Segments:
             self.frame = _parse_frame(_KINDS[code], payload)
         except JPEGError as error:
             raise _moved(error, start) from None
-        self.progress = [bytearray([_UNSEEN]) * 64 for _ in self.frame.components]
+        self.progress = [bytearray([UNSEEN]) * 64 for _ in self.frame.components]
 
     def _number_of_lines(self, start: int, end: int) -> bytes:
         """The height of a frame without one: in the segment DNL, which follows the first scan (B.2.5)."""
@@ -320,12 +317,12 @@ class Segments:
     def _advance(self, start: int, header: ScanHeader) -> None:
         """Check a scan against those before it: no coefficient is coded twice, and refinements go down by one bit."""
         first, count = header.start, header.end + 1 - header.start
-        before = header.high or _UNSEEN
+        before = header.high or UNSEEN
         for n in header.components:
             seen = self.progress[n]
             if seen.count(before, first, first + count) != count:
                 raise JPEGError(f"a scan (SOS) of component {n} that does not follow from those before it", byte=start)
-            if first > 0 and seen[0] == _UNSEEN:
+            if first > 0 and seen[0] == UNSEEN:
                 reason = f"a scan (SOS) of AC coefficients of component {n} before any of its DC coefficients"
                 self.complain(JPEGError(f"{reason} does not follow the order of scans", byte=start))
             seen[first : first + count] = bytes([header.low]) * count

@@ -13,7 +13,6 @@ from cdzoo._threads import for_each
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Scan, ScanHeader, Segments
 from cdzoo.jpeg.header import Opening, known_opening, read_opening
-from cdzoo.jpeg.kernels.layout import TARGETS
 from cdzoo.jpeg.kernels.plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
 
 __all__ = ["File", "Loss", "decode_files"]
@@ -148,7 +147,7 @@ class _Decoder:
         tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
         state = _workspace.state
         enter_scan(scan, rows, state)
-        state[TARGETS, : len(self.targets)] = self.targets
+        state.targets[: len(self.targets)] = self.targets
         n = header.components[0]
         rows_of_mcus, columns = self.frame.mcus
         num_mcus = rows_of_mcus * columns
@@ -164,7 +163,7 @@ class _Decoder:
             stop = self.stop.get(n, _NONE)
         missing = _NONE if self.file.strict else np.zeros(num_mcus, np.uint8)
         status, end, segment, used, mcu = kernels.run(
-            kernels.huffman.decode_scan,
+            kernels.scan.decode_scan,
             np.frombuffer(data, np.uint8),
             scan.position,
             _workspace.segment(len(data)),
@@ -251,7 +250,7 @@ def _decode_alike(
     files: Sequence[File], plan: Plan, targets: NDArray[np.int64], first: int, done: NDArray[np.uint8]
 ) -> None:
     """Decode files of one plan, of which the first is number ``first`` of the batch; notes which ones are ``done``."""
-    _, _, scans, run = load_kernels()
+    kernels = load_kernels()
     bounds: list[int] = []
     end = longest = 0
     for file in files:
@@ -261,8 +260,8 @@ def _decode_alike(
         bounds += (file.opening.marker, end)
     frame = files[0].opening.frame
     data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
-    run(
-        scans.decode_files,
+    kernels.run(
+        kernels.files.decode_files,
         np.frombuffer(data, np.uint8),
         np.array(bounds, np.int64),
         _workspace.segment(longest),

@@ -69,24 +69,24 @@ def _code_scan(
     index: int,
 ) -> list[bytes]:
     """DHT, SOS and data of a scan of the given components."""
+    from cdzoo._numba import run
     from cdzoo.jpeg.kernels import encode as kernels
-    from cdzoo.jpeg.kernels.jit import run
 
     single = len(scan) == 1
     rows, columns = sizes[scan[0]]
     if not single:
         rows, columns = mcu_grid(image_size, sampling)
-    layout = [len(scan), columns, rows, 0]
+    components = np.zeros(len(scan), kernels.SCAN_COMPONENT)
     blocks = 0
-    for n in scan:
+    for i, n in enumerate(scan):
         vertical, horizontal = (1, 1) if single else sampling[n]
-        layout += (vertical, horizontal, *sizes[n], 2 * _TABLE_OF[n], 2 * _TABLE_OF[n] + 1, 0, 0)
+        components[i] = (vertical, horizontal, *sizes[n], 2 * _TABLE_OF[n], 2 * _TABLE_OF[n] + 1)
         blocks += rows * columns * vertical * horizontal
     targets = [planes[n] for n in scan]
     targets += targets[:1] * (4 - len(targets))
     tokens = np.empty(64 * blocks, np.int32)
     counts = np.zeros((4, 256), np.int64)
-    num_tokens = run(kernels.tokenize, np.array(layout, np.int64), *targets, tokens, counts)
+    num_tokens = run(kernels.tokenize, kernels.ScanLayout(rows, columns, components), *targets, tokens, counts)
     if num_tokens < 0:
         block, n = divmod(-1 - num_tokens, 4)
         row, column = divmod(block, sizes[scan[n]][1])

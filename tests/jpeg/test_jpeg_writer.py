@@ -175,26 +175,3 @@ def test_what_cannot_be_stored_is_refused() -> None:
         write_jpeg(good._replace(qtables=torch.zeros_like(good.qtables)))
     with pytest.raises(ValueError, match="qtables of shape"):
         write_jpeg(good._replace(qtables=good.qtables[:, :2]))
-
-
-def test_long_compilation_is_announced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    from cdzoo.jpeg.kernels import jit as _jpeg_jit
-
-    class Impatient:
-        def __init__(self, seconds: float, function: object, arguments: tuple[object, ...]) -> None:
-            self.start = lambda: function(*arguments)  # type: ignore[operator]
-
-        def cancel(self) -> None:
-            pass
-
-    def kernel(x: int) -> int:
-        return x + 1
-
-    kernel.overloads = {}  # type: ignore[attr-defined]
-    monkeypatch.setattr(_jpeg_jit.threading, "Timer", Impatient)
-    assert _jpeg_jit.run(kernel, 1) == 2
-    assert "compiling the JPEG kernel 'kernel'" in caplog.text
-    caplog.clear()
-    kernel.overloads = {"once": 1}  # type: ignore[attr-defined]
-    assert _jpeg_jit.run(kernel, 1) == 2
-    assert not caplog.text

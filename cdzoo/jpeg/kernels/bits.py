@@ -1,8 +1,6 @@
-"""What JPEG entropy decoding stands on: table layout, byte stuffing, restart markers. Compiled by Numba.
+"""Foundations of JPEG entropy decoding: Huffman tables, byte stuffing, restart markers. Compiled by Numba.
 
-Import on first use only: this imports Numba. After a change here, touch the files of the kernels that are called from
-Python, ``jpeg_huffman.py`` and ``_jpeg_scans.py``, too: of a cached kernel Numba watches only the file that it stands
-in, not those that it calls into, and would go on with the old code.
+Import on first use only: this imports Numba.
 
 A Huffman table is one row of ``TABLE_SIZE`` int32. Its first 2**10 entries are indexed by the next ten bits, and hold
 the length of the code in bits 7..0 and the symbol above them; 0 where the code is longer, or there is none. Behind them

@@ -7,19 +7,33 @@ number of the table above them, and 16 bits with the value above that.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdzoo.jpeg.geometry import ZIGZAG
 from cdzoo.jpeg.kernels.jit import jit
 
-__all__ = ["huffman_table", "tokenize", "write_tokens"]
+__all__ = ["SCAN_COMPONENT", "ScanLayout", "huffman_table", "tokenize", "write_tokens"]
 
 MAX_AC_BITS = 10
 MAX_DC_BITS = 11
 
 _ZIGZAG = ZIGZAG.astype(np.uint8)
+
+#: A component of a scan: blocks in an MCU, rows and columns of blocks, numbers of its DC and AC table.
+SCAN_COMPONENT = np.dtype(
+    [(name, np.int64) for name in ("vertical", "horizontal", "rows", "columns", "dc_table", "ac_table")]
+)
+
+
+class ScanLayout(NamedTuple):
+    """Layout of a scan to be written."""
+
+    rows: int  # of MCUs
+    columns: int
+    components: NDArray[Any]  # SCAN_COMPONENT
 
 
 @jit
@@ -37,33 +51,40 @@ def _token(table: int, run: int, value: int) -> Any:
 
 @jit
 def tokenize(layout: Any, plane0: Any, plane1: Any, plane2: Any, plane3: Any, tokens: Any, counts: Any) -> Any:
-    """Tokens of a scan; how many, or minus one minus the number of the block that has a value out of range.
+    """Make the tokens of a scan.
 
-    ``layout`` is int64: components, MCU columns, MCU rows, 0; then per component vertical and horizontal blocks in an
-    MCU, Hb, Wb, number of the DC table, number of the AC table, 0, 0. ``tokens`` has room for 64 per block, those
-    that only complete an MCU included; ``counts`` is ``(4, 256)``.
+    Returns:
+        Their number; or ``-1 - 4 * block - component`` for a block that has a value out of range.
+
+    Args:
+        layout: :class:`ScanLayout`.
+        plane0, plane1, plane2, plane3: coefficients int16 of the components, natural order, contiguous; any array for
+            those that are not there.
+        tokens: int32, to be filled, 64 per block, those that only complete an MCU included.
+        counts: ``(4, 256)`` zeros int64: how often each table's symbols occur.
     """
     planes = (plane0, plane1, plane2, plane3)
     predictions = np.zeros(4, np.int64)
     n = 0
-    for y in range(layout[2]):
-        for x in range(layout[1]):
-            for c in range(layout[0]):
-                horizontal = layout[5 + 8 * c]
-                dc = layout[8 + 8 * c]
-                ac = layout[9 + 8 * c]
+    for y in range(layout.rows):
+        for x in range(layout.columns):
+            for c in range(layout.components.size):
+                component = layout.components[c]
+                horizontal = component.horizontal
+                dc = component.dc_table
+                ac = component.ac_table
                 plane = planes[c]
-                for i in range(layout[4 + 8 * c] * horizontal):
-                    row = y * layout[4 + 8 * c] + i // horizontal
+                for i in range(component.vertical * horizontal):
+                    row = y * component.vertical + i // horizontal
                     column = x * horizontal + i % horizontal
-                    if row >= layout[6 + 8 * c] or column >= layout[7 + 8 * c]:
+                    if row >= component.rows or column >= component.columns:
                         tokens[n] = dc << 8  # no difference, and an end of block: the least that completes an MCU
                         tokens[n + 1] = ac << 8
                         counts[dc, 0] += 1
                         counts[ac, 0] += 1
                         n += 2
                         continue
-                    o = (row * layout[7 + 8 * c] + column) * 64
+                    o = (row * component.columns + column) * 64
                     value = np.int64(plane[o])
                     token = _token(dc, 0, value - predictions[c])
                     predictions[c] = value
@@ -99,9 +120,15 @@ def tokenize(layout: Any, plane0: Any, plane1: Any, plane2: Any, plane3: Any, to
 
 @jit
 def huffman_table(counts: Any, payload: Any, codes: Any) -> Any:
-    """The best codes of at most 16 bits for 256 counts (T.81, K.2), that of all ones left out; the payload's length.
+    """Make the best codes of at most 16 bits for 256 counts (T.81, K.2); no code is all ones.
 
-    ``payload`` (16 + 256 zeros) becomes that of a DHT; ``codes`` (256 zeros) the codes, their lengths above bit 16.
+    Args:
+        counts: int64, how often each symbol occurs.
+        payload: 16 + 256 zeros, which become the payload of a DHT.
+        codes: 256 zeros, which become the codes, with their lengths above bit 16.
+
+    Returns:
+        The length of the payload.
     """
     weights = np.zeros(257, np.int64)
     weights[:256] = counts
@@ -167,7 +194,7 @@ def huffman_table(counts: Any, payload: Any, codes: Any) -> Any:
 
 @jit
 def write_tokens(tokens: Any, codes: Any, out: Any) -> Any:
-    """Write tokens with ``codes`` ``(4, 256)``, stuff and pad them; the number of bytes. ``out`` is large enough."""
+    """Write tokens with ``codes`` ``(4, 256)``, with stuffing and padding; returns the number of bytes in ``out``."""
     buf = np.uint64(0)
     count: Any = 0
     n = 0

@@ -12,39 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cdzoo.jpeg._markers import MAX_SCANS
 from cdzoo.jpeg.kernels.bits import OK, TABLE_SIZE, build_table
 from cdzoo.jpeg.kernels.jit import jit
-from cdzoo.jpeg.kernels.layout import (
-    AC_ROWS,
-    BLOCK_COLUMNS,
-    BLOCK_ROWS,
-    CLEAR,
-    COUNT,
-    DC_ROWS,
-    END,
-    FIRST_BLOCK,
-    HIGH,
-    HISTORY,
-    HORIZONTAL,
-    IDENTIFIER,
-    INTERVAL,
-    LOW,
-    NUM_COMPONENTS,
-    NUMBERS,
-    PROGRESS,
-    PROGRESSIVE,
-    SCAN,
-    START,
-    TABLE_ROWS,
-    TARGETS,
-    VERTICAL,
-)
-from cdzoo.jpeg.kernels.scans import decode_scan
+from cdzoo.jpeg.kernels.layout import MAX_SCANS, UNSEEN
+from cdzoo.jpeg.kernels.scan import decode_scan
 
 __all__ = ["decode_files"]
-
-_UNSEEN = 255
 
 
 @jit
@@ -70,7 +43,7 @@ def _read_tables(data: Any, position: Any, end: int, tables: Any, state: Any) ->
                     return False
         row = (selector >> 4) * 4 + (selector & 3)
         build_table(data, position + 1, tables, row)
-        state[TABLE_ROWS, row] = row
+        state.rows[row] = row
         position = behind
     return True
 
@@ -83,44 +56,46 @@ def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bo
         return False
     start, stop = np.int64(data[end - 3]), np.int64(data[end - 2])
     high, low = np.int64(data[end - 1]) >> 4, np.int64(data[end - 1]) & 15
-    if frame[PROGRESSIVE]:
+    if frame.progressive:
         last = 0 if start == 0 else 63
         if stop < start or stop > last or (start > 0 and count > 1) or low > 13 or (high > 0 and high != low + 1):
             return False
     elif start != 0 or stop != 63 or high != 0 or low != 0:
         return False
-    state[SCAN, COUNT] = count
-    state[SCAN, START] = start
-    state[SCAN, END] = stop
-    state[SCAN, HIGH] = high
-    state[SCAN, LOW] = low
+    scan = state.scan[0]
+    scan.num_components = count
+    scan.start = start
+    scan.end = stop
+    scan.high = high
+    scan.low = low
     size = 0
     for i in range(count):
         c = -1
-        for n in range(frame[NUM_COMPONENTS]):
+        for n in range(frame.components.size):
             used = False  # identifiers may repeat
             for j in range(i):
-                used |= state[SCAN, NUMBERS + j] == n
-            if c < 0 and not used and frame[8 * n + IDENTIFIER] == data[position + 1 + 2 * i]:
+                used |= state.parts[j].component == n
+            if c < 0 and not used and frame.components[n].identifier == data[position + 1 + 2 * i]:
                 c = n
         if c < 0:
             return False
-        state[SCAN, NUMBERS + i] = c
-        state[SCAN, HISTORY] = frame[8 * c + FIRST_BLOCK]
-        size += frame[8 * c + VERTICAL] * frame[8 * c + HORIZONTAL]
+        part, component = state.parts[i], frame.components[c]
+        part.component = c
+        scan.first_block = component.first_block
+        size += component.vertical * component.horizontal
         dc, ac = np.int64(data[position + 2 + 2 * i]) >> 4, np.int64(data[position + 2 + 2 * i]) & 15
-        state[SCAN, DC_ROWS + i] = state[TABLE_ROWS, dc] if dc < 4 else -1
-        state[SCAN, AC_ROWS + i] = state[TABLE_ROWS, 4 + ac] if ac < 4 else -1
-        if start == 0 and high == 0 and state[SCAN, DC_ROWS + i] < 0:
+        part.dc_row = state.rows[dc] if dc < 4 else -1
+        part.ac_row = state.rows[4 + ac] if ac < 4 else -1
+        if start == 0 and high == 0 and part.dc_row < 0:
             return False
-        if stop > 0 and state[SCAN, AC_ROWS + i] < 0:
+        if stop > 0 and part.ac_row < 0:
             return False
-        if start > 0 and state[PROGRESS + c, 0] == _UNSEEN:
+        if start > 0 and state.progress[c, 0] == UNSEEN:
             return False
         for k in range(start, stop + 1):
-            if state[PROGRESS + c, k] != (high if high > 0 else _UNSEEN):
+            if state.progress[c, k] != (high if high > 0 else UNSEEN):
                 return False
-            state[PROGRESS + c, k] = low
+            state.progress[c, k] = low
     return count == 1 or size <= 10
 
 
@@ -129,9 +104,9 @@ def _decode_file(
     data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any
 ) -> Any:
     """Decode all scans from the SOS marker at ``position`` on."""
-    for c in range(frame[NUM_COMPONENTS]):
+    for c in range(frame.components.size):
         for k in range(64):
-            state[PROGRESS + c, k] = _UNSEEN
+            state.progress[c, k] = UNSEEN
     num_scans = 0
     while position + 4 <= data.size and data[position] == 0xFF:
         code = data[position + 1]
@@ -139,7 +114,7 @@ def _decode_file(
         end = position + 2 + (np.int64(data[position + 2]) << 8 | np.int64(data[position + 3]))
         if code == 0xD9 or end <= start or end > data.size:
             break
-        if code == 0xC4 and frame[PROGRESSIVE]:
+        if code == 0xC4 and frame.progressive:
             if not _read_tables(data, start, end, tables, state):
                 return False
             position = end
@@ -152,8 +127,8 @@ def _decode_file(
             return False
         position = result[1]
     ends = position + 2 <= data.size and data[position] == 0xFF and data[position + 1] == 0xD9
-    for c in range(frame[NUM_COMPONENTS]):
-        ends &= state[PROGRESS + c, 0] != _UNSEEN
+    for c in range(frame.components.size):
+        ends &= state.progress[c, 0] != UNSEEN
     return ends
 
 
@@ -164,14 +139,14 @@ def decode_files(
 ) -> None:  # fmt: skip
     """Decode files that agree in all that comes before the first scan, but for its length.
 
-    Arguments:
+    Args:
         data: the files, one behind the other, uint8.
         bounds: int64, two per file: the position of the first SOS marker in the file, and where it ends in ``data``.
         scratch: room for the longest file and ``SLACK`` bytes more, uint8.
-        frame: see :mod:`cdzoo.jpeg.kernels.layout`; ``interval`` is that of restart markers.
+        frame: :class:`~cdzoo.jpeg.kernels.layout.FrameFields`; ``interval`` is that of restart markers.
         rows: int64: the rows of ``tables`` with the four DC and four AC tables that are defined; -1 for none.
         tables, pairs: see :mod:`cdzoo.jpeg.kernels.bits`.
-        state: int64 ``STATE_SHAPE``, to work with; the address of the spare block is in it.
+        state: :class:`~cdzoo.jpeg.kernels.layout.State`, to work with.
         own_tables: room for eight tables, to work with, if the files are progressive.
         history: uint64, room for all blocks of a file, to work with, if the files are progressive.
         none: uint8, empty.
@@ -180,24 +155,24 @@ def decode_files(
         done: uint8: set to 1 for each file, by this number, unless it has to be decoded otherwise; its planes then
             hold anything.
     """
-    state[SCAN, INTERVAL] = interval
-    state[SCAN, CLEAR] = 1
+    state.scan[0].interval = interval
+    state.scan[0].clear = 1
     start = 0
     for i in range(bounds.size // 2):
         end = bounds[2 * i + 1]
-        for c in range(frame[NUM_COMPONENTS]):
-            size = frame[8 * c + BLOCK_ROWS] * frame[8 * c + BLOCK_COLUMNS] * 128
-            state[TARGETS, c] = targets[c] + (first + i) * size
+        for c in range(frame.components.size):
+            size = frame.components[c].rows * frame.components[c].columns * 128
+            state.targets[c] = targets[c] + (first + i) * size
         for row in range(8):
-            state[TABLE_ROWS, row] = rows[row]
+            state.rows[row] = rows[row]
         file_tables = tables
-        if frame[PROGRESSIVE]:
+        if frame.progressive:
             file_tables = own_tables
             for block in range(history.size):
                 history[block] = 0
             for row in range(8):
                 if rows[row] >= 0:
-                    state[TABLE_ROWS, row] = row
+                    state.rows[row] = row
                     for k in range(TABLE_SIZE):
                         own_tables[row, k] = tables[rows[row], k]
         done[first + i] = _decode_file(

@@ -1,41 +1,28 @@
-"""How the JPEG kernels are compiled: Numba, without the GIL, cached on disk. Importing this imports Numba.
+"""Compilation of the JPEG kernels, and machine instructions that Numba has no name for. Importing this imports Numba.
 
-The intrinsics are machine instructions that Numba has no name for, and addresses: to hold now this array, now that one
-in a variable costs Numba two atomic reference counts a time, which is much for a block of 64 coefficients. Whoever
-takes an address keeps the array alive, and vouches for every index.
+The intrinsics work on addresses, too. To hold now this array, now that one in a variable costs Numba two atomic
+reference counts a time, which is much for a block of 64 coefficients. The caller keeps the array alive and is
+responsible for every index.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from cdzoo._numba import compiling
+from cdzoo._numba import compiler, run
 
 __all__ = ["int16s", "jit", "load", "popcount", "run", "store", "trailing_zeros"]
 
-logger = logging.getLogger(__name__)
+jit = compiler(Path(__file__).parent.glob("*.py"), error_model="numpy")
 
 _WORD = ir.IntType(64)
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile on first call, release the GIL, keep the machine code where Numba finds a writable cache folder."""
-    with compiling():
-        try:
-            return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-        except RuntimeError:  # "no locator available": neither the package nor the user has a writable folder
-            return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def _word_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -82,7 +69,7 @@ def int16s(typingctx: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def popcount(typingctx: Any, word: Any) -> Any:
-    """How many bits of a uint64 are set."""
+    """Number of bits of a uint64 that are set."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
@@ -98,23 +85,3 @@ def trailing_zeros(typingctx: Any, word: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.uint64(types.uint64), generate
-
-
-def run(kernel: Any, *arguments: Any) -> Any:
-    """Call a kernel, with a word to the user where that means waiting for the compiler."""
-    if kernel.overloads:
-        return kernel(*arguments)
-    with _announcement(kernel.__name__), compiling():
-        return kernel(*arguments)
-
-
-@contextmanager
-def _announcement(name: str) -> Iterator[None]:
-    message = "compiling the JPEG kernel %r: several seconds, once per machine (set NUMBA_CACHE_DIR if it comes back)"
-    timer = threading.Timer(2.0, logger.warning, (message, name))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -1,32 +1,78 @@
-"""Where the JPEG kernels find what: the fields of the int64 arrays that they share with Python."""
+"""Data that the JPEG kernels share with Python: named fields, as NamedTuples of scalars and of arrays of records."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from cdzoo.jpeg.geometry import ZIGZAG
 
-#: A frame, ``FRAME_SIZE`` fields: of the whole, and in eights from the eighth on of each component.
-PROGRESSIVE, NUM_COMPONENTS, COLUMNS, ROWS = range(4)  # the latter of MCUs in an interleaved scan
-IDENTIFIER, VERTICAL, HORIZONTAL, BLOCK_ROWS, BLOCK_COLUMNS, FIRST_BLOCK = range(8, 14)
-FRAME_SIZE = 8 + 4 * 8
+__all__ = ["BLOCK", "COMPONENT", "MAX_SCANS", "NATURAL", "PART", "SCAN", "UNSEEN", "FrameFields", "State"]
 
-#: What changes while a file is decoded, ``STATE_SHAPE``. Ten rows for the blocks of an MCU, then one row each for the
-#: predictions of DC coefficients, the scan, the addresses of four planes and of a spare block, and the rows of four DC
-#: and four AC tables (-1: not defined); then four rows with what is known of each coefficient of a component.
-PREDICTIONS, SCAN, TARGETS, TABLE_ROWS, PROGRESS = range(10, 15)
-STATE_SHAPE = (18, 64)
+#: Scans that a file may have. Real ones have about ten; 64 coefficients in 14 steps would make 896 per component.
+MAX_SCANS = 1000
 
-#: Of a block of an MCU; the last three hold for the MCUs of one row: an address, the step to the next one, how many.
-COMPONENT, DC_ROW, AC_ROW, DOWN, RIGHT, BLOCKS_DOWN, BLOCKS_RIGHT, BASE, STEP, LIMIT = range(10)
-
-#: Of a scan: how many components, which, and the rows of their tables; Ss, Se, Ah, Al; MCUs between restart markers, or
-#: 0; where ``history`` begins; and 1 if the first DC scan has to set all other coefficients to zero.
-COUNT, NUMBERS, DC_ROWS, AC_ROWS, START, END, HIGH, LOW, INTERVAL, HISTORY = 0, 1, 5, 9, 13, 14, 15, 16, 17, 18
-CLEAR = 19
-
-#: Of the addresses.
-SPARE = 4
+#: The state of a coefficient of which no scan has been read.
+UNSEEN = 255
 
 #: Natural index by zigzag position, for positions that have been checked, and for those that will be.
 NATURAL = np.concatenate([ZIGZAG, np.full(64, 63)]).astype(np.uint8)
+
+
+def _record(*names: str) -> np.dtype[Any]:
+    return np.dtype([(name, np.int64) for name in names])
+
+
+#: A component of a frame: identifier, sampling factors, rows and columns of blocks, number of blocks before it.
+COMPONENT = _record("identifier", "vertical", "horizontal", "rows", "columns", "first_block")
+
+#: A scan: number of components; Ss, Se, Ah, Al; MCUs between restart markers, or 0; the first block of ``history``; 1
+#: if the first DC scan has to set all other coefficients to zero.
+SCAN = _record("num_components", "start", "end", "high", "low", "interval", "first_block", "clear")
+
+#: A component of a scan: its number in the frame, and the rows of its Huffman tables.
+PART = _record("component", "dc_row", "ac_row")
+
+#: A block of an MCU: component, rows of its tables, its place in the MCU, blocks of this component in an MCU. The last
+#: three are valid for one row of MCUs: address of the first block, step to the next one in bytes, number of them.
+BLOCK = _record(
+    "component", "dc_row", "ac_row", "down", "right", "blocks_down", "blocks_right", "base", "step", "limit"
+)  # fmt: skip
+
+
+class FrameFields(NamedTuple):
+    """A frame; see :class:`cdzoo.jpeg._markers.Frame`."""
+
+    progressive: bool
+    rows: int  # of MCUs in an interleaved scan
+    columns: int
+    components: NDArray[Any]  # K times COMPONENT
+
+
+class State(NamedTuple):
+    """Arrays that change while a file is decoded."""
+
+    scan: NDArray[Any]  # one SCAN
+    parts: NDArray[Any]  # 4 times PART
+    blocks: NDArray[Any]  # 10 times BLOCK
+    predictions: NDArray[np.int64]  # of DC coefficients, 4
+    targets: NDArray[np.int64]  # addresses of four planes
+    spare: int  # address of a block for what only completes an MCU
+    rows: NDArray[np.int64]  # of four DC and four AC tables; -1: not defined
+    progress: NDArray[np.int64]  # (4, 64): Al of the last scan, or UNSEEN
+
+    @classmethod
+    def empty(cls, spare: int) -> State:
+        """A new state."""
+        return cls(
+            np.zeros(1, SCAN),
+            np.zeros(4, PART),
+            np.zeros(10, BLOCK),
+            np.zeros(4, np.int64),
+            np.zeros(4, np.int64),
+            spare,
+            np.zeros(8, np.int64),
+            np.zeros((4, 64), np.int64),
+        )

@@ -1,4 +1,4 @@
-"""What the JPEG kernels want to know, as the arrays that they read. Numba is imported on first use."""
+"""Plans: frames, scans and tables as the JPEG kernels read them. Numba is imported on first use."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from numpy.typing import NDArray
 
 from cdzoo.jpeg._markers import Frame, Scan
 from cdzoo.jpeg.header import Opening
-from cdzoo.jpeg.kernels import layout
+from cdzoo.jpeg.kernels.layout import COMPONENT, FrameFields, State
 
 __all__ = ["Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
 
 _KEPT_BYTES = 1 << 22
 
 
-class _Kernels(NamedTuple):
+class Kernels(NamedTuple):
+    """Modules of compiled code, and the function that calls a kernel."""
+
     bits: Any
-    huffman: Any
-    scans: Any
+    scan: Any
+    files: Any
     run: Any
 
 
 @cache
-def load_kernels() -> _Kernels:
-    """The modules of compiled code, and what calls it."""
-    from cdzoo.jpeg.kernels import bits, files, jit, scans
+def load_kernels() -> Kernels:
+    """Import the compiled code."""
+    from cdzoo._numba import run
+    from cdzoo.jpeg.kernels import bits, files, scan
 
-    return _Kernels(bits, scans, files, jit.run)
+    return Kernels(bits, scan, files, run)
 
 
 class Plan(NamedTuple):
-    """What files of one origin have in common, see :func:`cdzoo.jpeg.kernels.files.decode_files`; read-only."""
+    """Tables and fields that files share, see :func:`cdzoo.jpeg.kernels.files.decode_files`; read-only."""
 
-    frame: NDArray[np.int64]
+    frame: FrameFields
     restart_interval: int
     rows: NDArray[np.int64]
     tables: NDArray[np.int32]
@@ -61,7 +64,7 @@ def _make_plan(frame: Frame, restart_interval: int, huffman: tuple[bytes, ...]) 
 def make_tables(
     dc: tuple[bytes, ...], ac: tuple[bytes, ...], progressive: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.uint64], dict[bytes, int]]:
-    """Decoding tables for DHT payloads: the rows, the pair tables, and which row a payload has."""
+    """Decoding tables for DHT payloads: the rows, the pair tables, and the row of each payload."""
     bits, _, _, run = load_kernels()
     rows = {payload: row for row, payload in enumerate(dict.fromkeys(filter(None, ac + dc)))}
     tables = np.empty((len(rows) or 1, bits.TABLE_SIZE), np.int32)
@@ -75,55 +78,38 @@ def make_tables(
 
 
 @lru_cache(maxsize=256)
-def frame_fields(frame: Frame) -> NDArray[np.int64]:
-    """A frame as the kernels read it, see :mod:`cdzoo.jpeg.kernels.layout`."""
-    fields = np.zeros(layout.FRAME_SIZE, np.int64)
-    fields[layout.PROGRESSIVE] = frame.kind == "progressive"
-    fields[layout.NUM_COMPONENTS] = len(frame.components)
-    fields[layout.ROWS], fields[layout.COLUMNS] = frame.mcus
+def frame_fields(frame: Frame) -> FrameFields:
+    """A frame as the kernels read it."""
+    components = np.zeros(len(frame.components), COMPONENT)
     num_blocks = 0
-    for n, component in enumerate(frame.components):
-        mine = fields[8 * n :]
-        mine[layout.IDENTIFIER] = component.identifier
-        mine[layout.VERTICAL] = component.vertical
-        mine[layout.HORIZONTAL] = component.horizontal
-        mine[layout.BLOCK_ROWS] = component.rows
-        mine[layout.BLOCK_COLUMNS] = component.columns
-        mine[layout.FIRST_BLOCK] = num_blocks
+    for fields, component in zip(components, frame.components, strict=True):
+        for name in ("identifier", "vertical", "horizontal", "rows", "columns"):
+            fields[name] = getattr(component, name)
+        fields["first_block"] = num_blocks
         num_blocks += component.rows * component.columns
-    return fields
+    return FrameFields(frame.kind == "progressive", *frame.mcus, components)
 
 
-def enter_scan(scan: Scan, rows: dict[bytes, int], state: NDArray[np.int64]) -> None:
-    """Put a scan where the kernels read it."""
+def enter_scan(scan: Scan, rows: dict[bytes, int], state: State) -> None:
+    """Put a scan where the kernels read it; its planes are full of zeros."""
     header = scan.header
-    fields = state[layout.SCAN]
-    fields[layout.COUNT] = len(header.components)
-    for first, values in (
-        (layout.NUMBERS, header.components),
-        (layout.DC_ROWS, [rows[payload] for payload in scan.dc]),
-        (layout.AC_ROWS, [rows[payload] for payload in scan.ac]),
-    ):
-        fields[first : first + len(values)] = values
-    fields[layout.START] = header.start
-    fields[layout.END] = header.end
-    fields[layout.HIGH] = header.high
-    fields[layout.LOW] = header.low
-    fields[layout.INTERVAL] = scan.restart_interval
-    fields[layout.HISTORY] = 0
-    fields[layout.CLEAR] = 0
+    state.scan[0] = (
+        len(header.components), header.start, header.end, header.high, header.low, scan.restart_interval, 0, 0,
+    )  # fmt: skip
+    for i, component in enumerate(header.components):
+        dc, ac = (rows[payloads[i]] if payloads else -1 for payloads in (scan.dc, scan.ac))
+        state.parts[i] = (component, dc, ac)
 
 
 class Workspace(threading.local):
-    """What the kernels of one thread work with, kept from call to call; not much, unless files are large."""
+    """Buffers of the kernels of one thread, kept from call to call as long as they are small."""
 
     def __init__(self) -> None:
         self._spare = np.zeros(64, np.int16)
         self._segment = np.empty(0, np.uint8)
         self._history = np.empty(0, np.uint64)
         self._tables = np.empty((0, 0), np.int32)
-        self.state = np.zeros(layout.STATE_SHAPE, np.int64)
-        self.state[layout.TARGETS, layout.SPARE] = self._spare.ctypes.data
+        self.state = State.empty(self._spare.ctypes.data)
 
     def segment(self, size: int) -> NDArray[np.uint8]:
         """A buffer for a segment of ``size`` bytes without its stuffing."""

@@ -1,7 +1,6 @@
-"""Entropy decoding of AC coefficients in progressive JPEG scans (ITU-T T.81, Annex G), compiled by Numba.
+"""Entropy decoding of progressive JPEG scans (ITU-T T.81, Annex G), compiled by Numba.
 
-Import on first use only: this imports Numba. See :mod:`cdzoo.jpeg.kernels.scans` for what makes it safe, and touch
-that file and ``_jpeg_scans.py`` after a change here.
+Import on first use only: this imports Numba. See :mod:`cdzoo.jpeg.kernels.scan` for what makes it safe.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from cdzoo.jpeg.kernels.bits import (
     receive,
 )
 from cdzoo.jpeg.kernels.jit import int16s, jit, load, popcount, trailing_zeros
-from cdzoo.jpeg.kernels.layout import AC_ROWS, END, HISTORY, LOW, NATURAL, NUMBERS, SCAN, START, TARGETS
+from cdzoo.jpeg.kernels.layout import NATURAL
+from cdzoo.jpeg.kernels.mcu import enter_row
 
-__all__ = ["decode_ac_first", "decode_ac_refine"]
+__all__ = ["decode_ac_first", "decode_ac_refine", "decode_dc"]
 
 _TOP = np.uint64(64 - LOOKUP_BITS)
 _ONE, _THREE, _EIGHT, _TWELVE, _FIFTEEN, _FULL, _LAST, _BYTE = (np.uint64(n) for n in (1, 3, 8, 12, 15, 56, 63, 255))
@@ -32,12 +32,81 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @jit
+def decode_dc(
+    bits: Any, size: int, frame: Any, state: Any, num_blocks: int, columns: int, tables: Any, first: int, last: int
+) -> Any:  # fmt: skip
+    """Decode MCUs ``first`` to ``last`` of a progressive scan of DC coefficients; data that end early as below."""
+    blocks, predictions = state.blocks, state.predictions
+    for i in range(4):
+        predictions[i] = 0
+    shift = state.scan[0].low
+    refine = state.scan[0].high > 0
+    clear = state.scan[0].clear > 0
+    end = np.uint64(size) << _THREE
+    pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
+    y = first // columns
+    x = first - y * columns
+    mcu = first
+    short = False
+    while mcu < last:
+        enter_row(frame, state, num_blocks, y)
+        stop = min(last, mcu + columns - x)
+        while mcu < stop:
+            for b in range(num_blocks):
+                n = np.uint64(b)
+                place = blocks[n].base + x * blocks[n].step
+                if x >= blocks[n].limit:
+                    place = state.spare
+                block = int16s(np.uint64(place))
+                row = np.uint64(blocks[n].dc_row)
+                code = np.uint64(0)
+                if not refine:
+                    code = np.uint64(tables[row, buf >> _TOP])
+                buf |= load(bits, pos) >> count
+                pos += (_LAST - count) >> _THREE
+                count |= _FULL
+                if refine:
+                    block[np.uint64(0)] |= np.int64(buf >> _LAST) << shift
+                    buf <<= _ONE
+                    count -= _ONE
+                else:
+                    if code == 0:
+                        code = find_code(tables, row, buf)
+                        if code == 0:
+                            return BAD_CODE, mcu, pos - (count >> _THREE)
+                    length, width = code & _BYTE, code >> _EIGHT
+                    c = np.uint64(blocks[n].component)
+                    value = receive(buf << length, width) + predictions[c]
+                    buf <<= length + width
+                    count -= length + width
+                    predictions[c] = value
+                    value <<= shift
+                    if value != np.int64(np.int16(value)):
+                        return BAD_VALUE, mcu, pos - (count >> _THREE)
+                    if clear:
+                        for j in range(64):
+                            block[np.uint64(j)] = 0
+                    block[np.uint64(0)] = value
+                if (pos << _THREE) - count > end:
+                    short = True
+                    pos, count, buf = np.uint64(size + 7), _FULL, np.uint64(0)
+            if short:
+                return TOO_SHORT, mcu, np.uint64(size)
+            x += 1
+            mcu += 1
+        x = 0
+        y += 1
+    return OK, last, pos - (count >> _THREE)
+
+
+@jit
 def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any, first: int, last: int) -> Any:
     """The first scan of a band of AC coefficients; notes in ``history``, one bit each, which are not zero."""
-    start, stop, shift = np.uint64(state[SCAN, START]), np.uint64(state[SCAN, END]), state[SCAN, LOW]
-    row = np.uint64(state[SCAN, AC_ROWS])
-    target = state[TARGETS, state[SCAN, NUMBERS]]
-    blocks = state[SCAN, HISTORY]
+    scan, part = state.scan[0], state.parts[0]
+    start, stop, shift = np.uint64(scan.start), np.uint64(scan.end), scan.low
+    row = np.uint64(part.ac_row)
+    target = state.targets[part.component]
+    blocks = scan.first_block
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
     b = first
@@ -106,10 +175,11 @@ def decode_ac_refine(
     The bits for coefficients that are there stand in the order of these, with codes between them. They are collected
     in one word and added at the end of the block.
     """
-    start, stop, shift = np.uint64(state[SCAN, START]), np.uint64(state[SCAN, END]), state[SCAN, LOW]
-    row = np.uint64(state[SCAN, AC_ROWS])
-    target = state[TARGETS, state[SCAN, NUMBERS]]
-    blocks = state[SCAN, HISTORY]
+    scan, part = state.scan[0], state.parts[0]
+    start, stop, shift = np.uint64(scan.start), np.uint64(scan.end), scan.low
+    row = np.uint64(part.ac_row)
+    target = state.targets[part.component]
+    blocks = scan.first_block
     band = (_ALL >> (_LAST - stop)) & (_ALL << start)
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
