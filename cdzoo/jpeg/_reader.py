@@ -1,4 +1,4 @@
-"""JPEG files, from bytes to coefficients: between the markers and the kernels."""
+"""JPEG files, from bytes to coefficients: headers are parsed, kernels are called, damage is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NONE = np.zeros(0, np.uint8)
 _NO_HISTORY = np.zeros(0, np.uint64)
 _NO_TARGETS = (0, 0, 0, 0)
 
-#: How many bytes of files are decoded in one go: so many that the call does not matter, and no more than may be copied.
+#: Bytes of files that are decoded in one call: enough to hide its cost, and not too many to copy.
 _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
 
 _workspace = Workspace()
@@ -102,7 +102,7 @@ class File:
 
 
 class _Decoder:
-    """Scan by scan through a file that :func:`decode_files` cannot have in one go."""
+    """Decodes a file scan by scan, if :func:`decode_files` has no fast path for it."""
 
     def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
         self.file = file
@@ -140,7 +140,7 @@ class _Decoder:
         return Loss(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
 
     def _decode_scan(self, scan: Scan) -> int:
-        """Decode one scan; the position behind it."""
+        """Decode one scan; returns the position behind it."""
         kernels = load_kernels()
         header = scan.header
         data = self.file.data
@@ -232,7 +232,7 @@ def decode_files(
 
 
 def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[tuple[int, int]]:
-    """Where to cut a batch into pieces of one plan each: four for every thread, so that none waits for long."""
+    """Cut a batch into pieces ``(first, last)`` of one plan each: four for every thread, so that none waits long."""
     longest = _MOST_BYTES
     if num_threads > 1:
         longest = max(_FEWEST_BYTES, min(_MOST_BYTES, -(-sum(sizes) // (4 * num_threads))))
@@ -249,7 +249,7 @@ def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[t
 def _decode_alike(
     files: Sequence[File], plan: Plan, targets: NDArray[np.int64], first: int, done: NDArray[np.uint8]
 ) -> None:
-    """Decode files of one plan, of which the first is number ``first`` of the batch; notes which ones are ``done``."""
+    """Decode files of one plan; the first has number ``first`` in the batch. Sets ``done`` for those decoded."""
     kernels = load_kernels()
     bounds: list[int] = []
     end = longest = 0
@@ -277,7 +277,7 @@ def _decode_alike(
 
 
 def _position(data: bytes, start: int, used: int) -> int:
-    """Where ``used`` bytes behind ``start`` end, with byte stuffing counted."""
+    """The position behind ``used`` bytes from ``start`` on, with byte stuffing counted."""
     position = start
     while True:
         stuffing = data.find(b"\xff\x00", position, start + used)

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cdzoo.jpeg.geometry import ZIGZAG, num_blocks
+
 __all__ = ["blockify", "dct2d", "dct_matrix", "idct2d", "unblockify", "unzigzag", "zigzag"]
 
 _DCT = [
     [(math.sqrt(0.125) if u == 0 else 0.5) * math.cos((2 * m + 1) * u * math.pi / 16) for m in range(8)]
     for u in range(8)
 ]
-# Diagonals of the block in turn, every other one walked upwards (ITU-T T.81, figure 5).
-_ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8))
+_ZIGZAG = ZIGZAG.tolist()
 _UNZIGZAG = sorted(range(64), key=lambda i: _ZIGZAG[i])
 
 
@@ -134,7 +135,7 @@ def check_image_size(blocks: Tensor, image_size: tuple[int, int] | None) -> None
     """Raises ``ValueError`` unless an image of ``image_size`` fills exactly the blocks ``(..., Hb, Wb, 8, 8)``."""
     if image_size is None:
         return
-    expected = (-(-image_size[0] // 8), -(-image_size[1] // 8))
+    expected = (num_blocks(image_size[0]), num_blocks(image_size[1]))
     if min(image_size) < 1 or tuple(blocks.shape[-4:-2]) != expected:
         raise ValueError(
             f"an image of {image_size[0]}x{image_size[1]} pixels has {expected[0]}x{expected[1]} blocks, but the map "

@@ -1,8 +1,8 @@
 """JPEG files as coefficients: entropy decoding and coding only, no pixels (ITU-T T.81).
 
 Baseline, extended and progressive Huffman files of 8 bits a sample, with 1, 3 or 4 components, any sampling, restart
-markers and any order of scans. What is read is what the file stores, integer for integer. The entropy coder is our own:
-it reads from memory into a caller's buffer, leaves the GIL to others, and raises on truncated or inconsistent data.
+markers and any order of scans. The coefficients are exactly the integers that a file stores. The entropy coder is our
+own: it reads from memory into a caller's buffer, releases the GIL, and raises on truncated or inconsistent data.
 
 Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, see :class:`cdzoo.types.JPEGCoefficients`.
 """
@@ -94,7 +94,7 @@ def read_jpeg(
     max_pixels: int | None = MAX_IMAGE_PIXELS,
     fallback: Literal["decode"] | None = None,
 ) -> JPEGCoefficients:
-    """Read the quantised DCT coefficients of one JPEG file, or of a batch of one geometry.
+    """Read the quantized DCT coefficients of one JPEG file, or of a batch of one geometry.
 
     JPEG has no checksum. Data that end early or contradict themselves are found, but a flipped bit that leaves a valid
     file gives other coefficients without an error, here as in every reader.
@@ -214,7 +214,7 @@ def _parse_header(data: bytes, name: str, strict: bool) -> JPEGHeader:
 def _warn(files: Sequence[File], losses: Sequence[Loss | None]) -> None:
     for file, loss in zip(files, losses, strict=True):
         if loss is not None:
-            warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=3)
+            warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=4)
 
 
 def _common_geometry(files: list[File]) -> Geometry:

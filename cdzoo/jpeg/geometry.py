@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["ZIGZAG", "Geometry", "block_grids", "mcu_grid"]
+__all__ = ["ZIGZAG", "Geometry", "block_grids", "mcu_grid", "num_blocks"]
 
 # fmt: off
 #: ``ZIGZAG[k]`` is the natural (row-major) index of the ``k``-th coefficient of the file.
@@ -46,22 +45,30 @@ class Geometry(NamedTuple):
         return mcu_grid(self.image_size, self.sampling)
 
 
-@lru_cache(maxsize=256)
-def block_grids(image_size: tuple[int, int], sampling: _Pairs) -> _Pairs:
-    """``K`` pairs ``(Hb, Wb)`` for an image of ``(H, W)`` pixels; see :attr:`Geometry.blocks`.
+def num_blocks(pixels: int, factor: int = 1, largest: int = 1) -> int:
+    """Number of blocks along one axis of a component.
 
-    Component ``k`` has ``ceil(H * v[k] / max(v))`` rows of samples; ``ceil(ceil(x) / 8)`` is ``ceil(x / 8)``.
+    The component has ``ceil(pixels * factor / largest)`` samples; ``ceil(ceil(x) / 8)`` is ``ceil(x / 8)``.
+
+    Args:
+        pixels: height or width of the image.
+        factor: sampling factor of the component along this axis.
+        largest: the largest sampling factor of all components along this axis.
     """
-    height, width = image_size
-    tallest, widest = _mcu_size(sampling)
-    return tuple([(-(-height * v // tallest), -(-width * h // widest)) for v, h in sampling])
+    return -(-pixels * factor // (8 * largest))
+
+
+def block_grids(image_size: tuple[int, int], sampling: _Pairs) -> _Pairs:
+    """``K`` pairs ``(Hb, Wb)`` for an image of ``(H, W)`` pixels; see :attr:`Geometry.blocks`."""
+    tallest, widest = _largest(sampling)
+    return tuple([(num_blocks(image_size[0], v, tallest), num_blocks(image_size[1], h, widest)) for v, h in sampling])
 
 
 def mcu_grid(image_size: tuple[int, int], sampling: _Pairs) -> tuple[int, int]:
     """Rows and columns of MCUs; see :attr:`Geometry.mcus`."""
-    tallest, widest = _mcu_size(sampling)
-    return -(-image_size[0] // tallest), -(-image_size[1] // widest)
+    tallest, widest = _largest(sampling)
+    return num_blocks(image_size[0], 1, tallest), num_blocks(image_size[1], 1, widest)
 
 
-def _mcu_size(sampling: _Pairs) -> tuple[int, int]:
-    return 8 * max(vertical for vertical, _ in sampling), 8 * max(horizontal for _, horizontal in sampling)
+def _largest(sampling: _Pairs) -> tuple[int, int]:
+    return max(vertical for vertical, _ in sampling), max(horizontal for _, horizontal in sampling)

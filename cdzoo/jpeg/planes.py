@@ -15,6 +15,7 @@ from torch import Tensor
 from cdzoo._torch import outside_autocast
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import dct
+from cdzoo.jpeg.geometry import num_blocks
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["LEVEL_SHIFT", "color_matrix", "component_planes", "mix", "neutral_planes", "subsampling_factors"]
@@ -69,7 +70,7 @@ def subsampling_factors(coefficients: JPEGCoefficients, *, inks: bool = False) -
         )
     factors = pixels_per_sample(sampling)
     for index, (plane, factor) in enumerate(zip(planes, factors, strict=True)):
-        blocks = tuple(-(-n // (8 * f)) for n, f in zip(image_size, factor, strict=True))
+        blocks = tuple(num_blocks(n, 1, f) for n, f in zip(image_size, factor, strict=True))
         if plane.dim() != 5 or tuple(plane.shape[1:]) != (*blocks, 8, 8):
             raise JPEGError(
                 f"component {index} of an image of {image_size[0]}x{image_size[1]} px must be a plane (B, {blocks[0]}, "

@@ -23,8 +23,8 @@ from torch import Tensor
 from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
+from cdzoo.jpeg.geometry import num_blocks
 from cdzoo.jpeg.planes import (
-    component_size,
     dequantized,
     pixels_per_sample,
     subsampling_factors,
@@ -226,7 +226,7 @@ def finish_colors(color_space: str, out: Sequence[NDArray[np.float32]]) -> None:
 
 def empty_result(batch: int, size: tuple[int, int]) -> list[NDArray[np.float32]]:
     """Planes for a batch of results."""
-    shape = (batch, -(-size[0] // 8), -(-size[1] // 8), 8, 8)
+    shape = (batch, num_blocks(size[0]), num_blocks(size[1]), 8, 8)
     return [np.empty(shape, np.float32) for _ in range(3)]
 
 
@@ -323,10 +323,10 @@ def _axis(axis: _AxisPlacement, factor: int, fancy: bool, *, transformed: bool =
     room = -(-axis.kept // 8) * 8
     support = int((4 if axis.cubic else 2) * max(axis.extent / axis.resized, 1.0)) + 2  # pixels
     most = ((support - 1) // factor + 3) // 8 + 2  # blocks
-    num_blocks = -(-component_size((axis.length, 1), (factor, 1))[0] // 8)
+    blocks = num_blocks(axis.length, 1, factor)
     arrays: Axis = kernels.Axis(
         np.empty((room, 2), np.int64),
-        np.empty((num_blocks, 2), np.int64),
+        np.empty((blocks, 2), np.int64),
         np.empty(room // 8, np.int64),
         np.empty((room, 8 * most), np.float32),
     )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cdzoo._checks import integer
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg.dct import dct_matrix
+from cdzoo.jpeg.geometry import num_blocks
 from cdzoo.types import JPEGCoefficients
 
 __all__ = [
@@ -151,7 +152,7 @@ def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width
     planes = []
     for plane, rows, columns in zip(coefficients.planes, *_axes(coefficients), strict=True):
         y, x = _share(top, rows) // 8, _share(left, columns) // 8
-        hb, wb = _num_blocks(height, rows), _num_blocks(width, columns)
+        hb, wb = num_blocks(height, *rows), num_blocks(width, *columns)
         planes.append(plane[:, y : y + hb, x : x + wb].contiguous())
     return coefficients._replace(planes=tuple(planes), image_size=(height, width))
 
@@ -199,7 +200,7 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     along = _shrinking(factor).to(device=coefficients.qtables.device, dtype=dtype)
     planes = []
     for k, (plane, rows, columns) in enumerate(zip(coefficients.planes, *_axes(coefficients), strict=True)):
-        hb, wb = _num_blocks(height, rows), _num_blocks(width, columns)
+        hb, wb = num_blocks(height, *rows), num_blocks(width, *columns)
         kept = 8 // factor
         c = plane[..., :kept, :kept].to(dtype) * coefficients.qtables[:, k, None, None, :kept, :kept].to(dtype)
         c = F.pad(c, (0, 0, 0, 0, 0, factor * wb - c.shape[2], 0, factor * hb - c.shape[1]))
@@ -230,7 +231,7 @@ def gray_to_ycbcr(
     plane, size = coefficients.planes[0], coefficients.image_size
     planes = [plane]
     for pair in sampling[1:]:
-        blocks = (_num_blocks(size[axis], (pair[axis], sampling[0][axis])) for axis in (0, 1))
+        blocks = (num_blocks(size[axis], pair[axis], sampling[0][axis]) for axis in (0, 1))
         planes.append(plane.new_zeros(len(plane), *blocks, 8, 8))
     return JPEGCoefficients(tuple(planes), coefficients.qtables.repeat(1, 3, 1, 1), sampling, size, "ycbcr")
 
@@ -356,10 +357,6 @@ def _axes(coefficients: JPEGCoefficients) -> tuple[list[_Ratio], list[_Ratio]]:
 
 def _share(pixels: int, ratio: _Ratio) -> int:
     return -(-pixels * ratio[0] // ratio[1])
-
-
-def _num_blocks(pixels: int, ratio: _Ratio) -> int:
-    return -(-_share(pixels, ratio) // 8)
 
 
 def _trimmed(coefficients: JPEGCoefficients, axis: int, trim: bool, name: str) -> JPEGCoefficients:

@@ -48,7 +48,7 @@ OK, BAD_CODE, BAD_RUN, BAD_VALUE, TOO_SHORT, TOO_LONG, BAD_RESTART, BAD_HISTORY 
 
 @jit
 def build_table(data: Any, position: int, tables: Any, row: int) -> None:
-    """Fill a row from a DHT payload that has been checked, 16 counts, then symbols, at a position of a file."""
+    """Fill a row from a checked DHT payload (16 counts, then symbols) at a position of ``data``."""
     code = 0
     index = 0
     end = 0
@@ -105,9 +105,9 @@ def build_pairs(tables: Any, pairs: Any, row: int) -> None:
 
 @jit
 def open_segment(data: Any, pos: Any, out: Any) -> Any:
-    """Copy entropy-coded bytes up to the next marker, without stuffing, zeros behind; (bytes, position of the marker).
+    """Copy entropy-coded bytes up to the next marker, without stuffing; returns their number and the marker's position.
 
-    Where the file ends first, the position is the file's size.
+    Zeros follow the copy. If the file ends first, the position is the file's size.
     """
     end = data.size
     n: Any = 0
@@ -146,7 +146,7 @@ def open_segment(data: Any, pos: Any, out: Any) -> Any:
 
 @jit
 def find_code(tables: Any, row: Any, buf: Any) -> Any:
-    """The entry of a code of more than ten bits, as if the table held it: its length, its symbol above; 0 for none."""
+    """Find a code of more than ten bits: its length in bits 7..0 and its symbol above them, or 0 for none."""
     code = np.int64(buf >> np.uint64(48))
     for length in range(LOOKUP_BITS + 1, 17):
         if code < tables[row, LIMITS + length]:
@@ -175,7 +175,7 @@ def next_marker(data: Any, pos: Any) -> Any:
 
 @jit
 def ends_scan(data: Any, marker: int) -> Any:
-    """Whether this looks like a marker that an encoder wrote, and not like damage that happens to hold an FF."""
+    """Return true if this looks like a marker that an encoder wrote, and not like damage with an FF in it."""
     if marker + 5 >= data.size:
         return True
     code = data[marker + 1]
@@ -192,10 +192,10 @@ def ends_scan(data: Any, marker: int) -> Any:
 
 @jit
 def restarts(data: Any, marker: Any, at: Any, left: Any) -> Any:
-    """How many restart markers stand one behind the other from ``marker`` on, which is the first of them.
+    """Count the restart markers that follow each other from ``marker`` on, which is the first of them.
 
-    There are ``left`` from ``at`` on, as found before: a run of markers is counted once, however many of them are
-    damaged, so that the time for a file stays in proportion to its size.
+    An earlier call has found ``left`` of them from ``at`` on. A run of markers is counted only once, even if many
+    segments are damaged, so that the time for a file is proportional to its size.
     """
     while left > 0 and at < marker:
         left -= 1
@@ -211,12 +211,14 @@ def restarts(data: Any, marker: Any, at: Any, left: Any) -> Any:
 
 @jit
 def resume(data: Any, marker: Any, segment: Any, num_segments: int, at: Any, left: Any) -> Any:
-    """Where to go on, and with which segment, after ``segment`` of a damaged scan; the last one + 1 if nowhere.
+    """Find the place to go on after damage in ``segment`` of a scan.
 
-    Restart markers count modulo 8, so a number tells how many segments are lost, unless it is the number itself that
-    is damaged: then there are still as many markers as there should be, and their order is trusted.
+    Restart markers count modulo 8, so a number tells how many segments are lost. If the number itself is damaged, there
+    are still as many markers as there should be, and their order is used.
 
-    Also returns what is known of the markers, see :func:`restarts`, for the next call.
+    Returns:
+        The position; the number of the segment there, or ``num_segments`` if there is none; and ``at`` and ``left``,
+        see :func:`restarts`, for the next call.
     """
     while True:
         while marker < data.size and not 0xD0 <= data[marker + 1] < 0xD8:

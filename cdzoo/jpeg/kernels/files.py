@@ -1,9 +1,9 @@
-"""Whole JPEG files, one after another, in one call and without the GIL: headers of scans are read here, too.
+"""Decoding of whole JPEG files, one after another, in one call and without the GIL.
 
-Import on first use only: this imports Numba. This is the quick way for files in order. It accepts less than
-:mod:`cdzoo.jpeg._markers`: behind the first scan only other scans, Huffman tables and the end of the image. At
-anything else, damage included, it gives up without a word, and the file is read again by those who can say what is
-wrong with it. Whatever a kernel relies on is checked here as it is there.
+Import on first use only: this imports Numba. This is the fast path for files in order, and reads headers of scans by
+itself. It accepts less than :mod:`cdzoo.jpeg._markers`: after the first scan only other scans, Huffman tables and the
+end of the image. At anything else, damage included, it stops. The caller then reads the file again, scan by scan, and
+finds the reason. All values that a kernel relies on are checked here as they are there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["decode_files"]
 
 @jit
 def _read_tables(data: Any, position: Any, end: int, tables: Any, state: Any) -> bool:
-    """Read a DHT segment into the rows of ``tables`` that its selectors stand for."""
+    """Read a DHT segment into rows 0..3 (DC) and 4..7 (AC) of ``tables``; returns false if it is not in order."""
     while position < end:
         behind: Any = position + 17
         if behind > end:
@@ -50,7 +50,7 @@ def _read_tables(data: Any, position: Any, end: int, tables: Any, state: Any) ->
 
 @jit
 def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bool:
-    """Read a SOS segment, and check it against the scans before it."""
+    """Read a SOS segment and check it against the scans before it; returns false if it is not in order."""
     count = np.int64(data[position])
     if count < 1 or count > 4 or end - position != 4 + 2 * count:
         return False
@@ -103,7 +103,7 @@ def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bo
 def _decode_file(
     data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any
 ) -> Any:
-    """Decode all scans from the SOS marker at ``position`` on."""
+    """Decode all scans from the SOS marker at ``position`` on; returns false if that is not possible here."""
     for c in range(frame.components.size):
         for k in range(64):
             state.progress[c, k] = UNSEEN
@@ -137,7 +137,7 @@ def decode_files(
     data: Any, bounds: Any, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any,
     state: Any, own_tables: Any, history: Any, none: Any, targets: Any, first: int, done: Any,
 ) -> None:  # fmt: skip
-    """Decode files that agree in all that comes before the first scan, but for its length.
+    """Decode files whose headers agree in all that decoding depends on.
 
     Args:
         data: the files, one behind the other, uint8.

@@ -35,7 +35,7 @@ def list_blocks(frame: Any, state: Any) -> Any:
 
 @jit
 def enter_row(frame: Any, state: Any, num_blocks: int, y: int) -> None:
-    """Work out where the blocks of a row of MCUs go: those of the first MCU, and from one to the next."""
+    """Compute the addresses of the blocks in a row of MCUs."""
     for n in range(num_blocks):
         block = state.blocks[n]
         component = frame.components[block.component]

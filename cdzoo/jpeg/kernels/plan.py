@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(opening: Opening) -> Plan | None:
-    """Plan to decode files with such an opening in one go, the same object for equal ones; ``None`` if that fails."""
+    """The plan for files with such an opening, the same object for equal ones; ``None`` if there is no fast path."""
     if not opening.flawless or opening.qtables is None:
         return None
     return _make_plan(opening.frame, opening.scan.restart_interval, opening.huffman)
@@ -91,7 +91,7 @@ def frame_fields(frame: Frame) -> FrameFields:
 
 
 def enter_scan(scan: Scan, rows: dict[bytes, int], state: State) -> None:
-    """Put a scan where the kernels read it; its planes are full of zeros."""
+    """Write a scan to ``state``. Its planes must be full of zeros."""
     header = scan.header
     state.scan[0] = (
         len(header.components), header.start, header.end, header.high, header.low, scan.restart_interval, 0, 0,

@@ -35,7 +35,10 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 def decode_dc(
     bits: Any, size: int, frame: Any, state: Any, num_blocks: int, columns: int, tables: Any, first: int, last: int
 ) -> Any:  # fmt: skip
-    """Decode MCUs ``first`` to ``last`` of a progressive scan of DC coefficients; data that end early as below."""
+    """Decode MCUs ``first`` to ``last`` of a scan of DC coefficients.
+
+    Where the data end inside an MCU, the rest of it is decoded from zero bits, as libjpeg does.
+    """
     blocks, predictions = state.blocks, state.predictions
     for i in range(4):
         predictions[i] = 0
@@ -101,7 +104,7 @@ def decode_dc(
 
 @jit
 def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any, first: int, last: int) -> Any:
-    """The first scan of a band of AC coefficients; notes in ``history``, one bit each, which are not zero."""
+    """Decode the first scan of a band of AC coefficients; sets a bit in ``history`` for each that is not zero."""
     scan, part = state.scan[0], state.parts[0]
     start, stop, shift = np.uint64(scan.start), np.uint64(scan.end), scan.low
     row = np.uint64(part.ac_row)
@@ -154,7 +157,7 @@ def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any,
 
 @jit
 def _skip(word: Any, count: Any) -> Any:
-    """Clear as many of the lowest bits that are set; for up to three, which is the rule, without a branch."""
+    """Clear the lowest ``count`` bits that are set; up to three, the usual case, without a branch."""
     while count > 3:
         word &= word - _ONE
         count -= _ONE
@@ -170,10 +173,10 @@ def _skip(word: Any, count: Any) -> Any:
 def decode_ac_refine(
     bits: Any, size: int, state: Any, tables: Any, history: Any, damaged: Any, first: int, last: int
 ) -> Any:
-    """One more bit for a band of AC coefficients (T.81, G.1.2.3), walking over bit masks instead of coefficients.
+    """Decode one more bit for a band of AC coefficients (T.81, G.1.2.3), with bit masks in place of coefficients.
 
-    The bits for coefficients that are there stand in the order of these, with codes between them. They are collected
-    in one word and added at the end of the block.
+    Correction bits stand in the order of the coefficients that are not zero, with codes between them. They are
+    collected in one word and added at the end of the block.
     """
     scan, part = state.scan[0], state.parts[0]
     start, stop, shift = np.uint64(scan.start), np.uint64(scan.end), scan.low

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
+from cdzoo.jpeg.geometry import num_blocks
 
 __all__ = ["JPEGConv2d", "jpeg_conv2d", "jpeg_conv2d_map", "jpeg_conv2d_map_bytes"]
 
@@ -126,7 +127,7 @@ def jpeg_conv2d_map_bytes(
     itemsize: int = 4,
 ) -> int:
     """Bytes of :func:`jpeg_conv2d_map`: 64 times 64 numbers for each pair of channels and each pair of blocks."""
-    blocks_in, blocks_out = (-(-h // 8) * -(-w // 8) for h, w in (image_size, out_size))
+    blocks_in, blocks_out = (num_blocks(h) * num_blocks(w) for h, w in (image_size, out_size))
     return out_channels * in_channels_per_group * blocks_in * blocks_out * 64 * 64 * itemsize
 
 
