@@ -3,7 +3,7 @@
     ray.init()
     compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and a table of the files
     classify(compose(codec, model), "photos-cdz", "labels")   # Parquet tables
-    ray.data.read_parquet("labels").filter(expr="is_null(error)")
+    ray.data.read_parquet("labels").filter(lambda row: row["error"] is None)
 
 Each worker is an actor that holds the codec, and takes a part at a time: a shard, or ``part_size`` files of a folder.
 A part's result appears under its name only when it is complete. If a worker dies, its part is started again; no file is

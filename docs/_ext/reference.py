@@ -28,7 +28,9 @@ def exports(package: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cdzoo."):
-            names = [alias.asname for alias in node.names if alias.asname and not alias.asname.startswith("_")]
+            names = [
+                alias.name for alias in node.names if alias.asname == alias.name
+            ]  # what mypy takes for re-exported
             found.setdefault(str(node.module), []).extend(names)
     return {module: names for module, names in found.items() if names}
 
