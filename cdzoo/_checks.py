@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cdzoo.types import Latent
 
-__all__ = ["check_images", "check_latent", "check_range", "integer", "thread_count"]
+__all__ = ["check_images", "check_latent", "check_range", "check_size", "integer", "thread_count"]
 
 
 def integer(value: Any) -> int | None:
@@ -21,6 +21,24 @@ def integer(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def check_size(name: str, value: Any, *, smallest: int = 1) -> None:
+    """Refuse a size that is no integer or too small.
+
+    Args:
+        name: of the argument.
+        value: its value.
+        smallest: 1, or 0 for a number of classes.
+
+    Raises:
+        ValueError: the value is not an integer, or below ``smallest``.
+    """
+    found = integer(value)
+    if found is None or found < smallest:
+        kind = "a positive integer" if smallest else "an integer that is not negative"
+        hint = "" if smallest else "; 0 gives features instead of logits"
+        raise ValueError(f"{name} must be {kind}, not {value!r}{hint}")
 
 
 def check_images(x: Tensor) -> None:

@@ -171,4 +171,5 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
 
 
 def _name(model: nn.Module) -> str:
-    return str(getattr(model, "builder", type(model).__name__))
+    origin = getattr(model, "origin", None)
+    return type(model).__name__ if origin is None else str(origin.builder)

@@ -1,20 +1,22 @@
-"""The values that travel between codecs and networks.
+"""The values that travel between codecs and networks, and the record of how a module was built.
 
-All three are NamedTuples: they unpack, they pass through ``torch.export``, ``torch.compile`` and ``torch.save`` (to be
-read with ``weights_only=True``), and their fields have names. None of them holds pixels, except ``CodecOutput.x_hat``,
-which exists for training a codec.
+``Latent``, ``CodecOutput`` and ``JPEGCoefficients`` are NamedTuples: they unpack, they pass through ``torch.export``,
+``torch.compile`` and ``torch.save`` (to be read with ``weights_only=True``), and their fields have names. None of them
+holds pixels, except ``CodecOutput.x_hat``, which exists for training a codec.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cdzoo._torch import register_serializable
 
-__all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent"]
+__all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent", "Origin"]
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Images with more pixels are refused unless ``max_pixels`` says otherwise. Pillow raises an error at the same size."""
@@ -94,3 +96,36 @@ class JPEGCoefficients(NamedTuple):
 
 
 register_serializable(Latent, CodecOutput, JPEGCoefficients)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a module was built and where its weights are from: ``module.origin`` of every module that a builder made.
+
+    Attributes:
+        builder: the registered name.
+        arguments: arguments of the class, JSON-ready.
+        weights: the name of the weights (``"Enum.MEMBER"``, ``"hf://owner/name"``, a folder); ``None`` for random
+            values.
+        repo_id: the weights' repository on the Hub, if they are published.
+        revision: its revision.
+        fingerprint: of a codec, the fingerprint that its weights record.
+        codec: of a network, the codec that its weights were trained with: ``fingerprint``, ``weights``, ``repo_id`` and
+            ``revision``.
+        meta: the facts that the weights' model card states.
+        digest: SHA-256 of the values that were loaded.
+    """
+
+    builder: str
+    arguments: Mapping[str, Any]
+    weights: str | None = None
+    repo_id: str | None = None
+    revision: str | None = None
+    fingerprint: str | None = None
+    codec: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+
+    def with_arguments(self, **changes: Any) -> Origin:
+        """The origin of a module that was changed so that these arguments would build it."""
+        return replace(self, arguments={**self.arguments, **changes})

@@ -12,10 +12,13 @@ import cdzoo
 HEAVY = ("compressai", "timm", "torchvision", "numba", "huggingface_hub", "PIL", "tqdm", "safetensors")
 
 PUBLIC = {
+    "Codec",
     "CodecOutput",
     "CompressedDomainModel",
+    "JPEGClassifier",
     "JPEGCoefficients",
     "Latent",
+    "LatentClassifier",
     "classify",
     "compose",
     "from_pretrained",
@@ -27,6 +30,8 @@ PUBLIC = {
     "list_models",
     "load_images",
     "push_to_hub",
+    "register_codec",
+    "register_model",
     "save_pretrained",
 }
 SUBMODULES = {"codecs", "data", "errors", "models", "ops"}

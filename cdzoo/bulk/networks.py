@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from cdzoo._compose import CompressedDomainModel, compose
-from cdzoo._registry import get_builder, get_model_weights, get_weight, list_codecs, list_models
+from cdzoo._registry import find_entry, listed
 from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError
-from cdzoo.hub import download
 from cdzoo.transforms import CoefficientTransform
-from cdzoo.weights.enums import WeightsFolder, WeightsLike, resolve_weights
+from cdzoo.weights import find
+from cdzoo.weights.building import build_codec, load
+from cdzoo.weights.enums import WeightsLike
+from cdzoo.weights.folder import WeightsFolder
+from cdzoo.zoo import list_codecs, list_models
 
 __all__ = [
     "JPEG_MODEL",
@@ -94,11 +96,10 @@ def find_network(model: str | nn.Module | None, weights: WeightsLike = None, cod
         return _described(_from_timm(model.removeprefix("timm/")), model, None, None)
     source = find_weights(weights, model)
     if source.config["kind"] != "model":
-        raise ValueError(f"weights {source} are for {source.config['builder']}, which is a codec; name a network's")
+        raise ValueError(f"weights {source} are for {source.builder}, which is a codec; name a network's")
     if codec is None and source.codec_entry:
-        codec = source.build_codec()  # before the network: the codec is the part that may be missing
-    module = get_builder(source.config["builder"], "model")(weights=source).eval()
-    return _described(module, source.config["builder"], str(source), codec)
+        codec = build_codec(source)  # before the network: the codec is the part that may be missing
+    return _described(load(source), source.builder, str(source), codec)
 
 
 def packaged_codec(name: str, fingerprint: str) -> Codec:
@@ -108,8 +109,8 @@ def packaged_codec(name: str, fingerprint: str) -> Codec:
         PairingError: no packaged codec has the stream's fingerprint.
     """
     for builder in (*list_codecs(name, pretrained=True), *list_models(name, pretrained=True)):
-        for member in get_model_weights(builder):
-            if member.value.source.config.get("fingerprint") == fingerprint:
+        for member in find.members(builder).values():
+            if member.source.config.get("fingerprint") == fingerprint:
                 return member.build_codec()
     raise PairingError(
         f"written by {name} with fingerprint {fingerprint}, which no packaged weights have; name the weights that "
@@ -124,26 +125,18 @@ def find_weights(weights: WeightsLike, builder: str | None) -> WeightsFolder:
         ValueError: an unknown name, or weights of another builder.
         WeightsError: the weights cannot be had.
     """
-    if builder is not None:
-        get_builder(builder)  # tell an unknown builder from unknown weights
-        kind = list_codecs if builder in list_codecs() else list_models
-        if weights is None and builder not in kind(pretrained=True):
+    if builder is not None and weights is None:
+        entry = find_entry(builder)
+        if not entry.pretrained:
             raise ValueError(
                 f"no weights of {builder} are published; name weights (a folder or hf://owner/name), or take one of "
-                f"{', '.join(kind(pretrained=True))}"
+                f"{', '.join(e.name for e in listed(entry.kind, pretrained=True))}"
             )
-        source = resolve_weights(builder, "DEFAULT" if weights is None else weights)
-        assert source is not None
-        return source
-    if isinstance(weights, str) and weights.startswith("hf://"):
-        repo_id, _, revision = weights.removeprefix("hf://").partition("@")
-        return WeightsFolder.from_hub(download(repo_id, revision=revision or None), repo_id, revision or None)
-    if isinstance(weights, os.PathLike) or (isinstance(weights, str) and os.path.exists(weights)):
-        return WeightsFolder.from_path(weights)
-    member = get_weight(weights) if isinstance(weights, str) else weights
-    if isinstance(member, WeightsFolder):
-        return member
-    return WeightsFolder(member.value.source.path, str(member))  # type: ignore[union-attr]
+    elif builder is not None:
+        find_entry(builder)  # tell an unknown builder from unknown weights
+    source = find.find_weights("DEFAULT" if weights is None else weights, builder=builder)
+    assert source is not None
+    return source
 
 
 def _described(module: nn.Module, builder: str, weights: str | None, codec: Codec | None) -> Network:

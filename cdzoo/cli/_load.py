@@ -6,10 +6,11 @@ import os
 
 import torch
 
-from cdzoo._registry import get_builder, list_models
 from cdzoo.bulk.networks import find_weights
 from cdzoo.cli._report import UsageError
 from cdzoo.codecs import Codec
+from cdzoo.weights.building import load
+from cdzoo.zoo import get_builder, list_models
 
 __all__ = ["get_device", "load_codec", "load_given_codec"]
 
@@ -35,9 +36,9 @@ def load_codec(builder: str | None, weights: str | None) -> Codec:
         source = find_weights(weights, builder)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if source.codec_entry is not source.config:
-        raise UsageError(f"weights {source} are for {source.config['builder']}, which is not a codec")
-    codec = get_builder(source.config["builder"])(weights=source).eval()
+    if not source.codes:
+        raise UsageError(f"weights {source} are for {source.builder}, which is not a codec")
+    codec = load(source)
     assert isinstance(codec, Codec)
     return codec
 

@@ -6,25 +6,17 @@ import argparse
 import inspect
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cdzoo._files import read_file
-from cdzoo._registry import (
-    get_builder,
-    get_model_weights,
-    get_weight,
-    latent_interface,
-    list_codecs,
-    list_models,
-    unknown_name,
-)
+from cdzoo._registry import Entry, find_entry, unknown_name
 from cdzoo._text import one_line
-from cdzoo.bulk.networks import find_weights
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.codecs import Codec, read_header
-from cdzoo.weights.enums import WeightsEnum, WeightsFolder
+from cdzoo.weights.find import find_weights, members
+from cdzoo.weights.folder import WeightsFolder
+from cdzoo.zoo import latent_interface, list_codecs, list_models
 
 __all__ = ["add_commands"]
 
@@ -77,8 +69,8 @@ def _entry(name: str) -> dict[str, Any]:
         "name": name,
         "stride": None if latents is None else latents.stride,
         "scales": None if latents is None else latents.scales,
-        "weights": list(_members(name)),
-        "summary": _summary(get_builder(name)),
+        "weights": list(members(name)),
+        "summary": _summary(find_entry(name)),
     }
 
 
@@ -108,15 +100,14 @@ def info(args: argparse.Namespace, report: Report) -> None:
     if name in known:
         report.facts |= _builder_facts(name)
     elif os.path.isdir(name) or name.startswith("hf://"):
-        report.facts |= _weights_facts(find_weights(name, None))
+        report.facts |= _weights_facts(find_weights(name))
     elif os.path.exists(name):
         report.facts |= _stream_facts(Path(name))
     elif "." in name and name.partition(".")[0].endswith("_Weights"):
         try:
-            member = get_weight(name)
+            report.facts |= _weights_facts(find_weights(name))
         except ValueError as error:
             raise UsageError(str(error)) from error
-        report.facts |= _weights_facts(WeightsFolder(member.value.source.path, str(member)))
     elif os.path.splitext(name)[1] or os.sep in name:
         raise FileNotFoundError(2, "No such file or folder", name)
     else:
@@ -124,28 +115,25 @@ def info(args: argparse.Namespace, report: Report) -> None:
 
 
 def _builder_facts(name: str) -> dict[str, Any]:
-    builder = get_builder(name)
-    module = builder()
-    defaults = {parameter.name: parameter.default for parameter in _parameters(type(module))}
-    defaults |= getattr(module, "arguments", {})
-    arguments = {p.name: defaults.get(p.name, p.default) for p in _parameters(builder)}
+    entry = find_entry(name)
+    module = entry.builder()
     facts: dict[str, Any] = {
         "name": name,
         "kind": "codec" if isinstance(module, Codec) else "model",
-        "summary": _summary(builder),
+        "summary": _summary(entry),
         "parameters": sum(p.numel() for p in module.parameters()),
-        "arguments": arguments,
+        "arguments": {"weights": None, **{n: entry.defaults.get(n) for n in entry.options}},
     }
     for attribute in ("latent_channels", "stride", "has_scales", "in_channels", "latent_stride", "uses_scales"):
         value = getattr(module, attribute, None)
         if isinstance(value, int):
             facts[attribute] = value
-    members = [(member, WeightsFolder(member.value.source.path, str(member))) for member in _members(name).values()]
-    facts["weights"] = {member.name: _weights_facts(source) for member, source in members}
+    facts["weights"] = {member.name: _weights_facts(member.source) for member in members(name).values()}
     return facts
 
 
-def _weights_facts(source: WeightsFolder) -> dict[str, Any]:
+def _weights_facts(source: WeightsFolder | None) -> dict[str, Any]:
+    assert source is not None
     config = source.config
     kept = (
         "kind",
@@ -166,8 +154,8 @@ def _stream_facts(path: Path) -> dict[str, Any]:
     header = read_header(read_file(path), max_pixels=None)
     written_by = [
         str(member)
-        for member in _members(header.codec).values()
-        if member.value.source.config.get("fingerprint") == header.fingerprint
+        for member in members(header.codec).values()
+        if member.source.config.get("fingerprint") == header.fingerprint
     ]
     return {
         "file": os.fspath(path),
@@ -223,18 +211,5 @@ def _shown(value: Any) -> str:
 # -- shared ------------------------------------------------------------------------------------------------------
 
 
-def _members(name: str) -> dict[str, WeightsEnum]:
-    """Names of a builder's weights, ``DEFAULT`` and other aliases included."""
-    try:
-        return dict(get_model_weights(name).__members__)
-    except ValueError:
-        return {}
-
-
-def _summary(builder: Callable[..., Any]) -> str:
-    return (inspect.getdoc(builder) or "").partition("\n")[0].rstrip(".")
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p for p in inspect.signature(function).parameters.values() if p.kind in named]
+def _summary(entry: Entry) -> str:
+    return (inspect.getdoc(entry.builder) or "").partition("\n")[0].rstrip(".")

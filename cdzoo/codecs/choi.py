@@ -18,17 +18,18 @@ here every channel has a table, measured by ``codec.calibrate(images)``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdzoo._registry import build, register_codec
-from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
+from cdzoo._checks import check_size
+from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, gaussian_weights
 from cdzoo.coding.layers import image_transforms
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
+from cdzoo.zoo import register_codec
 
 __all__ = ["Choi2019_Weights", "ChoiCodec", "choi2019"]
 
@@ -58,7 +59,8 @@ class ChoiCodec(CalibratedCodec):
     name: ClassVar[str] = "choi2019"
     stride = 16
 
-    def __init__(self, *, latent_channels: int, N: int, channels: Sequence[int] | None = None) -> None:
+    def __init__(self, *, latent_channels: int = 256, N: int = 256, channels: Sequence[int] | None = None) -> None:
+        check_size("N", N)
         symbols = range(-_LARGEST, _LARGEST + 1)
         super().__init__(latent_channels=latent_channels, symbols=symbols, channels=channels)
         self.N = N
@@ -102,27 +104,14 @@ class Choi2019_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_N48_M64
 
 
-@register_codec(weights=Choi2019_Weights)
-def choi2019(
-    *,
-    weights: WeightsLike = None,
-    latent_channels: int | None = None,
-    N: int | None = None,
-    channels: Sequence[int] | None = None,
-) -> ChoiCodec:
-    """Autoencoder of Choi et al. (2019) without an entropy model, as Wang et al. (2022) use it, stride 16.
+class ChoiOptions(TypedDict, total=False):
+    """Options of the builder; see :class:`ChoiCodec`."""
 
-    Args:
-        weights: see :class:`Choi2019_Weights`; ``None`` for random values, which code as well.
-        latent_channels: channels of the latent; 256 by default, as in the paper.
-        N: channels of the hidden layers; 256 by default.
-        channels: those of ``latent_channels`` that latents and streams have; all by default. To choose them for a
-            codec that has weights, call its :meth:`~cdzoo.coding.calibrated.CalibratedCodec.select`.
+    latent_channels: int
+    N: int
+    channels: Sequence[int] | None
 
-    Raises:
-        ValueError: a size below 1, channels that are not there, or an argument that contradicts the weights.
-        TypeError: ``channels`` is no list of integers.
-    """
-    defaults = {"latent_channels": 256, "N": 256}
-    kept = None if channels is None else channel_tuple(channels)
-    return build(choi2019, weights, ChoiCodec, defaults, latent_channels=latent_channels, N=N, channels=kept)
+
+@register_codec(ChoiCodec, weights=Choi2019_Weights, num_params=10_265_347)
+def choi2019(*, weights: WeightsLike = None, **options: Unpack[ChoiOptions]) -> ChoiCodec:
+    """Autoencoder of Choi et al. (2019) without an entropy model, as Wang et al. (2022) use it, stride 16."""

@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from cdzoo._checks import check_range
-from cdzoo._registry import build, register_codec
+from cdzoo._checks import check_range, check_size
 from cdzoo.coding._prior_state import FactorizedState, HyperpriorState
 from cdzoo.coding.base import Codec, CodingState
 from cdzoo.coding.checkpoint import check_fit, has_tables, prefixes_with_tables, split_checkpoint, tables_at
@@ -37,6 +36,7 @@ from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, de
 from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.symbols import Channel, round_to_symbols
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
+from cdzoo.zoo import register_codec
 
 __all__ = [
     "LAMBDAS",
@@ -51,6 +51,8 @@ __all__ = [
     "mbt2018_mean",
 ]
 
+Metric = Literal["mse", "ms-ssim"]
+
 LAMBDAS: dict[str, tuple[float, ...]] = {
     "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
     "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
@@ -62,20 +64,41 @@ class FactorizedPrior(Codec):
     """``bmshj2018_factorized``: every latent channel has one learned distribution of its own.
 
     Args:
-        N: channels of the hidden layers.
+        quality: 1 (smallest files) to 8 (best images); it sets ``N`` and ``M`` where they are ``None``, to 128 and 192
+            at the low rates and to 192 and 320 at the high ones, as in CompressAI.
+        metric: ``"mse"`` or ``"ms-ssim"``, the distortion that the codec is trained for; recorded.
+        N: channels of the hidden layers, and of a hyper-latent.
         M: channels of the latent.
-        quality, metric: what the weights were trained for; recorded, and the source of ``N`` and ``M`` by default.
+
+    Raises:
+        ValueError: an argument that is none of these.
     """
 
     name: ClassVar[str] = "bmshj2018_factorized"
     stride = 16
+    _high_from: ClassVar[int] = 6
 
-    def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
+    def __init__(self, *, quality: int = 4, metric: Metric = "mse", N: int | None = None, M: int | None = None) -> None:
         super().__init__()
+        sizes = self.derived_arguments({"quality": quality, "metric": metric, "N": N, "M": M})
+        for name, size in sizes.items():
+            check_size(name, size)
+        N, M = sizes["N"], sizes["M"]
         self.N, self.M, self.latent_channels = N, M, M
         self.quality, self.metric = quality, metric
         self.g_a, self.g_s = image_transforms(N, M)
         self.entropy_bottleneck = EntropyBottleneck(M)
+
+    @classmethod
+    def derived_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``N`` and ``M``, which follow from the quality where they are ``None``."""
+        quality, metric = arguments["quality"], arguments["metric"]
+        if isinstance(quality, bool) or not hasattr(quality, "__index__") or quality not in range(1, 9):
+            raise ValueError(f"quality must be an integer, 1 (smallest files) to 8 (best images), not {quality!r}")
+        if not isinstance(metric, str) or metric not in LAMBDAS:
+            raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
+        usual = {"N": 192, "M": 320} if quality >= cls._high_from else {"N": 128, "M": 192}
+        return {name: usual[name] if arguments[name] is None else arguments[name] for name in usual}
 
     def _configuration(self) -> dict[str, Any]:
         return {"N": self.N, "M": self.M}
@@ -205,9 +228,7 @@ class ScaleHyperprior(GaussianPrior, FactorizedPrior):
     """``bmshj2018_hyperprior``: zero-mean Gaussians, whose scales a hyperprior predicts.
 
     Args:
-        N: channels of the hidden layers and of the hyper-latent.
-        M: channels of the latent and of its scales.
-        quality, metric: as in :class:`FactorizedPrior`.
+        quality, metric, N, M: as in :class:`FactorizedPrior`.
     """
 
     name: ClassVar[str] = "bmshj2018_hyperprior"
@@ -215,9 +236,9 @@ class ScaleHyperprior(GaussianPrior, FactorizedPrior):
     _compressai_multiple: ClassVar[int] = 4
     _entropy_models: ClassVar[list[str]] = ["entropy_bottleneck", "gaussian_conditional"]
 
-    def __init__(self, *, N: int, M: int, quality: int = 4, metric: str = "mse") -> None:
-        super().__init__(N=N, M=M, quality=quality, metric=metric)
-        self.entropy_bottleneck = EntropyBottleneck(N)
+    def __init__(self, *, quality: int = 4, metric: Metric = "mse", N: int | None = None, M: int | None = None) -> None:
+        super().__init__(quality=quality, metric=metric, N=N, M=M)
+        self.entropy_bottleneck = EntropyBottleneck(self.N)
         self.h_a, self.h_s = self._hyper_transforms()
         self.gaussian_conditional = GaussianConditional()
 
@@ -252,12 +273,11 @@ class MeanScaleHyperprior(ScaleHyperprior):
     """``mbt2018_mean``: Gaussians whose means and scales a hyperprior predicts.
 
     Args:
-        N: channels of the hidden layers and of the hyper-latent.
-        M: channels of the latent, of its scales and of its means.
-        quality, metric: as in :class:`FactorizedPrior`.
+        quality, metric, N, M: as in :class:`FactorizedPrior`.
     """
 
     name: ClassVar[str] = "mbt2018_mean"
+    _high_from: ClassVar[int] = 5
     _has_means: ClassVar[bool] = True
 
     def _hyper_transforms(self) -> tuple[nn.Sequential, nn.Sequential]:
@@ -282,15 +302,13 @@ def bottleneck_strings(coding: FactorizedState, bottleneck: EntropyBottleneck, z
 
 # -- weights and builders ----------------------------------------------------------------------------------------
 
-Metric = Literal["mse", "ms-ssim"]
-
 
 class BMSHJ2018_Factorized_Weights(WeightsEnum):
     """Weights of :func:`bmshj2018_factorized`."""
 
 
 class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
-    """Of :func:`bmshj2018_hyperprior`: about 0.34, 0.14, 0.48 and, for MS-SSIM, 0.33 bits per pixel on Kodak."""
+    """Weights of :func:`bmshj2018_hyperprior`; bits per pixel on Kodak: 0.34, 0.14, 0.48, and 0.33 for MS-SSIM."""
 
     IMAGENETTE_N48_M64 = Weights("bmshj2018-hyperprior-n48-m64-imagenette")
     IMAGENETTE_N48_M64_LOW = Weights("bmshj2018-hyperprior-n48-m64-low-imagenette")
@@ -306,87 +324,25 @@ class MBT2018_Mean_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_N48_M64
 
 
-def _defaults(large_from: int, quality: int | None, metric: str | None) -> dict[str, Any]:
-    """Sizes by quality: ``N=128, M=192`` at the low rates, ``N=192, M=320`` from ``large_from`` on (CompressAI's)."""
-    quality, metric = 4 if quality is None else quality, "mse" if metric is None else metric
-    if isinstance(quality, bool) or not hasattr(quality, "__index__") or quality not in range(1, 9):
-        raise ValueError(f"quality must be an integer, 1 (smallest files) to 8 (best images), not {quality!r}.")
-    if not isinstance(metric, str) or metric not in LAMBDAS:
-        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
-    n, m = (192, 320) if quality >= large_from else (128, 192)
-    return {"N": n, "M": m, "quality": quality, "metric": metric}
+class HyperpriorOptions(TypedDict, total=False):
+    """Options of the builders in this file; see :class:`FactorizedPrior`."""
+
+    quality: int
+    metric: Metric
+    N: int
+    M: int
 
 
-@register_codec(weights=BMSHJ2018_Factorized_Weights)
-def bmshj2018_factorized(
-    *,
-    weights: WeightsLike = None,
-    quality: int | None = None,
-    metric: Metric | None = None,
-    N: int | None = None,
-    M: int | None = None,
-) -> FactorizedPrior:
-    """Factorized prior of Ballé et al. (2018), stride 16.
-
-    Args:
-        weights: see :class:`BMSHJ2018_Factorized_Weights`; ``None`` for random values, which code as well.
-        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 6 on 192, 320); 4 by default.
-        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
-        N: channels of the hidden layers, in place of the quality's.
-        M: channels of the latent, in place of the quality's.
-
-    Raises:
-        ValueError: a value that cannot be, or another than that of the weights.
-    """
-    defaults = _defaults(6, quality, metric)
-    return build(bmshj2018_factorized, weights, FactorizedPrior, defaults, quality=quality, metric=metric, N=N, M=M)
+@register_codec(FactorizedPrior, weights=BMSHJ2018_Factorized_Weights, num_params=2_998_147)
+def bmshj2018_factorized(*, weights: WeightsLike = None, **options: Unpack[HyperpriorOptions]) -> FactorizedPrior:
+    """Factorized prior of Ballé et al. (2018), stride 16."""
 
 
-@register_codec(weights=BMSHJ2018_Hyperprior_Weights)
-def bmshj2018_hyperprior(
-    *,
-    weights: WeightsLike = None,
-    quality: int | None = None,
-    metric: Metric | None = None,
-    N: int | None = None,
-    M: int | None = None,
-) -> ScaleHyperprior:
-    """Scale hyperprior of Ballé et al. (2018), stride 16, with scales: the codec of Deng and Karam.
-
-    Args:
-        weights: see :class:`BMSHJ2018_Hyperprior_Weights`; ``None`` for random values, which code as well.
-        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 6 on 192, 320); 4 by default.
-        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
-        N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
-        M: channels of the latent, in place of the quality's.
-
-    Raises:
-        ValueError: a value that cannot be, or another than that of the weights.
-    """
-    defaults = _defaults(6, quality, metric)
-    return build(bmshj2018_hyperprior, weights, ScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)
+@register_codec(ScaleHyperprior, weights=BMSHJ2018_Hyperprior_Weights, num_params=5_075_843)
+def bmshj2018_hyperprior(*, weights: WeightsLike = None, **options: Unpack[HyperpriorOptions]) -> ScaleHyperprior:
+    """Scale hyperprior of Ballé et al. (2018), stride 16, with scales: the codec of Deng and Karam."""
 
 
-@register_codec(weights=MBT2018_Mean_Weights)
-def mbt2018_mean(
-    *,
-    weights: WeightsLike = None,
-    quality: int | None = None,
-    metric: Metric | None = None,
-    N: int | None = None,
-    M: int | None = None,
-) -> MeanScaleHyperprior:
-    """Mean-and-scale hyperprior of Minnen et al. (2018), stride 16, with scales.
-
-    Args:
-        weights: see :class:`MBT2018_Mean_Weights`; ``None`` for random values, which code as well.
-        quality: 1 to 8, sets ``N`` and ``M`` (128, 192; from 5 on 192, 320); 4 by default.
-        metric: ``"mse"`` or ``"ms-ssim"``, what it is trained for; ``"mse"`` by default.
-        N: channels of the hidden layers and of the hyper-latent, in place of the quality's.
-        M: channels of the latent, in place of the quality's.
-
-    Raises:
-        ValueError: a value that cannot be, or another than that of the weights.
-    """
-    defaults = _defaults(5, quality, metric)
-    return build(mbt2018_mean, weights, MeanScaleHyperprior, defaults, quality=quality, metric=metric, N=N, M=M)
+@register_codec(MeanScaleHyperprior, weights=MBT2018_Mean_Weights, num_params=7_028_003)
+def mbt2018_mean(*, weights: WeightsLike = None, **options: Unpack[HyperpriorOptions]) -> MeanScaleHyperprior:
+    """Mean-and-scale hyperprior of Minnen et al. (2018), stride 16, with scales."""

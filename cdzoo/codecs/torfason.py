@@ -21,18 +21,19 @@ to 255, with the constants below), and how the symbols are coded. Here every cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_codec
-from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, channel_tuple, gaussian_weights
+from cdzoo._checks import check_size
+from cdzoo.coding.calibrated import CalibratedCodec, CalibratedState, gaussian_weights
 from cdzoo.errors import BitstreamError
 from cdzoo.ops.quantizer import SoftToHardQuantizer, nearest_center
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
+from cdzoo.zoo import register_codec
 
 __all__ = ["Torfason2018_Weights", "TorfasonCodec", "torfason2018"]
 
@@ -91,8 +92,12 @@ class TorfasonCodec(CalibratedCodec):
 
     name: ClassVar[str] = "torfason2018"
     stride = 8
+    full_precision_prefixes: ClassVar[tuple[str, ...]] = ("quantizer.",)
 
-    def __init__(self, *, latent_channels: int, levels: int, N: int, channels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, *, latent_channels: int = 32, levels: int = 6, N: int = 128, channels: Sequence[int] | None = None
+    ) -> None:
+        check_size("N", N)
         quantizer = SoftToHardQuantizer(levels)
         levels = quantizer.levels
         if levels > _MAX_LEVELS:
@@ -176,38 +181,15 @@ class Torfason2018_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_C16_N32
 
 
-@register_codec(weights=Torfason2018_Weights)
-def torfason2018(
-    *,
-    weights: WeightsLike = None,
-    latent_channels: int | None = None,
-    levels: int | None = None,
-    N: int | None = None,
-    channels: Sequence[int] | None = None,
-) -> TorfasonCodec:
-    """Compressive autoencoder of Torfason et al. (2018), stride 8.
+class TorfasonOptions(TypedDict, total=False):
+    """Options of the builder; see :class:`TorfasonCodec`."""
 
-    Args:
-        weights: see :class:`Torfason2018_Weights`; ``None`` for random values, which code as well.
-        latent_channels: 8, 16 or 32 in the paper, for 0.0983, 0.330 and 0.635 bits per pixel; 32 by default.
-        levels: values that a latent can take; 6 by default.
-        N: channels of the residual units; 128 by default, as in the paper.
-        channels: those of ``latent_channels`` that latents and streams have; all by default. To choose them for a
-            codec that has weights, call its :meth:`~cdzoo.coding.calibrated.CalibratedCodec.select`.
+    latent_channels: int
+    levels: int
+    N: int
+    channels: Sequence[int] | None
 
-    Raises:
-        ValueError: a size below 1, fewer than 2 or more than 32767 levels, channels that are not there, or an argument
-            that contradicts the weights.
-        TypeError: ``channels`` is no list of integers.
-    """
-    defaults = {"latent_channels": 32, "levels": 6, "N": 128}
-    return build(
-        torfason2018,
-        weights,
-        TorfasonCodec,
-        defaults,
-        latent_channels=latent_channels,
-        levels=levels,
-        N=N,
-        channels=None if channels is None else channel_tuple(channels),
-    )
+
+@register_codec(TorfasonCodec, weights=Torfason2018_Weights, num_params=2_397_388)
+def torfason2018(*, weights: WeightsLike = None, **options: Unpack[TorfasonOptions]) -> TorfasonCodec:
+    """Compressive autoencoder of Torfason et al. (2018), stride 8."""

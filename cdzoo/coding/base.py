@@ -21,7 +21,7 @@ from cdzoo.coding._stamp import position_sum
 from cdzoo.coding.container import StreamHeader, pack, unpack
 from cdzoo.coding.symbols import Channel, Quantiser, Reader, Writer
 from cdzoo.errors import BitstreamError, PairingError
-from cdzoo.types import MAX_IMAGE_PIXELS, CodecOutput, Latent
+from cdzoo.types import MAX_IMAGE_PIXELS, CodecOutput, Latent, Origin
 
 __all__ = ["Codec", "CodingState"]
 
@@ -61,20 +61,25 @@ class Codec(nn.Module, ABC):
         latent_channels: ``M``.
         stride: pixels per latent sample, in each direction.
         has_scales: whether latents come with the hyperprior's scales.
+        origin: how a builder made the module, see :class:`cdzoo.types.Origin`; ``None`` without a builder.
+        meta: the facts of the model card that the weights came with; ``{}`` without weights.
+        pipeline_tag: the task, in the words of the Hugging Face Hub.
+        full_precision_prefixes: beginnings of the names of parameters that are never saved in a narrower type.
     """
 
     name: ClassVar[str]
     has_scales: ClassVar[bool] = False
     latent_channels: int
     stride: int
-    # set by builders and by weights, where there are any
-    builder: str
-    arguments: dict[str, Any]
+    origin: Origin | None = None
     meta: dict[str, Any]
+    pipeline_tag: ClassVar[str] = "image-to-image"
+    full_precision_prefixes: ClassVar[tuple[str, ...]] = ("entropy_bottleneck.", "gaussian_conditional.")
     _synthesis_prefixes: ClassVar[tuple[str, ...]] = ("g_s.",)
 
     def __init__(self) -> None:
         super().__init__()
+        self.meta = {}
         self._derived: _Derived | None = None
 
     # -- what a subclass says ------------------------------------------------------------------------------------

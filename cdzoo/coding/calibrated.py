@@ -9,7 +9,6 @@ that a table leaves out are escaped, and every latent can be coded.
 from __future__ import annotations
 
 import copy
-import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdzoo._checks import check_size
 from cdzoo.coding._prior_state import named_tables, tables_from
 from cdzoo.coding.base import Codec, CodingState
 from cdzoo.coding.rans import SymbolTables
@@ -26,7 +26,7 @@ from cdzoo.coding.symbols import Channel, round_to_symbols
 from cdzoo.ops.channels import ChannelSelect, check_channels, select_channels
 from cdzoo.types import CodecOutput
 
-__all__ = ["CalibratedCodec", "CalibratedState", "channel_tuple", "gaussian_weights", "tables_from_weights"]
+__all__ = ["CalibratedCodec", "CalibratedState", "gaussian_weights", "tables_from_weights"]
 
 _TOTAL = 1 << 16
 
@@ -81,18 +81,6 @@ def gaussian_weights(means: Tensor, scales: Tensor, boundaries: Tensor) -> NDArr
     below = torch.cat([0 * ends, torch.special.ndtr(z), ends], 1)
     weights: NDArray[np.int64] = (below.diff(dim=1) * 2**32).round().long().numpy()
     return weights
-
-
-def channel_tuple(channels: Iterable[int]) -> tuple[int, ...]:
-    """Channels as a builder keeps them.
-
-    Raises:
-        TypeError: not a list of integers.
-    """
-    try:
-        return tuple(map(operator.index, channels))
-    except TypeError:
-        raise TypeError(f"channels must be a list of integers such as [0, 1], not {channels!r}.") from None
 
 
 class CalibratedState(CodingState):
@@ -170,6 +158,7 @@ class CalibratedCodec(Codec):
 
     def __init__(self, *, latent_channels: int, symbols: range, channels: Sequence[int] | None = None) -> None:
         super().__init__()
+        check_size("latent_channels", latent_channels)
         self.all_channels, self._lowest = latent_channels, symbols[0]
         self.selection = select_channels(channels, of=latent_channels)
         self.latent_channels = latent_channels if self.selection is None else len(self.selection.indices)
@@ -274,9 +263,8 @@ class CalibratedCodec(Codec):
         codec.latent_channels = len(kept)
         assert isinstance(coding, CalibratedState)
         codec._derived = codec._describe(coding.select(chosen))
-        arguments: dict[str, Any] | None = getattr(codec, "arguments", None)
-        if arguments is not None:
-            arguments["channels"] = tuple(kept.tolist())
+        if codec.origin is not None:
+            codec.origin = codec.origin.with_arguments(channels=tuple(kept.tolist()))
         return codec
 
     def _keep(self, y: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ from typing import Literal
 
 from torch import nn
 
-from cdzoo.codecs.hyperprior import FactorizedPrior, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
+from cdzoo.codecs.hyperprior import (
+    FactorizedPrior,
+    HyperpriorOptions,
+    bmshj2018_factorized,
+    bmshj2018_hyperprior,
+    mbt2018_mean,
+)
 
 __all__ = ["from_compressai"]
 
@@ -55,6 +61,11 @@ def from_compressai(
         )
     state_dict = model.state_dict()
     n, m = (state_dict[name].shape[0] for name in ("g_a.0.weight", "g_a.6.weight"))
-    codec = builder(N=n, M=m, quality=quality, metric=metric)
+    options: HyperpriorOptions = {"N": n, "M": m}
+    if quality is not None:
+        options["quality"] = quality
+    if metric is not None:
+        options["metric"] = metric
+    codec = builder(**options)
     codec.load_compressai(state_dict)
     return codec.to(next(model.parameters()).device).train(model.training)

@@ -8,7 +8,7 @@
     model = timm.create_model("cdzoo_jpeg_resnet18", pretrained=True, num_classes=5)
     backbone = timm.create_model("cdzoo_jpeg_resnet18.imagenette_w0375", pretrained=True, features_only=True)
 
-A slash in a name belongs to the Hub in timm, hence the prefix. Networks read what they read in cdzoo: coefficients,
+A slash in a name belongs to the Hub in timm, hence the prefix. Networks read the same input as in cdzoo: coefficients,
 latents (those that need scales a ``Latent``), or pixels. Repositories of cdzoo on the Hub are not timm's: load them
 with :func:`cdzoo.from_pretrained`.
 """
@@ -24,9 +24,10 @@ from timm.models import generate_default_cfgs, register_model, resolve_pretraine
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from cdzoo._registry import get_builder, get_model_weights, list_models
-from cdzoo.models._classifier import Classifier
+from cdzoo._registry import Entry, listed
+from cdzoo.models.classifier import Classifier
 from cdzoo.weights.enums import WeightsEnum
+from cdzoo.weights.find import members
 
 __all__ = ["PREFIX", "register"]
 
@@ -49,32 +50,26 @@ def register() -> list[str]:
         the names; registering again changes nothing.
     """
     names = []
-    for builder in list_models():
-        if not _builds_classifier(get_builder(builder)):
+    for entry in listed("model"):
+        if not issubclass(entry.cls, Classifier):
             continue
-        name = PREFIX + builder
+        name = PREFIX + entry.name
         names.append(name)
         if timm.is_model(name):
             continue
-        members = _members(builder)
-        cfgs = {f"{name}.{tag}": _describe(member) for tag, member in members.items()}
+        cfgs = {f"{name}.{tag}": _describe(member) for tag, member in _tagged(entry).items()}
         default_cfgs.update(generate_default_cfgs(cfgs or {name: {"classifier": "fc"}}))
-        entrypoint = _entrypoint(name, builder)
+        entrypoint = _entrypoint(name, entry)
         setattr(sys.modules[__name__], name, entrypoint)  # timm lists it in __all__
         register_model(entrypoint)
     return names
 
 
-def _builds_classifier(builder: Callable[..., nn.Module]) -> bool:
-    built = builder.__globals__.get(builder.__annotations__["return"])
-    return isinstance(built, type) and issubclass(built, Classifier)
-
-
-def _members(builder: str) -> dict[str, WeightsEnum]:
-    """Weights by tag, the default ones first, which is what makes them timm's default."""
-    enum = get_model_weights(builder)
-    default = enum.__members__.get("DEFAULT")
-    return {member.name.lower(): member for member in sorted(enum, key=lambda member: member is not default)}
+def _tagged(entry: Entry) -> dict[str, WeightsEnum]:
+    """Weights by tag, the default ones first, which makes them timm's default."""
+    known = members(entry.name)
+    default = known.get("DEFAULT")
+    return {m.name.lower(): m for m in sorted(set(known.values()), key=lambda m: (m is not default, m.name))}
 
 
 def _describe(member: WeightsEnum) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def _describe(member: WeightsEnum) -> dict[str, Any]:
     return {"hf_hub_id": member.repo_id, "license": meta.get("license"), "classifier": "fc", **facts}
 
 
-def _entrypoint(name: str, builder: str) -> Callable[..., nn.Module]:
+def _entrypoint(name: str, entry: Entry) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         pretrained_cfg: Any = None,
@@ -103,14 +98,16 @@ def _entrypoint(name: str, builder: str) -> Callable[..., nn.Module]:
         if in_chans is not None:
             arguments["in_channels"] = in_chans
         if pretrained:
-            member = _members(builder).get(cfg.tag or "")
+            member = _tagged(entry).get(cfg.tag or "")
             if cfg.url or cfg.file or (member is not None and cfg.hf_hub_id != member.repo_id):
                 raise ValueError(f"{name} loads the weights of cdzoo; for others build it and use load_state_dict")
-            model: Any = get_builder(builder)(weights="DEFAULT" if member is None else member, **arguments)
+            model: Any = entry.builder(weights="DEFAULT" if member is None else member, **arguments)
             if num_classes is not None and num_classes != model.num_classes:
                 model.reset_classifier(num_classes)
         else:
-            model = get_builder(builder)(num_classes=num_classes, **arguments)
+            if num_classes is not None:
+                arguments["num_classes"] = num_classes
+            model = entry.builder(**arguments)
         if features_only:
             every = tuple(range(len(model.feature_info)))
             model = FeatureGetterNet(model, out_indices=every if out_indices is None else out_indices)
@@ -119,5 +116,5 @@ def _entrypoint(name: str, builder: str) -> Callable[..., nn.Module]:
         return module
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"cdzoo's ``{builder}`` as timm builds its models; see :func:`register`."
+    create.__doc__ = f"cdzoo's ``{entry.name}`` as timm builds its models; see :func:`register`."
     return create

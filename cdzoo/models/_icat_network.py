@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from cdzoo._torch import register_serializable
 from cdzoo.coding.base import Codec, pad_to_multiple
 from cdzoo.coding.layers import conv, deconv
-from cdzoo.models._classifier import LatentClassifier, linear_classifier, taken_indices
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
+from cdzoo.models.classifier import LatentClassifier, linear_classifier, selected_stages
 from cdzoo.types import Latent
 
 __all__ = ["ICAT", "ICATOutput", "leaky"]
@@ -71,7 +71,9 @@ class ICAT(LatentClassifier):
     """
 
     latent_stride: int = 16
-    _pooling: str = "token"
+    global_pool: str = "token"
+    unlearned_arguments: ClassVar[tuple[str, ...]] = ("drop_path",)
+    """Arguments that weights fit whatever they are."""
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class ICAT(LatentClassifier):
         aggregation: bool = True,
         drop_path: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, latent_stride=16)
         from timm.models.vision_transformer import Block
 
         if not 0 <= drop_path < 1:
@@ -90,7 +92,7 @@ class ICAT(LatentClassifier):
         n = scaled_channels(_HIDDEN, width)
         heads = max(1, int(_HEADS * width + 0.5))
         c = heads * _HEAD_CHANNELS
-        self.in_channels, self.N, self.aggregation = in_channels, n, aggregation
+        self.N, self.aggregation = n, aggregation
         self.num_features, self.num_classes = c, num_classes
 
         self.g_a = leaky(conv(3, n), conv(n, n), conv(n, n), conv(n, in_channels))
@@ -101,7 +103,7 @@ class ICAT(LatentClassifier):
             Block(c, heads, mlp_ratio=4, qkv_bias=True, drop_path=rate, norm_layer=_layer_norm)
             for rate in (drop_path * index / (_DEPTH - 1) for index in range(_DEPTH))
         )
-        self._add_stages(*((f"blocks.{index}", c, 1) for index in range(_DEPTH)))
+        self.set_stages(*((f"blocks.{index}", c, 1) for index in range(_DEPTH)))
         self.norm: nn.Module = _layer_norm(c)
         self.fc = linear_classifier(c, num_classes)
         if aggregation:
@@ -154,14 +156,14 @@ class ICAT(LatentClassifier):
 
     def forward_features(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """Images ``(B, 3, H, W)`` or latents ``(B, M, h, w)`` -> tokens ``(B, 1 + h w, num_features)``, class first."""
-        features: Tensor = self.norm(self._run_stages(self._enter(x, scales)))
+        features: Tensor = self.norm(self.run_stages(self.forward_stem(x, scales)))
         return features
 
-    def _enter(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         return self._embed(self._latent(x, scales))[1]
 
     def _latent(self, x: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        return self._transmit(x)[0].y_hat if _is_image(x) else self._unpack(x, scales)[0]
+        return self._transmit(x)[0].y_hat if _is_image(x) else self.check_input(x, scales)[0]
 
     def forward_intermediates(
         self,
@@ -194,7 +196,7 @@ class ICAT(LatentClassifier):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r}: choose NCHW or NLC")
-        taken = taken_indices(indices, len(self.feature_info))
+        taken = selected_stages(indices, len(self.feature_info))
         y_hat = self._latent(x, scales)
         end = 1 + max(taken) if stop_early or intermediates_only else len(self.feature_info)
         outputs = self._run(self._embed(y_hat)[1], 0, end)
@@ -241,13 +243,13 @@ class ICAT(LatentClassifier):
         Raises:
             ValueError: other channels than ``M``.
         """
-        x_hat = self._synthesis(self._unpack(y_hat, None)[0])
+        x_hat = self._synthesis(self.check_input(y_hat, None)[0])
         if isinstance(y_hat, Latent):
             height, width = y_hat.image_size
             return x_hat[..., :height, :width]
         return x_hat
 
-    def _unpack(self, y_hat: Tensor | Latent, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def check_input(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         tensor = y_hat.y_hat if isinstance(y_hat, Latent) else y_hat
         if isinstance(tensor, Tensor) and (tensor.dim() != 4 or tensor.shape[1] != self.in_channels):
             raise ValueError(
@@ -255,7 +257,7 @@ class ICAT(LatentClassifier):
                 f"(B, {self.in_channels}, h, w): take a codec of {self.in_channels} latent channels, or build the "
                 "network with in_channels of your codec's number"
             )
-        return super()._unpack(y_hat, scales)
+        return super().check_input(y_hat, scales)
 
     # -- parts of the forward pass -------------------------------------------------------------------------------
 

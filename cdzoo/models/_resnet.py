@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -15,10 +17,11 @@ def scaled_channels(channels: int, width: float) -> int:
     """``channels * width`` rounded to the nearest multiple of 8, at least 8.
 
     Raises:
-        ValueError: ``width`` is not positive.
+        ValueError: ``width`` is not a positive, finite number.
     """
-    if width <= 0:
-        raise ValueError(f"width={width} must be positive; 1.0 is the network of the paper, 0.25 a small one")
+    value: object = width
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"width must be positive and finite, not {width!r}; 1.0 is the full width")
     return max(8, int(channels * width / 8 + 0.5) * 8)
 
 

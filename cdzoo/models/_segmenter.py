@@ -5,28 +5,24 @@ Sources: Chen et al., DeepLab, TPAMI 2018; Torfason et al., ICLR 2018, section 5
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdzoo._registry import check_sizes, get_builder
-from cdzoo.models._classifier import _NAMES_OF_CLASSES, Classifier, LatentClassifier
+from cdzoo._checks import check_size
+from cdzoo._registry import listed
 from cdzoo.models._resnet import Bottleneck
 from cdzoo.models._state_dict import LoadedNames, load_named
-from cdzoo.transforms import LatentTransform
-from cdzoo.types import Latent
+from cdzoo.models.classifier import Classifier, LatentClassifier, without_classes
+from cdzoo.transforms import InputTransform, LatentTransform
+from cdzoo.types import Latent, Origin
 
 __all__ = ["ASPPHead", "LatentSegmenter", "Segmenter", "strides_to_dilations"]
 
 RATES = (6, 12, 18, 24)
-_SEGMENTER_OF = {
-    **{name: f"{name}_d" for name in ("cresnet39", "cresnet51", "cresnet72", "resnet50", "resnet71")},
-    "resnet41": "resnet41_seg",
-}
 
 
 def strides_to_dilations(stages: Iterable[nn.Module]) -> None:
@@ -89,20 +85,21 @@ class Segmenter(nn.Module):
         output_stride: pixels per position of the features, in each direction.
         num_features: channels of the features.
         num_classes: logits; 0 after ``reset_classifier(0)``.
+        origin, meta, transforms, codec_fingerprint, pipeline_tag: as of a classifier.
     """
 
     latent_stride: int | None = None
-    # set by builders and by weights, where there are any
-    builder: str
-    arguments: dict[str, Any]
+    origin: Origin | None = None
     meta: dict[str, Any]
-    codec_fingerprint: str | None
-    transforms: LatentTransform
+    transforms: InputTransform | None = None
+    codec_fingerprint: str | None = None
+    pipeline_tag: ClassVar[str] = "image-segmentation"
 
     def __init__(
         self, backbone: Classifier, dilated: Iterable[nn.Module], *, num_classes: int, output_stride: int
     ) -> None:
         super().__init__()
+        self.meta = {}
         strides_to_dilations(dilated)
         for info in backbone.feature_info:
             info["reduction"] = min(info["reduction"], output_stride)
@@ -112,7 +109,7 @@ class Segmenter(nn.Module):
         self.classifier = self._head(num_classes)
 
     def _head(self, num_classes: int) -> nn.Module:
-        check_sizes({"num_classes": num_classes})
+        check_size("num_classes", num_classes, smallest=0)
         return ASPPHead(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -124,22 +121,19 @@ class Segmenter(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Puts a freshly initialised head in place; with 0 classes the network returns upsampled features.
+        """Put a freshly initialized head in place; with 0 classes the network returns upsampled features.
 
-        What ``meta`` says of the former classes (their names, their identifiers) is dropped.
+        The names of the former classes are dropped from ``meta``.
 
         Raises:
-            ValueError: ``num_classes`` is no integer, or negative.
+            ValueError: ``num_classes`` is not an integer, or negative.
         """
         reference = next(self.backbone.parameters())
         self.classifier = self._head(num_classes).to(reference.device, reference.dtype).train(self.training)
         self.num_classes = num_classes = int(num_classes)
-        arguments = getattr(self, "arguments", None)
-        if arguments is not None:
-            arguments["num_classes"] = num_classes
-        meta = getattr(self, "meta", None)
-        if meta is not None:
-            self.meta = {key: value for key, value in meta.items() if key not in _NAMES_OF_CLASSES}
+        if self.origin is not None:
+            self.origin = self.origin.with_arguments(num_classes=num_classes)
+        self.meta = without_classes(self.meta)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: ``{"name": "backbone", "params": ...}`` and ``{"name": "classifier", ...}``.
@@ -159,7 +153,7 @@ class Segmenter(nn.Module):
     # -- from a classifier -----------------------------------------------------------------------------------------
 
     def load_classifier(self, state_dict: Mapping[str, Tensor]) -> LoadedNames:
-        """Takes over the parameters of a trained classifier, all of them but its linear layer; the head stays.
+        """Take over the parameters of a trained classifier, all of them but its linear layer; the head stays.
 
         Args:
             state_dict: of the network whose name this one has without its ending, built with the same arguments:
@@ -197,22 +191,24 @@ class Segmenter(nn.Module):
             TypeError: another model.
         """
         model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
-        name = _SEGMENTER_OF.get(str(getattr(model, "builder", None)))
-        if name is None or not isinstance(model, Classifier):
+        endings, origin = ("_d", "_seg"), getattr(model, "origin", None)
+        known = [e for e in listed("model") if issubclass(e.cls, Segmenter) and e.name.endswith(endings)]
+        entry = next((e for e in known if origin and e.name.rpartition("_")[0] == origin.builder), None)
+        if entry is None or origin is None or not isinstance(model, Classifier):
             raise TypeError(
-                f"{type(model).__name__} has no segmenter; those that have are what the builders "
-                f"{', '.join(sorted(_SEGMENTER_OF))} return."
+                f"{type(model).__name__} has no segmenter; the builders "
+                f"{', '.join(e.name.rpartition('_')[0] for e in known)} make networks that have one"
             )
-        given = {**model.arguments, "num_classes": num_classes}
-        given.pop("layers", None)
-        segmenter = cast(Segmenter, get_builder(name, "model")(**given))
+        given = {**origin.arguments, "num_classes": num_classes}
+        given = {argument: value for argument, value in given.items() if argument in entry.options}
+        segmenter = cast(Segmenter, entry.builder(**given))
         segmenter.load_classifier(model.state_dict())
         reference = next(model.parameters())
         segmenter.to(reference.device, reference.dtype).train(model.training)
-        for fact in ("codec_fingerprint", "pretrained_codec", "transforms"):
-            value = copy.deepcopy(getattr(model, fact, None))
-            if value is not None:
-                setattr(segmenter, fact, replace(value, size=None) if isinstance(value, LatentTransform) else value)
+        segmenter.codec_fingerprint, transforms = model.codec_fingerprint, model.transforms
+        segmenter.transforms = replace(transforms, size=None) if isinstance(transforms, LatentTransform) else transforms
+        if segmenter.origin is not None:
+            segmenter.origin = replace(segmenter.origin, codec=origin.codec)
         return segmenter
 
 

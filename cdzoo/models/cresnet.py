@@ -23,14 +23,12 @@ decay 1e-4, batch 64; random 28x28 crops of the latent and mirroring, channel me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._resnet import (
     SCALES_CHANNELS,
     Bottleneck,
@@ -38,15 +36,15 @@ from cdzoo.models._resnet import (
     conv1x1_bn_relu,
     scaled_channels,
 )
+from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.types import Latent
     from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["CResNet", "cresnet39", "cresnet51", "cresnet72"]
-
-_LAYERS = {"cresnet39": (4, 6, 3), "cresnet51": (4, 10, 3), "cresnet72": (4, 17, 3)}
 
 
 class CResNet(LatentClassifier):
@@ -68,7 +66,7 @@ class CResNet(LatentClassifier):
 
     def __init__(
         self,
-        layers: Sequence[int] = _LAYERS["cresnet39"],
+        layers: Sequence[int] = (4, 6, 3),
         *,
         in_channels: int = 32,
         num_classes: int = 1000,
@@ -77,10 +75,10 @@ class CResNet(LatentClassifier):
         stride_in_1x1: bool = True,
         latent_stride: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, latent_stride=latent_stride)
         if len(layers) != 3:
             raise ValueError(f"layers={tuple(layers)} must be three numbers, for conv3, conv4 and conv5")
-        self.in_channels, self.latent_stride, self.uses_scales = in_channels, latent_stride, use_scales
+        self.uses_scales = use_scales
         n3, n4, n5 = layers
         c3, c4, c5 = (scaled_channels(planes, width) for planes in (128, 256, 512))
         if use_scales:
@@ -92,8 +90,8 @@ class CResNet(LatentClassifier):
             self.layer2 = bottleneck_stage(in_channels, c3, n3)
         self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
-        self._add_stages(("layer2", 4 * c3, 1), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2))
-        self._add_head(4 * c5, num_classes)
+        self.set_stages(("layer2", 4 * c3, 1), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2))
+        self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
 
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
@@ -101,17 +99,23 @@ class CResNet(LatentClassifier):
 
         ``h' = ceil(h / 4)`` and likewise ``w'``.
         """
-        return self._run_stages(self._enter(y_hat, scales))
+        return self.run_stages(self.forward_stem(y_hat, scales))
 
-    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        x, sigma = self._unpack(y_hat, scales)
+    def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        x, sigma = self.check_input(y_hat, scales)
         if self.uses_scales:
             x = self.fusion(torch.cat([self.block_y_hat(x), self.block_scales(sigma)], dim=1))
         return x
 
 
-def _cresnet(builder: Callable[..., CResNet], weights: WeightsLike, **given: Any) -> CResNet:
-    return build(builder, weights, CResNet, {"layers": _LAYERS[builder.__name__]}, **given)
+# -- weights and builders ----------------------------------------------------------------------------------------
+
+
+class CResNetOptions(LatentOptions, total=False):
+    """Options of the builders in this file; see :class:`CResNet`."""
+
+    use_scales: bool
+    stride_in_1x1: bool
 
 
 class cResNet39_Weights(WeightsEnum):
@@ -121,102 +125,24 @@ class cResNet39_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_W025
 
 
-@register_model(weights=cResNet39_Weights)
-def cresnet39(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNet:
-    """cResNet-39: 2.96 G multiply-adds at 224 px.
-
-    Arguments that are not given take the weights' value, else the default of :class:`CResNet`: 1000 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet(
-        cresnet39,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
-
-
 class cResNet51_Weights(WeightsEnum):
     """Weights of :func:`cresnet51`: none published yet."""
-
-
-@register_model(weights=cResNet51_Weights)
-def cresnet51(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNet:
-    """cResNet-51: 3.83 G multiply-adds at 224 px, as ResNet-50 on pixels.
-
-    Arguments that are not given take the weights' value, else the default of :class:`CResNet`: 1000 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet(
-        cresnet51,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
 
 
 class cResNet72_Weights(WeightsEnum):
     """Weights of :func:`cresnet72`: none published yet."""
 
 
-@register_model(weights=cResNet72_Weights)
-def cresnet72(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNet:
-    """cResNet-72: 5.36 G multiply-adds at 224 px, as ResNet-71 on pixels.
+@register_model(CResNet, weights=cResNet39_Weights, layers=(4, 6, 3), num_params=25_188_328)
+def cresnet39(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNet:
+    """cResNet-39: 2.96 G multiply-adds at 224 px."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`CResNet`: 1000 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
 
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet(
-        cresnet72,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
+@register_model(CResNet, weights=cResNet51_Weights, layers=(4, 10, 3), num_params=29_657_064)
+def cresnet51(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNet:
+    """cResNet-51: 3.83 G multiply-adds at 224 px, as ResNet-50 on pixels."""
+
+
+@register_model(CResNet, weights=cResNet72_Weights, layers=(4, 17, 3), num_params=37_477_352)
+def cresnet72(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNet:
+    """cResNet-72: 5.36 G multiply-adds at 224 px, as ResNet-71 on pixels."""

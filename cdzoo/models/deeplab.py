@@ -25,18 +25,19 @@ Recipe (Torfason et al., A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo._registry import build, register_model
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
+from cdzoo.models.classifier import ClassifierOptions, LatentOptions
 from cdzoo.models.cresnet import CResNet
-from cdzoo.models.latent_resnet import LatentResNet, Upscale, upscale_and_channels
+from cdzoo.models.latent_resnet import LatentResNet, Upscale, none_upscale
 from cdzoo.models.rgb_resnet import RGBResNet
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
@@ -55,14 +56,6 @@ __all__ = [
     "resnet71_d",
 ]
 
-_LAYERS = {
-    "cresnet39_d": (4, 6, 3),
-    "cresnet51_d": (4, 10, 3),
-    "cresnet72_d": (4, 17, 3),
-    "resnet50_d": (3, 4, 6, 3),
-    "resnet71_d": (3, 4, 13, 3),
-}
-
 
 class CResNetD(LatentSegmenter):
     """A cResNet that segments; its features have the size of the latent.
@@ -75,7 +68,7 @@ class CResNetD(LatentSegmenter):
 
     def __init__(
         self,
-        layers: Sequence[int] = _LAYERS["cresnet39_d"],
+        layers: Sequence[int] = (4, 6, 3),
         *,
         in_channels: int = 32,
         num_classes: int = 21,
@@ -105,6 +98,8 @@ class LatentResNetSegmenter(LatentSegmenter):
         num_classes: logits; 21 for PASCAL VOC.
     """
 
+    derived_arguments = staticmethod(none_upscale)
+
     def __init__(
         self,
         *,
@@ -125,9 +120,9 @@ class LatentResNetSegmenter(LatentSegmenter):
             stride_in_1x1=stride_in_1x1,
             latent_stride=latent_stride,
         )
-        factor = 1 if upscale in (None, "none") else 2
+        factor = 1 if upscale is None else 2
         if latent_stride % factor:
-            raise ValueError(f"latent_stride={latent_stride} must be even where the latent is upscaled by two.")
+            raise ValueError(f"latent_stride={latent_stride} must be even where the latent is upscaled by two")
         super().__init__(net, (net.layer3, net.layer4), num_classes=num_classes, output_stride=latent_stride // factor)
 
 
@@ -144,7 +139,7 @@ class RGBResNetD(Segmenter):
 
     def __init__(
         self,
-        layers: Sequence[int] = _LAYERS["resnet50_d"],
+        layers: Sequence[int] = (3, 4, 6, 3),
         *,
         in_channels: int = 3,
         num_classes: int = 21,
@@ -173,12 +168,25 @@ class RGBResNetD(Segmenter):
 # -- weights and builders ----------------------------------------------------------------------------------------
 
 
-def _cresnet_d(builder: Callable[..., CResNetD], weights: WeightsLike, **given: Any) -> CResNetD:
-    return build(builder, weights, CResNetD, {"layers": _LAYERS[builder.__name__]}, **given)
+class CResNetDOptions(LatentOptions, total=False):
+    """Options of the builders of :class:`CResNetD`."""
+
+    use_scales: bool
+    stride_in_1x1: bool
 
 
-def _resnet_d(builder: Callable[..., RGBResNetD], weights: WeightsLike, **given: Any) -> RGBResNetD:
-    return build(builder, weights, RGBResNetD, {"layers": _LAYERS[builder.__name__]}, **given)
+class RGBResNetDOptions(ClassifierOptions, total=False):
+    """Options of the builders of :class:`RGBResNetD`."""
+
+    stride_in_1x1: bool
+
+
+class LatentResNetSegmenterOptions(LatentOptions, total=False):
+    """Options of the builder of :class:`LatentResNetSegmenter`."""
+
+    upscale: Upscale | None
+    channels: Sequence[int] | None
+    stride_in_1x1: bool
 
 
 class cResNet39_D_Weights(WeightsEnum):
@@ -188,206 +196,53 @@ class cResNet39_D_Weights(WeightsEnum):
     DEFAULT = CAMVID_W0125
 
 
-@register_model(weights=cResNet39_D_Weights)
-def cresnet39_d(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNetD:
-    """cResNet-39-d, segmentation from latents with the layers of cResNet-39.
-
-    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet_d(
-        cresnet39_d,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
-
-
 class cResNet51_D_Weights(WeightsEnum):
     """Weights of :func:`cresnet51_d`: none published yet."""
-
-
-@register_model(weights=cResNet51_D_Weights)
-def cresnet51_d(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNetD:
-    """cResNet-51-d, segmentation from latents with the layers of cResNet-51.
-
-    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet_d(
-        cresnet51_d,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
 
 
 class cResNet72_D_Weights(WeightsEnum):
     """Weights of :func:`cresnet72_d`: none published yet."""
 
 
-@register_model(weights=cResNet72_D_Weights)
-def cresnet72_d(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    use_scales: bool | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> CResNetD:
-    """cResNet-72-d, segmentation from latents with the layers of cResNet-72.
-
-    Arguments that are not given take the weights' value, else the default of :class:`CResNetD`: 21 classes, 32 latent
-    channels, width 1.0, no scales, stride in the 1x1 convolution, latent stride 8.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _cresnet_d(
-        cresnet72_d,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        use_scales=use_scales,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
-
-
 class ResNet50_D_Weights(WeightsEnum):
     """Weights of :func:`resnet50_d`: none published yet."""
-
-
-@register_model(weights=ResNet50_D_Weights)
-def resnet50_d(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    stride_in_1x1: bool | None = None,
-) -> RGBResNetD:
-    """ResNet-50-d, segmentation of pixels with the layers of ResNet-50.
-
-    Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
-    channels, width 1.0, stride in the 1x1 convolution.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _resnet_d(
-        resnet50_d,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        stride_in_1x1=stride_in_1x1,
-    )
 
 
 class ResNet71_D_Weights(WeightsEnum):
     """Weights of :func:`resnet71_d`: none published yet."""
 
 
-@register_model(weights=ResNet71_D_Weights)
-def resnet71_d(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    stride_in_1x1: bool | None = None,
-) -> RGBResNetD:
-    """ResNet-71-d, segmentation of pixels with the layers of ResNet-71.
-
-    Arguments that are not given take the weights' value, else the default of :class:`RGBResNetD`: 21 classes, 3
-    channels, width 1.0, stride in the 1x1 convolution.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return _resnet_d(
-        resnet71_d,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        stride_in_1x1=stride_in_1x1,
-    )
-
-
 class ResNet41_Seg_Weights(WeightsEnum):
     """Weights of :func:`resnet41_seg`: none published yet."""
 
 
-@register_model(weights=ResNet41_Seg_Weights)
+@register_model(CResNetD, weights=cResNet39_D_Weights, layers=(4, 6, 3), num_params=24_687_700)
+def cresnet39_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+    """cResNet-39-d, segmentation from latents with the layers of cResNet-39."""
+
+
+@register_model(CResNetD, weights=cResNet51_D_Weights, layers=(4, 10, 3), num_params=29_156_436)
+def cresnet51_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+    """cResNet-51-d, segmentation from latents with the layers of cResNet-51."""
+
+
+@register_model(CResNetD, weights=cResNet72_D_Weights, layers=(4, 17, 3), num_params=36_976_724)
+def cresnet72_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+    """cResNet-72-d, segmentation from latents with the layers of cResNet-72."""
+
+
+@register_model(RGBResNetD, weights=ResNet50_D_Weights, layers=(3, 4, 6, 3), num_params=25_056_404)
+def resnet50_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetDOptions]) -> RGBResNetD:
+    """ResNet-50-d, segmentation of pixels with the layers of ResNet-50."""
+
+
+@register_model(RGBResNetD, weights=ResNet71_D_Weights, layers=(3, 4, 13, 3), num_params=32_876_692)
+def resnet71_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetDOptions]) -> RGBResNetD:
+    """ResNet-71-d, segmentation of pixels with the layers of ResNet-71."""
+
+
+@register_model(LatentResNetSegmenter, weights=ResNet41_Seg_Weights, num_params=27_256_404)
 def resnet41_seg(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    upscale: Upscale | Literal["default"] | None = "default",
-    channels: Sequence[int] | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
+    *, weights: WeightsLike = None, **options: Unpack[LatentResNetSegmenterOptions]
 ) -> LatentResNetSegmenter:
-    """Segmentation from latents of stride 16 with the layers of ResNet-41 (Wang et al.).
-
-    Arguments that are not given take the weights' value, else the default of :class:`LatentResNetSegmenter`: 21
-    classes, 256 latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent
-    stride 16.
-
-    Args:
-        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for features at 1/16 of the image.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return build(
-        resnet41_seg,
-        weights,
-        LatentResNetSegmenter,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-        **upscale_and_channels(upscale, channels),
-    )
+    """Segmentation from latents of stride 16 with the layers of ResNet-41 (Wang et al.)."""

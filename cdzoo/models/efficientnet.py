@@ -15,13 +15,11 @@ thirds of the pixel network's time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
-from cdzoo.models._classifier import Classifier, init_resnet_weights
 from cdzoo.models._efficientnet_blocks import (
     STAGES,
     Conv2dSame,
@@ -31,9 +29,11 @@ from cdzoo.models._efficientnet_blocks import (
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import load_named
 from cdzoo.models.adapters import BlockAdapter, block_coefficients
-from cdzoo.transforms import CoefficientTransform
+from cdzoo.models.classifier import Classifier, init_resnet_weights
+from cdzoo.transforms import CoefficientTransform, InputTransform
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
@@ -59,8 +59,7 @@ class JPEGEfficientNetLite0(Classifier):
         ValueError: an option that is none of these.
     """
 
-    in_channels = 3
-    transforms: CoefficientTransform = CoefficientTransform()
+    transforms: InputTransform | None = CoefficientTransform()
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class JPEGEfficientNetLite0(Classifier):
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=3)
         if stem not in ("dct", "pixels"):
             raise ValueError(f"stem={stem!r}: choose 'dct' (on coefficients, fast) or 'pixels' (exact)")
         # checks its arguments for both stems
@@ -95,8 +94,8 @@ class JPEGEfficientNetLite0(Classifier):
         self.conv_head = nn.Conv2d(channels[6], last, 1, bias=False)
         self.bn2 = batch_norm(last)
         self.act2 = nn.ReLU6(inplace=True)
-        self._add_stages(*stages, ("blocks.4", channels[4], 2), ("blocks.6", channels[6], 2), ("act2", last, 1))
-        self._add_head(last, num_classes)
+        self.set_stages(*stages, ("blocks.4", channels[4], 2), ("blocks.6", channels[6], 2), ("act2", last, 1))
+        self.set_classifier(last, num_classes)
         init_resnet_weights(self)
 
     def forward(self, coefficients: JPEGCoefficients) -> Tensor:
@@ -109,15 +108,15 @@ class JPEGEfficientNetLite0(Classifier):
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``."""
-        return self._run_stages(self._enter(coefficients))
+        return self.run_stages(self.forward_stem(coefficients))
 
-    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         if self.reads_blocks:
             return block_coefficients(coefficients, chroma=self.chroma)
         image: Tensor = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
         return image
 
-    def _stage_modules(self, stage: str) -> list[str]:
+    def stage_modules(self, stage: str) -> list[str]:
         return {
             "blocks.0": ["conv_stem", "bn1", "act1", "blocks.0"],
             "blocks.4": ["blocks.3", "blocks.4"],
@@ -126,7 +125,7 @@ class JPEGEfficientNetLite0(Classifier):
         }.get(stage, [stage])
 
     def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Loads the state dict of timm's ``tf_efficientnet_lite0``: all of it for ``stem="pixels"``, else the trunk.
+        """Load the state dict of timm's ``tf_efficientnet_lite0``: all of it for ``stem="pixels"``, else the trunk.
 
         With ``stem="dct"`` the layers up to ``blocks.2`` have no place and the stem stays as it is.
 
@@ -154,34 +153,19 @@ class JPEGEfficientNetLite0_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_PIXELS
 
 
-@register_model(weights=JPEGEfficientNetLite0_Weights)
+class JPEGEfficientNetOptions(TypedDict, total=False):
+    """Options of the builder; see :class:`JPEGEfficientNetLite0`."""
+
+    stem: str
+    num_classes: int
+    width: float
+    chroma: str
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
+
+
+@register_model(JPEGEfficientNetLite0, weights=JPEGEfficientNetLite0_Weights, num_params=4_846_304)
 def jpeg_efficientnet_lite0(
-    *,
-    weights: WeightsLike = None,
-    stem: str | None = None,
-    num_classes: int | None = None,
-    width: float | None = None,
-    chroma: str | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    *, weights: WeightsLike = None, **options: Unpack[JPEGEfficientNetOptions]
 ) -> JPEGEfficientNetLite0:
-    """EfficientNet-Lite0 over JPEG coefficients.
-
-    Arguments that are not given take the weights' value, else the default of :class:`JPEGEfficientNetLite0`: the DCT
-    stem, 1000 classes, width 1.0, fancy chroma, mean and deviation 0.5.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return build(
-        jpeg_efficientnet_lite0,
-        weights,
-        JPEGEfficientNetLite0,
-        {},
-        stem=stem,
-        num_classes=num_classes,
-        width=width,
-        chroma=chroma,
-        mean=mean,
-        std=std,
-    )
+    """EfficientNet-Lite0 over JPEG coefficients, by default with a distilled stem on 8x8 blocks."""

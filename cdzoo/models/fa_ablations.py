@@ -23,17 +23,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import init_resnet_weights
 from cdzoo.models._resnet import SCALES_CHANNELS, Bottleneck, scaled_channels
-from cdzoo.models.fa_cresnet import FAcResNet, check_num_convs
+from cdzoo.models.classifier import ClassifierOptions, init_resnet_weights
+from cdzoo.models.fa_cresnet import FAcResNet, FAcResNetOptions, check_num_convs
 from cdzoo.models.rgb_resnet import RGBResNet
 from cdzoo.ops.attention import FeatureAdaptation
 from cdzoo.weights.enums import WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.types import Latent
@@ -113,10 +113,10 @@ class AblatedFAcResNet(FAcResNet):
             del self.fa_scales, self.fusion
         init_resnet_weights(self)
 
-    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         if self.uses_scales:
-            return super()._enter(y_hat, scales)
-        adapted: Tensor = self.fa_y_hat(self._unpack(y_hat, scales)[0])
+            return super().forward_stem(y_hat, scales)
+        adapted: Tensor = self.fa_y_hat(self.check_input(y_hat, scales)[0])
         return adapted
 
 
@@ -157,82 +157,40 @@ def _with_fa_last(stage: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(OrderedDict([*blocks, ("fa", stage.get_submodule("fa"))]))
 
 
+# -- weights and builders ----------------------------------------------------------------------------------------
+
+
+class AblationOptions(FAcResNetOptions, total=False):
+    """Options of the builder of :class:`AblatedFAcResNet`."""
+
+    use_scales: bool
+    fa_position: str
+    pooling: str
+    transform: str
+    reduction: int | str
+    position: str
+    parts: str
+
+
+class FAResNetOptions(ClassifierOptions, total=False):
+    """Options of the builder of :class:`FAResNet`."""
+
+    num_convs: Sequence[int]
+
+
 class FA_cResNet39_Ablation_Weights(WeightsEnum):
     """Weights of :func:`fa_cresnet39_ablation`: none published yet."""
-
-
-@register_model(weights=FA_cResNet39_Ablation_Weights)
-def fa_cresnet39_ablation(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    num_convs: Sequence[int] | None = None,
-    latent_stride: int | None = None,
-    use_scales: bool | None = None,
-    fa_position: str | None = None,
-    pooling: str | None = None,
-    transform: str | None = None,
-    reduction: int | str | None = None,
-    position: str | None = None,
-    parts: str | None = None,
-) -> AblatedFAcResNet:
-    """FA-cResNet-39 with one of the changes of table 3; see the module for which.
-
-    Arguments that are not given take the weights' value, else the default of :class:`AblatedFAcResNet`.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return build(
-        fa_cresnet39_ablation,
-        weights,
-        AblatedFAcResNet,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        num_convs=num_convs,
-        latent_stride=latent_stride,
-        use_scales=use_scales,
-        fa_position=fa_position,
-        pooling=pooling,
-        transform=transform,
-        reduction=reduction,
-        position=position,
-        parts=parts,
-    )
 
 
 class FA_ResNet50_Weights(WeightsEnum):
     """Weights of :func:`fa_resnet50`: none published yet."""
 
 
-@register_model(weights=FA_ResNet50_Weights)
-def fa_resnet50(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    num_convs: Sequence[int] | None = None,
-) -> FAResNet:
-    """ResNet-50 on pixels with feature adaptation, of the rows "FA effect" of table 3.
+@register_model(AblatedFAcResNet, weights=FA_cResNet39_Ablation_Weights, num_params=43_988_727)
+def fa_cresnet39_ablation(*, weights: WeightsLike = None, **options: Unpack[AblationOptions]) -> AblatedFAcResNet:
+    """FA-cResNet-39 with one of the changes of table 3; see the module for which."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`FAResNet`: 1000 classes, 3
-    channels, width 1.0, 2, 3, 4 and 5 convolutions.
 
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return build(
-        fa_resnet50,
-        weights,
-        FAResNet,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        num_convs=num_convs,
-    )
+@register_model(FAResNet, weights=FA_ResNet50_Weights, num_params=44_441_424)
+def fa_resnet50(*, weights: WeightsLike = None, **options: Unpack[FAResNetOptions]) -> FAResNet:
+    """ResNet-50 on pixels with feature adaptation, of the rows "FA effect" of table 3."""

@@ -25,17 +25,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._resnet import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._state_dict import load_named
+from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
 from cdzoo.ops.attention import FeatureAdaptation
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.types import Latent
@@ -93,8 +93,7 @@ class FAcResNet(LatentClassifier):
         num_convs: Sequence[int] = (3, 4, 5),
         latent_stride: int = 16,
     ) -> None:
-        super().__init__()
-        self.in_channels, self.latent_stride = in_channels, latent_stride
+        super().__init__(in_channels=in_channels, latent_stride=latent_stride)
         n2, n3, n4 = check_num_convs(num_convs, (3, 4, 5))
         c2, c3, c4 = (scaled_channels(planes, width) for planes in (128, 256, 512))
         self.fa_y_hat = FeatureAdaptation(in_channels, 4 * c2, num_convs=n2)
@@ -103,16 +102,16 @@ class FAcResNet(LatentClassifier):
         self.layer2 = bottleneck_stage(4 * c2, c2, 3, first=1)
         self.layer3 = _adapted_stage(4 * c2, c3, 6, num_convs=n3)
         self.layer4 = _adapted_stage(4 * c3, c4, 3, num_convs=n4)
-        self._add_stages(("layer2", 4 * c2, 1), ("layer3", 4 * c3, 2), ("layer4", 4 * c4, 2))
-        self._add_head(4 * c4, num_classes)
+        self.set_stages(("layer2", 4 * c2, 1), ("layer3", 4 * c3, 2), ("layer4", 4 * c4, 2))
+        self.set_classifier(4 * c4, num_classes)
         init_resnet_weights(self)
 
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, ceil(h / 4), ceil(w / 4))``."""
-        return self._run_stages(self._enter(y_hat, scales))
+        return self.run_stages(self.forward_stem(y_hat, scales))
 
-    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        x, sigma = self._unpack(y_hat, scales)
+    def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        x, sigma = self.check_input(y_hat, scales)
         fused: Tensor = self.fusion(torch.cat([self.fa_y_hat(x), self.fa_scales(sigma)], dim=1))
         return fused
 
@@ -202,37 +201,12 @@ class FA_cResNet39_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_W0125
 
 
-@register_model(weights=FA_cResNet39_Weights)
-def fa_cresnet39(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    num_convs: Sequence[int] | None = None,
-    latent_stride: int | None = None,
-) -> FAcResNet:
-    """FA-cResNet-39 over the latent and the scales of a hyperprior codec.
+class FAcResNetOptions(LatentOptions, total=False):
+    """Options of the builder; see :class:`FAcResNet`."""
 
-    Args:
-        weights: pretrained weights, or ``None`` for a random initialisation.
-        num_classes: 1000 unless the weights say otherwise.
-        in_channels: latent channels ``C``; 192 unless the weights say otherwise.
-        width: multiplier of channel counts; 1.0 unless the weights say otherwise.
-        num_convs: 3x3 convolutions per adaptation module in layers 2, 3, 4; (3, 4, 5) unless the weights say otherwise.
-        latent_stride: pixels per latent sample; 16 unless the weights say otherwise.
+    num_convs: Sequence[int]
 
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return build(
-        fa_cresnet39,
-        weights,
-        FAcResNet,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        num_convs=num_convs,
-        latent_stride=latent_stride,
-    )
+
+@register_model(FAcResNet, weights=FA_cResNet39_Weights, num_params=43_988_727)
+def fa_cresnet39(*, weights: WeightsLike = None, **options: Unpack[FAcResNetOptions]) -> FAcResNet:
+    """FA-cResNet-39 over the latent and the scales of a hyperprior codec."""

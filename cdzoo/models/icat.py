@@ -41,18 +41,19 @@ better labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from torch import Tensor
 
 from cdzoo._compose import compose
-from cdzoo._registry import build, defaults_of, register_model
 from cdzoo.coding.gaussian import GaussianPrior
 from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, deconv
 from cdzoo.models._icat_network import ICAT, ICATOutput, leaky
 from cdzoo.models._state_dict import LoadedNames, load_named
+from cdzoo.models.classifier import ClassifierOptions
 from cdzoo.types import MAX_IMAGE_PIXELS
 from cdzoo.weights.enums import WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
@@ -152,40 +153,21 @@ class ICAT_Small_Weights(WeightsEnum):
     """Weights of :func:`icat_small`: none published yet."""
 
 
-def _icat(*, hyperprior: bool, **arguments: Any) -> ICAT:
+class ICATOptions(ClassifierOptions, total=False):
+    """Options of the builder; see :class:`ICAT`."""
+
+    hyperprior: bool
+    aggregation: bool
+    drop_path: float
+
+
+def _icat(*, hyperprior: bool = False, **arguments: Any) -> ICAT:
     return ICATCodec(**arguments) if hyperprior else ICAT(**arguments)
 
 
-@register_model(weights=ICAT_Small_Weights)
-def icat_small(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    hyperprior: bool | None = None,
-    aggregation: bool | None = None,
-    drop_path: float | None = None,
-) -> ICAT:
+@register_model(ICAT, make=_icat, weights=ICAT_Small_Weights, num_params=25_626_923)
+def icat_small(*, weights: WeightsLike = None, **options: Unpack[ICATOptions]) -> ICAT:
     """Image compression and analysis with a Transformer: one network that classifies and reconstructs.
 
-    Arguments that are not given take the weights' value, else the default of :class:`ICAT`: 1000 classes, 192 latent
-    channels, width 1.0, aggregation, stochastic depth of 0.1. ``hyperprior=True`` gives an :class:`ICATCodec`, which
-    writes and reads ``.cdz`` streams; by default there is none.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
+    ``hyperprior=True`` gives an :class:`ICATCodec`, which writes and reads ``.cdz`` streams.
     """
-    return build(
-        icat_small,
-        weights,
-        _icat,
-        {"hyperprior": False},
-        lambda arguments: defaults_of(ICAT),
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        hyperprior=hyperprior,
-        aggregation=aggregation,
-        drop_path=drop_path,
-    )

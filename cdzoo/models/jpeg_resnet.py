@@ -25,31 +25,27 @@ times the multiply-adds of the pixel network, see :mod:`cdzoo.jpeg.nn.convert`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
 from cdzoo.errors import WeightsError
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
-from cdzoo.models._classifier import Classifier, init_resnet_weights
 from cdzoo.models._resnet import bottleneck_stage, scaled_channels
-from cdzoo.transforms import CoefficientTransform
+from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
+from cdzoo.transforms import CoefficientTransform, InputTransform
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
 
-__all__ = ["JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
+__all__ = ["JPEGClassifier", "JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_LAYERS: dict[str, dict[str, Any]] = {
-    "jpeg_resnet18": {"layers": (2, 2, 2, 2), "bottleneck": False},
-    "jpeg_resnet50": {"layers": (3, 4, 6, 3), "bottleneck": True},
-}
 
 
 class BasicBlock(nn.Module):
@@ -80,10 +76,12 @@ class JPEGClassifier(Classifier):
     """A classifier behind a :class:`~cdzoo.jpeg.nn.entrance.JPEGEntrance`; the base of both networks here."""
 
     entrance: JPEGEntrance
-    transforms: CoefficientTransform = CoefficientTransform()
+    transforms: InputTransform | None = CoefficientTransform()
+    unlearned_arguments: ClassVar[tuple[str, ...]] = ("mode", "relu", "num_frequencies", "chroma", "memory_budget")
+    """Arguments that weights fit whatever they are: how the network computes."""
 
     def _finish(self, num_features: int, num_classes: int) -> None:
-        self._add_head(num_features, num_classes)
+        self.set_classifier(num_features, num_classes)
         init_resnet_weights(self)
         if self.entrance.mode == "explicit":
             make_convolutions_explicit(self)
@@ -135,8 +133,7 @@ class JPEGResNetSmall(JPEGClassifier):
         std: float | Sequence[float] = 0.5,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
+        super().__init__(in_channels=in_channels)
         self.entrance = JPEGEntrance(
             channels=in_channels,
             mode=mode,
@@ -148,7 +145,7 @@ class JPEGResNetSmall(JPEGClassifier):
             memory_budget=memory_budget,
         )
         c1, c2, c3 = (scaled_channels(channels, width) for channels in (16, 32, 64))
-        self._add_stages(("block1", c1, 1), ("block2", c2, 2), ("block3", c3, 2))
+        self.set_stages(("block1", c1, 1), ("block2", c2, 2), ("block3", c3, 2))
         self.block1 = BasicBlock(in_channels, c1)
         self.block2 = BasicBlock(c1, c2, stride=2)
         self.block3 = BasicBlock(c2, c3, stride=2)
@@ -156,18 +153,12 @@ class JPEGResNetSmall(JPEGClassifier):
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 4), ceil(W / 4))``; a coefficient map of that shape unless fused."""
-        return self._run_stages(self._enter(coefficients))
+        return self.run_stages(self.forward_stem(coefficients))
 
-    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         self.entrance.check_memory(self, coefficients)
         x: Tensor = self.entrance(coefficients, dtype=self.block1.conv1.weight.dtype)
         return x
-
-
-def _statistics(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and deviation of pixels, where none are given."""
-    rgb = arguments["in_channels"] == 3
-    return {"mean": IMAGENET_MEAN if rgb else 0.5, "std": IMAGENET_STD if rgb else 0.5}
 
 
 class JPEGResNet(JPEGClassifier):
@@ -191,6 +182,13 @@ class JPEGResNet(JPEGClassifier):
         ValueError: ``layers`` does not hold four numbers, or an option that is none of these.
     """
 
+    @staticmethod
+    def derived_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Mean and deviation of pixels, where they are ``None``."""
+        rgb = arguments["in_channels"] == 3
+        usual = {"mean": IMAGENET_MEAN if rgb else 0.5, "std": IMAGENET_STD if rgb else 0.5}
+        return {name: value if arguments[name] is None else arguments[name] for name, value in usual.items()}
+
     def __init__(
         self,
         layers: Sequence[int] = (2, 2, 2, 2),
@@ -207,19 +205,18 @@ class JPEGResNet(JPEGClassifier):
         std: float | Sequence[float] | None = None,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels)
         if len(layers) != 4:
             raise ValueError(f"layers={tuple(layers)} must be four numbers, for layer1 to layer4")
-        self.in_channels = in_channels
-        statistics = _statistics({"in_channels": in_channels})
+        statistics = self.derived_arguments({"in_channels": in_channels, "mean": mean, "std": std})
         self.entrance = JPEGEntrance(
             channels=in_channels,
             mode=mode,
             relu=relu,
             num_frequencies=num_frequencies,
             chroma=chroma,
-            mean=statistics["mean"] if mean is None else mean,
-            std=statistics["std"] if std is None else std,
+            mean=statistics["mean"],
+            std=statistics["std"],
             memory_budget=memory_budget,
         )
         widths = [scaled_channels(channels, width) for channels in (64, 128, 256, 512)]
@@ -233,21 +230,21 @@ class JPEGResNet(JPEGClassifier):
         self.layer3 = stage(expansion * widths[1], widths[2], layers[2], stride=2)
         self.layer4 = stage(expansion * widths[2], widths[3], layers[3], stride=2)
         c1, c2, c3, c4 = (expansion * channels for channels in widths)
-        self._add_stages(
+        self.set_stages(
             ("relu", widths[0], 2), ("layer1", c1, 2), ("layer2", c2, 2), ("layer3", c3, 2), ("layer4", c4, 2)
         )
         self._finish(c4, num_classes)
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``; a coefficient map of that shape unless fused."""
-        return self._run_stages(self._enter(coefficients))
+        return self.run_stages(self.forward_stem(coefficients))
 
-    def _enter(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         self.entrance.check_memory(self, coefficients)
         stem: Tensor = self.bn1(self.entrance(coefficients, self.conv1))
         return stem
 
-    def _stage_modules(self, stage: str) -> list[str]:
+    def stage_modules(self, stage: str) -> list[str]:
         return ["maxpool", "layer1"] if stage == "layer1" else [stage]
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -285,56 +282,26 @@ def _basic_stage(in_channels: int, planes: int, num_blocks: int, *, stride: int 
     return nn.Sequential(first, *(BasicBlock(planes, planes) for _ in range(num_blocks - 1)))
 
 
+# -- weights and builders ----------------------------------------------------------------------------------------
+
+
+class JPEGOptions(ClassifierOptions, total=False):
+    """Options of the builders in this file; see :class:`JPEGResNet` and :class:`JPEGResNetSmall`."""
+
+    mode: str
+    relu: str
+    num_frequencies: int
+    chroma: str
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
+    memory_budget: int
+
+
 class JPEGResNetSmall_Weights(WeightsEnum):
     """Weights of :func:`jpeg_resnet_small`."""
 
     CIFAR10 = Weights("jpeg-resnet-small-cifar10")
     DEFAULT = CIFAR10
-
-
-@register_model(weights=JPEGResNetSmall_Weights)
-def jpeg_resnet_small(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    mode: str | None = None,
-    relu: str | None = None,
-    num_frequencies: int | None = None,
-    chroma: str | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    memory_budget: int | None = None,
-) -> JPEGResNetSmall:
-    """The three-block network of Ehrlich and Davis for 32x32 pixels (it takes any size).
-
-    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNetSmall`: 1000 classes, 3
-    channels, width 1.0, fused, exact ReLU, nearest chroma, mean and deviation 0.5.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return build(
-        jpeg_resnet_small,
-        weights,
-        JPEGResNetSmall,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        mode=mode,
-        relu=relu,
-        num_frequencies=num_frequencies,
-        chroma=chroma,
-        mean=mean,
-        std=std,
-        memory_budget=memory_budget,
-    )
-
-
-def _jpeg_resnet(builder: Callable[..., JPEGResNet], weights: WeightsLike, **given: Any) -> JPEGResNet:
-    return build(builder, weights, JPEGResNet, _LAYERS[builder.__name__], _statistics, **given)
 
 
 class JPEGResNet18_Weights(WeightsEnum):
@@ -344,83 +311,20 @@ class JPEGResNet18_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_W0375
 
 
-@register_model(weights=JPEGResNet18_Weights)
-def jpeg_resnet18(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    mode: str | None = None,
-    relu: str | None = None,
-    num_frequencies: int | None = None,
-    chroma: str | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    memory_budget: int | None = None,
-) -> JPEGResNet:
-    """torchvision's ResNet-18 over JPEG coefficients; ``load_torchvision`` takes its weights.
-
-    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNet`: 1000 classes, 3
-    channels, width 1.0, fused, exact ReLU, nearest chroma, ImageNet's mean and deviation.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return _jpeg_resnet(
-        jpeg_resnet18,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        mode=mode,
-        relu=relu,
-        num_frequencies=num_frequencies,
-        chroma=chroma,
-        mean=mean,
-        std=std,
-        memory_budget=memory_budget,
-    )
-
-
 class JPEGResNet50_Weights(WeightsEnum):
     """Weights of :func:`jpeg_resnet50`: none published yet."""
 
 
-@register_model(weights=JPEGResNet50_Weights)
-def jpeg_resnet50(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    mode: str | None = None,
-    relu: str | None = None,
-    num_frequencies: int | None = None,
-    chroma: str | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    memory_budget: int | None = None,
-) -> JPEGResNet:
-    """torchvision's ResNet-50 over JPEG coefficients; ``load_torchvision`` takes its weights.
+@register_model(JPEGResNetSmall, weights=JPEGResNetSmall_Weights, num_params=140_136)
+def jpeg_resnet_small(*, weights: WeightsLike = None, **options: Unpack[JPEGOptions]) -> JPEGResNetSmall:
+    """The three-block network of Ehrlich and Davis for 32x32 pixels; it takes any size."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`JPEGResNet`: 1000 classes, 3
-    channels, width 1.0, fused, exact ReLU, nearest chroma, ImageNet's mean and deviation.
 
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return _jpeg_resnet(
-        jpeg_resnet50,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        mode=mode,
-        relu=relu,
-        num_frequencies=num_frequencies,
-        chroma=chroma,
-        mean=mean,
-        std=std,
-        memory_budget=memory_budget,
-    )
+@register_model(JPEGResNet, weights=JPEGResNet18_Weights, layers=(2, 2, 2, 2), bottleneck=False, num_params=11_689_512)
+def jpeg_resnet18(*, weights: WeightsLike = None, **options: Unpack[JPEGOptions]) -> JPEGResNet:
+    """torchvision's ResNet-18 over JPEG coefficients; ``load_torchvision`` takes its weights."""
+
+
+@register_model(JPEGResNet, weights=JPEGResNet50_Weights, layers=(3, 4, 6, 3), bottleneck=True, num_params=25_557_032)
+def jpeg_resnet50(*, weights: WeightsLike = None, **options: Unpack[JPEGOptions]) -> JPEGResNet:
+    """torchvision's ResNet-50 over JPEG coefficients; ``load_torchvision`` takes its weights."""

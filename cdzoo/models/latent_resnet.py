@@ -24,35 +24,30 @@ the channels (section 3.4.4), see ``channels`` and :mod:`cdzoo.ops.channels`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
 from cdzoo.models._resnet import bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
-from cdzoo.ops.channels import check_channels, select_channels
+from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
+from cdzoo.ops.channels import select_channels
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.types import Latent
     from cdzoo.weights.enums import WeightsLike
 
-__all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscale_and_channels", "upscaling"]
+__all__ = ["LatentResNet", "Upscale", "none_upscale", "resnet41", "resnet49", "upscaling"]
 
-Upscale = Literal["pixel_shuffle", "deconv", "none"]
-"""How a latent is enlarged; ``"none"`` is what ``None`` is called in a configuration."""
-
-_VARIANTS: dict[str, dict[str, Any]] = {
-    "resnet41": {"layers": (4, 6, 3)},
-    "resnet49": {"layers": (3, 4, 6, 3), "upscale": "none"},
-}
+Upscale = Literal["pixel_shuffle", "deconv"]
+"""Layers that enlarge a latent."""
 
 
 def upscaling(channels: int, upscale: Upscale | None) -> nn.Module:
-    """``(B, C, h, w)`` -> ``(B, C, 2h, 2w)``, or the identity for ``None`` and ``"none"``.
+    """``(B, C, h, w)`` -> ``(B, C, 2h, 2w)``, or the identity for ``None``.
 
     Raises:
         ValueError: another word.
@@ -61,9 +56,14 @@ def upscaling(channels: int, upscale: Upscale | None) -> nn.Module:
         return nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
     if upscale == "deconv":
         return nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
-    if upscale not in (None, "none"):
-        raise ValueError(f"upscale must be 'pixel_shuffle', 'deconv' or None, not {upscale!r}.")
+    if upscale is not None:
+        raise ValueError(f"upscale must be 'pixel_shuffle', 'deconv' or None, not {upscale!r}")
     return nn.Identity()
+
+
+def none_upscale(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments in place of those that version 0.1.0 wrote, whose ``upscale="none"`` is ``None``."""
+    return {"upscale": None} if arguments["upscale"] == "none" else {}
 
 
 class LatentResNet(LatentClassifier):
@@ -84,9 +84,11 @@ class LatentResNet(LatentClassifier):
         ValueError: an argument that is none of these.
     """
 
+    derived_arguments = staticmethod(none_upscale)
+
     def __init__(
         self,
-        layers: Sequence[int] = _VARIANTS["resnet41"]["layers"],
+        layers: Sequence[int] = (4, 6, 3),
         *,
         in_channels: int = 256,
         num_classes: int = 1000,
@@ -96,10 +98,9 @@ class LatentResNet(LatentClassifier):
         stride_in_1x1: bool = False,
         latent_stride: int = 16,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, latent_stride=latent_stride)
         if len(layers) not in (3, 4):
             raise ValueError(f"layers={tuple(layers)} must be three numbers, for conv3 to conv5, or four from conv2 on")
-        self.in_channels, self.latent_stride = in_channels, latent_stride
         n3, n4, n5 = layers[-3:]
         c2, c3, c4, c5 = (scaled_channels(planes, width) for planes in (64, 128, 256, 512))
         self.select = select_channels(channels, of=in_channels)
@@ -113,8 +114,8 @@ class LatentResNet(LatentClassifier):
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
         stages = [("layer2", 4 * c3, stride), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2)]
         stages = stages if self.layer1 is None else [("layer1", 4 * c2, 1), *stages]
-        self._add_stages(*stages, enlarged=1 if isinstance(self.upscale, nn.Identity) else 2)
-        self._add_head(4 * c5, num_classes)
+        self.set_stages(*stages, enlarged=1 if isinstance(self.upscale, nn.Identity) else 2)
+        self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
 
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
@@ -123,10 +124,10 @@ class LatentResNet(LatentClassifier):
         ``h' = ceil(2 h / 4)`` in ResNet-41 with, ``ceil(h / 4)`` without upscaling, ``ceil(h / 8)`` in ResNet-49; and
         likewise ``w'``.
         """
-        return self._run_stages(self._enter(y_hat, scales))
+        return self.run_stages(self.forward_stem(y_hat, scales))
 
-    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        x, _ = self._unpack(y_hat, scales)
+    def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        x, _ = self.check_input(y_hat, scales)
         x = x if self.select is None else self.select(x)
         x = self.upscale(x)
         matched: Tensor = x if self.match is None else self.match(x)
@@ -164,24 +165,15 @@ class LatentResNet(LatentClassifier):
         )
 
 
-def _latent_resnet(
-    builder: Callable[..., LatentResNet],
-    weights: WeightsLike,
-    *,
-    upscale: str | None,
-    channels: Sequence[int] | None,
-    **given: Any,
-) -> LatentResNet:
-    given |= upscale_and_channels(upscale, channels)
-    return build(builder, weights, LatentResNet, _VARIANTS[builder.__name__], **given)
+# -- weights and builders ----------------------------------------------------------------------------------------
 
 
-def upscale_and_channels(upscale: str | None, channels: Sequence[int] | None) -> dict[str, Any]:
-    """Two arguments of builders as :func:`build` takes them, for whom ``None`` means that nothing was given."""
-    return {
-        "upscale": None if upscale == "default" else "none" if upscale is None else upscale,
-        "channels": None if channels is None else tuple(check_channels(channels).tolist()),
-    }
+class LatentResNetOptions(LatentOptions, total=False):
+    """Options of the builders in this file; see :class:`LatentResNet`."""
+
+    upscale: Upscale | None
+    channels: Sequence[int] | None
+    stride_in_1x1: bool
 
 
 class ResNet41_Weights(WeightsEnum):
@@ -191,78 +183,19 @@ class ResNet41_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_W025
 
 
-@register_model(weights=ResNet41_Weights)
-def resnet41(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    upscale: Upscale | Literal["default"] | None = "default",
-    channels: Sequence[int] | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> LatentResNet:
-    """ResNet-41 over latents of any size: 27.76 M parameters with a pixel shuffle, 26.45 M with a deconvolution.
-
-    Arguments that are not given take the weights' value, else the default of :class:`LatentResNet`: 1000 classes, 256
-    latent channels, all of them read, width 1.0, pixel shuffle, stride in the 3x3 convolution, latent stride 16.
-
-    Args:
-        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for a network that leaves the latent's size.
-
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return _latent_resnet(
-        resnet41,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        upscale=upscale,
-        channels=channels,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
-
-
 class ResNet49_Weights(WeightsEnum):
     """Weights of :func:`resnet49`: none published yet."""
 
 
-@register_model(weights=ResNet49_Weights)
-def resnet49(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    upscale: Upscale | Literal["default"] | None = "default",
-    channels: Sequence[int] | None = None,
-    stride_in_1x1: bool | None = None,
-    latent_stride: int | None = None,
-) -> LatentResNet:
-    """ResNet-49 over latents of large photographs: 25.54 M parameters.
+@register_model(LatentResNet, weights=ResNet41_Weights, layers=(4, 6, 3), num_params=27_757_032)
+def resnet41(*, weights: WeightsLike = None, **options: Unpack[LatentResNetOptions]) -> LatentResNet:
+    """ResNet-41 over latents of any size: 27.76 M parameters with a pixel shuffle, 26.45 M with a deconvolution."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`LatentResNet`, but for
-    ``upscale``: 1000 classes, 256 latent channels, all of them read, width 1.0, no upscaling, stride in the 3x3
-    convolution, latent stride 16.
 
-    Args:
-        upscale: ``None``, or ``"pixel_shuffle"`` or ``"deconv"`` for images below the paper's 672 to 1120 pixels.
+def _not_upscaled(*, upscale: Upscale | None = None, **arguments: Any) -> LatentResNet:
+    return LatentResNet(upscale=upscale, **arguments)
 
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return _latent_resnet(
-        resnet49,
-        weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        upscale=upscale,
-        channels=channels,
-        stride_in_1x1=stride_in_1x1,
-        latent_stride=latent_stride,
-    )
+
+@register_model(LatentResNet, make=_not_upscaled, weights=ResNet49_Weights, layers=(3, 4, 6, 3), num_params=25_542_888)
+def resnet49(*, weights: WeightsLike = None, **options: Unpack[LatentResNetOptions]) -> LatentResNet:
+    """ResNet-49 over latents of large photographs, by default without upscaling: 25.54 M parameters."""

@@ -23,17 +23,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Unpack
 
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import LatentClassifier, init_resnet_weights
+from cdzoo._checks import check_size
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
-from cdzoo.models.latent_resnet import Upscale, upscale_and_channels, upscaling
+from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
+from cdzoo.models.latent_resnet import Upscale, none_upscale, upscaling
 from cdzoo.ops.channels import select_channels
 from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.types import Latent
@@ -104,6 +105,8 @@ class MobileNetV245(LatentClassifier):
         ValueError: an argument that is none of these.
     """
 
+    derived_arguments = staticmethod(none_upscale)
+
     def __init__(
         self,
         *,
@@ -116,8 +119,8 @@ class MobileNetV245(LatentClassifier):
         dropout: float = 0.2,
         latent_stride: int = 16,
     ) -> None:
-        super().__init__()
-        self.in_channels, self.latent_stride = in_channels, latent_stride
+        super().__init__(in_channels=in_channels, latent_stride=latent_stride)
+        check_size("upscaled_channels", upscaled_channels)
         self.select = select_channels(channels, of=in_channels)
         read = in_channels if channels is None else len(channels)
         c = scaled_channels(upscaled_channels, width)
@@ -132,14 +135,14 @@ class MobileNetV245(LatentClassifier):
         blocks.append(_conv_bn_relu6(c, num_features, 1))
         self.features = nn.Sequential(OrderedDict((str(n), block) for n, block in enumerate(blocks, _FIRST_BLOCK)))
         c6, c13, c17 = (scaled_channels(planes, width) for planes in (32, 96, 320))
-        self._add_stages(
+        self.set_stages(
             ("features.6", c6, 1),
             ("features.13", c13, 2),
             ("features.17", c17, 2),
             ("features.18", num_features, 1),
             enlarged=1 if isinstance(self.upscale, nn.Identity) else 2,
         )
-        self._add_head(num_features, num_classes)
+        self.set_classifier(num_features, num_classes)
         self.dropout = nn.Dropout(dropout)
         init_resnet_weights(self)
         if isinstance(self.fc, nn.Linear):
@@ -151,15 +154,15 @@ class MobileNetV245(LatentClassifier):
 
         ``h' = ceil(2 h / 4)`` with upscaling, ``ceil(h / 4)`` without; and likewise ``w'``.
         """
-        return self._run_stages(self._enter(y_hat, scales))
+        return self.run_stages(self.forward_stem(y_hat, scales))
 
-    def _enter(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        x, _ = self._unpack(y_hat, scales)
+    def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        x, _ = self.check_input(y_hat, scales)
         x = x if self.select is None else self.select(x)
         matched: Tensor = self.match(self.upscale(x))
         return matched
 
-    def _stage_modules(self, stage: str) -> list[str]:
+    def stage_modules(self, stage: str) -> list[str]:
         """The blocks up to the one that the stage is called after, the last of its size."""
         first, last = _STAGES[stage]
         return [f"features.{block}" for block in range(first, last + 1)]
@@ -210,40 +213,15 @@ class MobileNetV2_45_Weights(WeightsEnum):
     DEFAULT = IMAGENETTE_W05
 
 
-@register_model(weights=MobileNetV2_45_Weights)
-def mobilenet_v2_45(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    upscale: Upscale | Literal["default"] | None = "default",
-    upscaled_channels: int | None = None,
-    channels: Sequence[int] | None = None,
-    dropout: float | None = None,
-    latent_stride: int | None = None,
-) -> MobileNetV245:
-    """MobileNetV2-45 over latents of any size: 5.85 M parameters with a pixel shuffle, 2.36 M of them its convolution.
+class MobileNetV245Options(LatentOptions, total=False):
+    """Options of the builder; see :class:`MobileNetV245`."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`MobileNetV245`: 1000 classes, 256
-    latent channels, all of them read, width 1.0, pixel shuffle to 24 channels, dropout 0.2, latent stride 16.
+    upscale: Upscale | None
+    upscaled_channels: int
+    channels: Sequence[int] | None
+    dropout: float
 
-    Args:
-        upscale: ``"pixel_shuffle"``, ``"deconv"``, or ``None`` for a network that leaves the latent's size.
 
-    Raises:
-        ValueError: an argument contradicts the weights, or is none of its choices.
-    """
-    return build(
-        mobilenet_v2_45,
-        weights,
-        MobileNetV245,
-        {},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        upscaled_channels=upscaled_channels,
-        dropout=dropout,
-        latent_stride=latent_stride,
-        **upscale_and_channels(upscale, channels),
-    )
+@register_model(MobileNetV245, weights=MobileNetV2_45_Weights, num_params=5_854_568)
+def mobilenet_v2_45(*, weights: WeightsLike = None, **options: Unpack[MobileNetV245Options]) -> MobileNetV245:
+    """MobileNetV2-45 over latents of any size: 5.85 M parameters, 2.36 M of them in the pixel shuffle's convolution."""

@@ -13,22 +13,20 @@ by the rule that gives 39 in cResNet-39 it would be 69.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch.fx
 from torch import Tensor, nn
 
-from cdzoo._registry import build, register_model
-from cdzoo.models._classifier import Classifier, init_resnet_weights
 from cdzoo.models._resnet import bottleneck_stage, scaled_channels
+from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
 from cdzoo.weights.enums import WeightsEnum
+from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["RGBResNet", "resnet50", "resnet71"]
-
-_LAYERS = {"resnet50": (3, 4, 6, 3), "resnet71": (3, 4, 13, 3)}
 
 
 class RGBResNet(Classifier):
@@ -48,17 +46,16 @@ class RGBResNet(Classifier):
 
     def __init__(
         self,
-        layers: Sequence[int] = _LAYERS["resnet50"],
+        layers: Sequence[int] = (3, 4, 6, 3),
         *,
         in_channels: int = 3,
         num_classes: int = 1000,
         width: float = 1.0,
         stride_in_1x1: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels)
         if len(layers) != 4:
             raise ValueError(f"layers={tuple(layers)} must be four numbers, for conv2, conv3, conv4 and conv5")
-        self.in_channels = in_channels
         n2, n3, n4, n5 = layers
         c2, c3, c4, c5 = (scaled_channels(planes, width) for planes in (64, 128, 256, 512))
         self.conv1 = nn.Conv2d(in_channels, c2, 7, stride=2, padding=3, bias=False)
@@ -69,10 +66,10 @@ class RGBResNet(Classifier):
         self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
         self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
-        self._add_stages(
+        self.set_stages(
             ("relu", c2, 2), ("layer1", 4 * c2, 2), ("layer2", 4 * c3, 2), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2)
         )
-        self._add_head(4 * c5, num_classes)
+        self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -82,13 +79,13 @@ class RGBResNet(Classifier):
             TypeError: no tensor, but a ``Latent``, say.
             ValueError: wrong number of channels.
         """
-        return self._run_stages(self._enter(x))
+        return self.run_stages(self.forward_stem(x))
 
-    def _enter(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def forward_stem(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         stem: Tensor = self.bn1(self.conv1(_checked_pixels(x, self.in_channels)))
         return stem
 
-    def _stage_modules(self, stage: str) -> list[str]:
+    def stage_modules(self, stage: str) -> list[str]:
         return ["maxpool", "layer1"] if stage == "layer1" else [stage]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,67 +108,25 @@ def _checked_pixels(x: Any, in_channels: int) -> Tensor:
     return x
 
 
+class RGBResNetOptions(ClassifierOptions, total=False):
+    """Options of the builders in this file; see :class:`RGBResNet`."""
+
+    stride_in_1x1: bool
+
+
 class ResNet50_Weights(WeightsEnum):
     """Weights of :func:`resnet50`: none published yet."""
-
-
-@register_model(weights=ResNet50_Weights)
-def resnet50(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    stride_in_1x1: bool | None = None,
-) -> RGBResNet:
-    """ResNet-50 on pixels: 3.86 G multiply-adds at 224 px.
-
-    Arguments that are not given take the weights' value, else the default of :class:`RGBResNet`: 1000 classes, 3
-    channels, width 1.0, stride in the 1x1 convolution.
-
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return build(
-        resnet50,
-        weights,
-        RGBResNet,
-        {"layers": _LAYERS["resnet50"]},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        stride_in_1x1=stride_in_1x1,
-    )
 
 
 class ResNet71_Weights(WeightsEnum):
     """Weights of :func:`resnet71`: none published yet."""
 
 
-@register_model(weights=ResNet71_Weights)
-def resnet71(
-    *,
-    weights: WeightsLike = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    width: float | None = None,
-    stride_in_1x1: bool | None = None,
-) -> RGBResNet:
-    """ResNet-71 on pixels: 5.39 G multiply-adds at 224 px.
+@register_model(RGBResNet, weights=ResNet50_Weights, layers=(3, 4, 6, 3), num_params=25_557_032)
+def resnet50(*, weights: WeightsLike = None, **options: Unpack[RGBResNetOptions]) -> RGBResNet:
+    """ResNet-50 on pixels: 3.86 G multiply-adds at 224 px."""
 
-    Arguments that are not given take the weights' value, else the default of :class:`RGBResNet`: 1000 classes, 3
-    channels, width 1.0, stride in the 1x1 convolution.
 
-    Raises:
-        ValueError: an argument contradicts the weights.
-    """
-    return build(
-        resnet71,
-        weights,
-        RGBResNet,
-        {"layers": _LAYERS["resnet71"]},
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        stride_in_1x1=stride_in_1x1,
-    )
+@register_model(RGBResNet, weights=ResNet71_Weights, layers=(3, 4, 13, 3), num_params=33_377_320)
+def resnet71(*, weights: WeightsLike = None, **options: Unpack[RGBResNetOptions]) -> RGBResNet:
+    """ResNet-71 on pixels: 5.39 G multiply-adds at 224 px."""

@@ -19,10 +19,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import cdzoo
-from cdzoo._registry import get_builder
 from cdzoo.codecs import Codec
 from cdzoo.models import Segmenter
 from cdzoo.weights.enums import WeightsEnum
+from cdzoo.zoo import get_builder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results.json"

@@ -31,7 +31,8 @@ from training import Run
 import cdzoo
 from cdzoo.codecs import Codec, read_header, read_jpeg, read_jpeg_header
 from cdzoo.transforms import CoefficientTransform, LatentTransform
-from cdzoo.weights.enums import WeightsFolder, resolve_weights
+from cdzoo.weights.building import build_codec
+from cdzoo.weights.folder import WeightsFolder
 
 Metrics = dict[str, dict[str, float]]
 TOLERANCES = {"top-1 (%)": 0.5, "top-5 (%)": 0.5, "mIoU (%)": 0.5, "pixel accuracy (%)": 0.5, "PSNR (dB)": 0.05}
@@ -149,7 +150,7 @@ DATA: dict[str, Callable[..., Metrics]] = {"imagenette": imagenette, "cifar10": 
 
 
 def _codec_of(source: WeightsFolder) -> Codec | None:
-    return source.build_codec() if source.config.get("codec") else None
+    return build_codec(source) if source.config.get("codec") else None
 
 
 class Here(Run):
@@ -176,10 +177,7 @@ def sources(names: list[str]) -> Iterator[WeightsFolder]:
         if Path(name).is_dir():
             yield WeightsFolder.from_path(name)
         else:
-            member = cdzoo.get_weight(name)
-            found = resolve_weights(member.value.source.config["builder"], member)
-            assert found is not None
-            yield found
+            yield cdzoo.get_weight(name).source
 
 
 def compare(card: Mapping[str, Any], found: Metrics) -> Iterator[tuple[str, str, float, float, bool]]:

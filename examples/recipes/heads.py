@@ -183,7 +183,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
     rate = min(losses, key=lambda r: losses[r]) if losses else args.rates[0]
     run.minutes, run.steps = 0.0, 0  # of the training itself
     trained, taken_over = train(run, inputs, codec, rate, warmup=0.05)
-    if getattr(trained, "builder", None):
+    if getattr(trained, "origin", None):
         metrics = save_classifier(run, trained, inputs)
     else:  # torchvision's
         metrics = {**inputs.evaluate(trained), "images": len(inputs.files["val"]), "classes": len(inputs.classes)}

@@ -210,7 +210,7 @@ def second(args: argparse.Namespace) -> dict[str, Any]:
     run.seed("weights")
     if args.init:
         start = cdzoo.from_pretrained(args.init)
-        arguments = {**start.arguments, "hyperprior": True}
+        arguments = {**start.origin.arguments, "hyperprior": True}
         model = cdzoo.models.icat_small(**arguments)
         model.init_from_first_step(start.state_dict())
     elif args.smoke:

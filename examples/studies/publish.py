@@ -21,7 +21,7 @@ from evaluate import Here, codec_metrics, measure
 
 import cdzoo
 from cdzoo.codecs import Codec
-from cdzoo.weights.enums import WeightsFolder
+from cdzoo.weights.folder import WeightsFolder
 
 from .plan import PLAN, Planned
 from .run import is_done

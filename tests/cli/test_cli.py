@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -707,7 +708,10 @@ def test_packaged_weights_are_the_default(
     Codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
     Models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
     monkeypatch.setattr(_weights, "PACKAGED", tmp_path / "pretrained")
-    monkeypatch.setattr(_registry, "_WEIGHTS", {"bmshj2018_hyperprior": Codecs, "fa_cresnet39": Models})
+    enums = {"bmshj2018_hyperprior": Codecs, "fa_cresnet39": Models}
+    for kind, entries in _registry._entries.items():
+        published = {name: replace(entry, weights=enums.get(name)) for name, entry in entries.items()}
+        monkeypatch.setitem(_registry._entries, kind, published)
     shutil.copytree(weights.codec, tmp_path / "pretrained" / "codec")
     model = cdzoo.from_pretrained(weights.model)
     cdzoo.save_pretrained(model, tmp_path / "pretrained" / "model", codec=weights.module)

@@ -185,7 +185,7 @@ def test_commands(tmp_path: Path, name: str, command: str, more: list[str], fold
     if "--channels" in more:
         assert len(found.select.indices) == 4
     if command == "segmenter":
-        assert found.builder == "resnet41_seg"
+        assert found.origin.builder == "resnet41_seg"
 
 
 def test_pretrained_layers_are_frozen_in_stage_one(home: Path) -> None:

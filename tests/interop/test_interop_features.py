@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import cdzoo
 from cdzoo.codecs import encode_jpeg
-from cdzoo.models._classifier import Classifier, taken_indices
+from cdzoo.models.classifier import Classifier, selected_stages
 from cdzoo.types import Latent
 
 SIZE = (96, 64)
@@ -24,7 +24,7 @@ CLASSIFIERS = [
 def inputs(model: Any) -> Any:
     """What a network reads, of an image of 96x64 pixels."""
     torch.manual_seed(1)
-    if model.builder.startswith("jpeg_"):
+    if model.origin.builder.startswith("jpeg_"):
         return encode_jpeg(torch.rand(2, 3, *SIZE))
     if model.latent_stride is None:
         return torch.rand(2, model.in_channels, *SIZE)
@@ -195,10 +195,10 @@ def test_indices_are_timms() -> None:
     from timm.models._features import feature_take_indices
 
     for indices in (None, 1, 3, [0, -1], [2, 1], (4,)):
-        assert taken_indices(indices, 5) == feature_take_indices(5, indices)[0]
+        assert selected_stages(indices, 5) == feature_take_indices(5, indices)[0]
     for indices in (0, 6, [5], [-6], []):
         with pytest.raises(ValueError, match="5 stages"):
-            taken_indices(indices, 5)
+            selected_stages(indices, 5)
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def test_pretrained_ones_are_listed_with_their_tags() -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_models_are_those_of_cdzoo(name: str) -> None:
     model: Any = timm.create_model(f"cdzoo_{name}", num_classes=5, width=0.0625)
-    assert model.builder == name
-    assert model.arguments["num_classes"] == model.num_classes == 5
+    assert model.origin.builder == name
+    assert model.origin.arguments["num_classes"] == model.num_classes == 5
     assert model.pretrained_cfg["architecture" if model.pretrained_cfg.get("hf_hub_id") else "classifier"]
 
 

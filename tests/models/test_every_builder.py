@@ -16,40 +16,20 @@ from oracles.small_modules import small
 from torch import Tensor, nn
 
 import cdzoo
-from cdzoo import _registry
-from cdzoo._registry import latent_interface
+from cdzoo import zoo
+from cdzoo._registry import find_entry
 from cdzoo.codecs import Codec, encode_jpeg
 from cdzoo.errors import PairingError
 from cdzoo.models import Segmenter
 from cdzoo.models._resnet import Bottleneck
 from cdzoo.models.icat import ICAT
 from cdzoo.types import Latent
+from cdzoo.zoo import latent_interface
 
 MODELS, CODECS = cdzoo.list_models(), cdzoo.list_codecs()
 READERS = [name for name in MODELS if latent_interface(name) is not None]
 MakeCodec = Callable[..., Codec]
 MakeImages = Callable[..., Tensor]
-
-PARAMETERS = {
-    # Torfason et al., with 32 latent channels; the segmenters have 4 (9 * 2048 * 21 + 21) in the place of fc
-    "cresnet39": 25_188_328, "cresnet51": 29_657_064, "cresnet72": 37_477_352,
-    "cresnet39_d": 24_687_700, "cresnet51_d": 29_156_436, "cresnet72_d": 36_976_724,
-    "resnet71": 33_377_320, "resnet71_d": 32_876_692, "resnet50_d": 25_056_404, "torfason2018": 2_397_388,
-    # torchvision's
-    "resnet50": 25_557_032, "jpeg_resnet18": 11_689_512, "jpeg_resnet50": 25_557_032,
-    # of timm's 4_652_008 without the layers up to blocks.2, with the stem on blocks of coefficients
-    "jpeg_efficientnet_lite0": 4_846_304,
-    # Deng & Karam, with 192 latent channels
-    "fa_cresnet39": 43_988_727, "fa_cresnet39_ablation": 43_988_727, "fa_resnet50": 44_441_424,
-    # Wang et al., with 256 latent channels
-    "resnet41": 27_757_032, "resnet49": 25_542_888, "mobilenet_v2_45": 5_854_568, "resnet41_seg": 27_256_404,
-    "choi2019": 10_265_347,
-    # Bai et al.; Ehrlich & Davis with 10 classes have 909 * 64 less
-    "icat_small": 25_626_923, "jpeg_resnet_small": 140_136,
-    # Ballé et al. and Minnen et al., quality 4: CompressAI's numbers
-    "bmshj2018_factorized": 2_998_147, "bmshj2018_hyperprior": 5_075_843, "mbt2018_mean": 7_028_003,
-}  # fmt: skip
-"""Of every builder without arguments."""
 
 NO_DYNAMIC_SIZE = {
     name: "the sizes of a file are numbers, not tensors, and make a graph of their own" for name in MODELS
@@ -93,7 +73,7 @@ def inputs(module: nn.Module, batch: int = 2, size: tuple[int, int] = (9, 10)) -
         y_hat = 3 * torch.randn(batch, module.in_channels, *size, generator=generator)
         return (y_hat, y_hat.abs()) if module.uses_scales else (y_hat,)
     x = torch.rand(batch, 3, 8 * size[0], 8 * size[1] - 3, generator=generator)
-    return (encode_jpeg(x),) if "jpeg" in str(module.builder) else (x,)
+    return (encode_jpeg(x),) if "jpeg" in str(module.origin.builder) else (x,)
 
 
 def as_latent(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -111,8 +91,8 @@ def as_latent(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", [*MODELS, *CODECS])
 def test_parameters(name: str) -> None:
     with torch.device("meta"):
-        module = _registry.get_builder(name)()
-    assert sum(p.numel() for p in module.parameters()) == PARAMETERS[name]
+        module = zoo.get_builder(name)()
+    assert sum(p.numel() for p in module.parameters()) == find_entry(name).num_params
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,7 +125,7 @@ def test_forward_is_features_and_head(name: str) -> None:
 def test_every_parameter_gets_a_gradient(name: str, arguments: dict[str, Any]) -> None:
     module = small(name).train()
     if arguments:
-        module = _registry.get_builder(name)(width=0.0625, num_classes=3, in_channels=12, **arguments).train()
+        module = zoo.get_builder(name)(width=0.0625, num_classes=3, in_channels=12, **arguments).train()
     for layer in module.modules():
         if hasattr(layer, "drop_prob"):  # which leaves whole blocks out
             layer.drop_prob = 0.0
@@ -264,12 +244,12 @@ def test_what_is_told_of_latents_without_building_is_so(name: str) -> None:
         assert cdzoo.list_models(codec=codec) == cdzoo.list_models(codec=name)
         return
     with torch.device("meta"):
-        model = _registry.get_builder(name)()
+        model = zoo.get_builder(name)()
     stride = getattr(model, "latent_stride", None)
     assert (None if told is None else told.stride) == stride
     if told is not None:
         assert told.scales == model.uses_scales
-        assert told.any_stride == ("latent_stride" in inspect.signature(_registry.get_builder(name)).parameters)
+        assert told.any_stride == ("latent_stride" in inspect.signature(zoo.get_builder(name)).parameters)
 
 
 def test_networks_of_a_codec_are_found_by_its_name_or_itself() -> None:
@@ -294,7 +274,7 @@ def codecs() -> dict[str, Codec]:
 
 def head(name: str, in_channels: int, stride: int) -> nn.Module:
     """A small network, for latents of so many channels and this stride where its builder lets choose."""
-    known = inspect.signature(_registry.get_builder(name)).parameters
+    known = inspect.signature(zoo.get_builder(name)).parameters
     given = {"in_channels": in_channels} if name in READERS else {}
     given |= {"latent_stride": stride} if "latent_stride" in known else {}
     torch.manual_seed(0)

@@ -207,7 +207,7 @@ def test_reset_classifier(small):
     small.double().reset_classifier(9)
     y_hat = torch.randn(2, 6, 4, 4, dtype=torch.float64)
     assert small(y_hat).shape == (2, 9)
-    assert small.num_classes == small.arguments["num_classes"] == 9
+    assert small.num_classes == small.origin.arguments["num_classes"] == 9
     small.reset_classifier(0)
     assert isinstance(small.get_classifier(), torch.nn.Identity)
     assert small(y_hat).shape == (2, small.num_features)

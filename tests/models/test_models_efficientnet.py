@@ -60,7 +60,7 @@ def test_trunk_is_timms_from_the_features_at_stride_8_on(reference: torch.nn.Mod
         for stage in reference.blocks[3:]:
             expected = stage(expected)
         expected = reference.forward_head(reference.bn2(reference.conv_head(expected)))
-        found = model.forward_head(model._run_stages(features, 1))
+        found = model.forward_head(model.run_stages(features, 1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -338,7 +338,7 @@ def test_reset_classifier(codec):
     x, before = torch.rand(1, 3, 32, 32), codec.fingerprint
     codec.reset_classifier(9)
     assert codec(x).logits.shape == (1, 9)
-    assert codec.num_classes == codec.arguments["num_classes"] == 9
+    assert codec.num_classes == codec.origin.arguments["num_classes"] == 9
     codec.reset_classifier(0)
     assert codec(x).logits.shape == (1, codec.num_features)
     assert codec.fingerprint == before
@@ -561,10 +561,11 @@ def test_further_training_of_the_classifier_leaves_the_codec_alone(codec, tmp_pa
 
 
 def test_weights_name_their_codec(codec, model, tmp_path):
-    from cdzoo.weights.enums import WeightsFolder
+    from cdzoo.weights.building import build_codec
+    from cdzoo.weights.folder import WeightsFolder
 
     cdzoo.save_pretrained(codec, tmp_path / "codec")
-    assert WeightsFolder.from_path(tmp_path / "codec").build_codec().fingerprint == codec.fingerprint
+    assert build_codec(WeightsFolder.from_path(tmp_path / "codec")).fingerprint == codec.fingerprint
     # a network over its latents says so, and so does the Transformer alone
     classifier = cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=12, latent_stride=16)
     for name, network in (("cresnet", classifier), ("transformer", model)):

@@ -297,7 +297,7 @@ def test_a_network_of_some_channels(builder, tmp_path):
         cdzoo.save_pretrained(model, tmp_path)
         loaded = cdzoo.from_pretrained(tmp_path)
         assert torch.equal(loaded(y_hat), model(y_hat))
-    assert loaded.arguments["channels"] == (4, 0, 3)
+    assert loaded.origin.arguments["channels"] == (4, 0, 3)
     assert loaded.state_dict()["select.indices"].tolist() == [4, 0, 3]
     with pytest.raises(ValueError, match=r"channels=\(0, 1\) conflicts"):
         builder(weights=tmp_path, channels=(0, 1))

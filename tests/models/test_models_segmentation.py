@@ -161,8 +161,8 @@ def test_from_classifier_is_what_the_builder_makes(name, tmp_path):
     classifier.codec_fingerprint = "0123456789abcdef"
     classifier.transforms = LatentTransform(size=(28, 28), mean=(0.5,) * 12)
     segmenter = Segmenter.from_classifier(classifier.double(), num_classes=3)
-    assert (segmenter.builder, segmenter.num_classes, segmenter.training) == (name, 3, False)
-    assert {n: v for n, v in segmenter.arguments.items() if n in given} == {
+    assert (segmenter.origin.builder, segmenter.num_classes, segmenter.training) == (name, 3, False)
+    assert {n: v for n, v in segmenter.origin.arguments.items() if n in given} == {
         n: "none" if v is None else v for n, v in given.items()
     }
     assert {p.dtype for p in segmenter.parameters()} == {torch.float64}
@@ -280,7 +280,7 @@ def test_the_head_is_replaced_like_a_classifiers(small):
     y_hat = torch.randn(1, 6, 4, 4, dtype=torch.float64)
     small.double().reset_classifier(9)
     assert small(y_hat).shape == (1, 9, 32, 32)
-    assert small.num_classes == small.arguments["num_classes"] == 9
+    assert small.num_classes == small.origin.arguments["num_classes"] == 9
     features = small.forward_features(y_hat)
     assert small.forward_head(features, pre_logits=True) is features
     small.reset_classifier(0)

@@ -249,12 +249,12 @@ def test_a_selection_is_saved_and_loaded(codec, make_images, tmp_path):
     images, some = make_images(1, 50, 40), codec.select([7, 2, 4])
     cdzoo.save_pretrained(some, tmp_path)
     loaded = cdzoo.from_pretrained(tmp_path)
-    assert loaded.arguments["channels"] == (7, 2, 4)
+    assert loaded.origin.arguments["channels"] == (7, 2, 4)
     assert (loaded.fingerprint, loaded.latent_channels) == (some.fingerprint, 3)
     assert torch.equal(loaded.decompress(some.compress(images)).y_hat, codec.encode(images).y_hat[:, [7, 2, 4]])
     assert loaded.select([1]).arguments["channels"] == (2,)
     builder = getattr(cdzoo.codecs, codec.name)
-    assert "channels" not in codec.arguments
+    assert "channels" not in codec.origin.arguments
     with pytest.raises(ValueError, match=r"channels=\(0, 1, 2\) conflicts"):
         builder(weights=tmp_path, channels=[0, 1, 2])
     assert builder(latent_channels=12, N=8, channels=[3, 4]).latent_channels == 2

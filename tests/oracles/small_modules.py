@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import nn
 
-from cdzoo import _registry
+from cdzoo import zoo
 
 SMALL = {"N": 8, "M": 12, "latent_channels": 8, "width": 0.0625, "num_classes": 3, "in_channels": 12}
 """Sizes for tests; each builder takes those that it knows."""
@@ -29,7 +29,7 @@ EXACTLY: dict[str, dict[str, object]] = {
 
 def small(name: str, *, seed: int = 0) -> nn.Module:
     """A small module with values that no initialisation gives, buffers included."""
-    builder = _registry.get_builder(name)
+    builder = zoo.get_builder(name)
     known = inspect.signature(builder).parameters
     torch.manual_seed(seed)
     module = builder(**EXACTLY.get(name, {k: v for k, v in SMALL.items() if k in known}))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from torch import nn
 
 import cdzoo
-from cdzoo import _registry
+from cdzoo import _registry, zoo
 from cdzoo.weights.enums import Weights, WeightsEnum
 
 KINDS = {"codec": (cdzoo.list_codecs, cdzoo.codecs), "model": (cdzoo.list_models, cdzoo.models)}
@@ -22,9 +25,7 @@ BUILDERS = [(kind, name) for kind, (names, _) in KINDS.items() for name in names
 @pytest.fixture
 def registry(monkeypatch):
     """The registry, to be filled with things that are gone after the test."""
-    monkeypatch.setattr(_registry, "_BUILDERS", {kind: dict(b) for kind, b in _registry._BUILDERS.items()})
-    monkeypatch.setattr(_registry, "_WEIGHTS", dict(_registry._WEIGHTS))
-    return _registry
+    monkeypatch.setattr(_registry, "_entries", {kind: dict(b) for kind, b in _registry._entries.items()})
 
 
 class Toy_Weights(WeightsEnum):
@@ -34,16 +35,17 @@ class Toy_Weights(WeightsEnum):
 
 
 class Toy(nn.Module):
-    def __init__(self, *, size: int, sizes: tuple[int, ...] = (1, 2)) -> None:
+    def __init__(self, *, size: int = 4, sizes: tuple[int, ...] = (1, 2), depth: int = 1) -> None:
         super().__init__()
+        self.depth = depth
         self.fc = nn.Linear(size, sum(sizes))
 
 
 @pytest.fixture
 def toy(registry):
-    @cdzoo._registry.register_model(weights=Toy_Weights)
-    def toy(*, weights=None, size: int | None = None, sizes: tuple[int, ...] | None = None):
-        return _registry.build(toy, weights, Toy, {"size": 4}, size=size, sizes=sizes)
+    @cdzoo.register_model(Toy, weights=Toy_Weights, num_params=15, depth=2)
+    def toy(*, weights=None, **options) -> Toy:
+        """A toy."""
 
     return toy
 
@@ -71,13 +73,13 @@ def test_pretrained_lists_those_with_members(toy):
     class Empty_Weights(WeightsEnum):
         pass
 
-    @_registry.register_model(weights=Empty_Weights)
-    def toy_without(*, weights=None):
-        return Toy(size=1)
+    @cdzoo.register_model(Toy, weights=Empty_Weights)
+    def toy_without(*, weights=None, **options):
+        pass
 
-    @_registry.register_model
-    def toy_alone(*, weights=None):
-        return Toy(size=1)
+    @cdzoo.register_model(Toy)
+    def toy_alone(*, weights=None, **options):
+        pass
 
     assert cdzoo.list_models("toy*") == ["toy", "toy_alone", "toy_without"]
     assert cdzoo.list_models("toy*", pretrained=True) == ["toy"]
@@ -89,7 +91,7 @@ def test_pretrained_lists_those_with_members(toy):
 
 @pytest.mark.parametrize(("kind", "name"), BUILDERS)
 def test_a_builder_is_a_plain_function_with_keywords(kind, name):
-    builder = _registry.get_builder(name, kind)
+    builder = zoo.get_builder(name, kind)
     assert inspect.isfunction(builder)
     assert builder.__name__ == name
     assert not hasattr(builder, "__wrapped__")
@@ -102,21 +104,90 @@ def test_a_builder_is_a_plain_function_with_keywords(kind, name):
     assert builder.__doc__
 
 
-def test_registration_returns_the_function_unchanged(registry):
-    def toy(*, weights=None):
-        return Toy(size=1)
+@pytest.mark.parametrize(("kind", "name"), BUILDERS)
+def test_the_signature_shows_the_arguments_and_defaults_of_the_class(kind, name):
+    entry = _registry.find_entry(name, kind)
+    parameters = inspect.signature(entry.builder).parameters
+    own = inspect.signature(entry.cls).parameters
+    for argument in set(own) - set(entry.preset):
+        if entry.make is entry.cls:
+            assert parameters[argument].default == own[argument].default
+            assert parameters[argument].annotation == own[argument].annotation
+    assert set(parameters) == {"weights", *entry.options}
+    assert entry.num_params is not None
+    assert inspect.signature(entry.builder).return_annotation in {c.__name__ for c in entry.cls.__mro__}
 
-    for register in (
-        _registry.register_model,
-        _registry.register_model(weights=Toy_Weights),
-        _registry.register_codec,
-        _registry.register_codec(weights=Toy_Weights),
-    ):
-        assert register(toy) is toy
-    assert _registry.get_builder("toy", "model") is _registry.get_builder("toy", "codec") is toy
+
+def test_a_builder_may_have_another_default_than_the_class():
+    assert inspect.signature(cdzoo.models.resnet49).parameters["upscale"].default is None
+    assert inspect.signature(cdzoo.models.resnet41).parameters["upscale"].default == "pixel_shuffle"
 
 
-@pytest.mark.parametrize("enum", sorted(set(_registry._WEIGHTS.values()), key=str))
+def declared_options(kind, name):
+    """Keys of the typed dictionary in the source of a builder, and its builder."""
+    builder = zoo.get_builder(name, kind)
+    source = ast.parse(Path(inspect.getfile(_registry.find_entry(name, kind).cls)).read_text())
+    module = inspect.getmodule(_registry.find_entry(name, kind).cls)
+    if builder.__module__ != module.__name__:
+        module = importlib.import_module(builder.__module__)
+        source = ast.parse(Path(module.__file__).read_text())
+    (function,) = [n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    annotation = ast.unparse(function.args.kwarg.annotation)
+    return getattr(module, annotation.removeprefix("Unpack[").removesuffix("]")).__annotations__
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILDERS)
+def test_the_typed_dictionary_has_the_arguments_of_the_class(kind, name):
+    assert declared_options(kind, name).keys() == _registry.find_entry(name, kind).options.keys()
+
+
+def test_a_signature_has_what_is_not_preset(toy):
+    assert str(inspect.signature(toy)).replace("'", "") == (
+        "(*, weights: WeightsLike = None, size: int = 4, sizes: tuple[int, ...] = (1, 2)) -> Toy"
+    )
+    assert toy.__name__ == "toy"
+    assert toy.__doc__ == "A toy."
+    assert toy().depth == 2
+    with pytest.raises(TypeError, match=r"toy\(\) got an unexpected keyword argument 'depth'; it takes weights, size"):
+        toy(depth=1)
+
+
+def test_a_preset_that_the_class_does_not_take_is_refused(registry):
+    with pytest.raises(TypeError, match=r"Toy takes no argument \['dept'\]; it takes size, sizes, depth"):
+        cdzoo.register_model(Toy, dept=2)
+
+
+def test_a_taken_name_is_refused(toy):
+    def cresnet39(*, weights=None, **options):
+        pass
+
+    with pytest.raises(ValueError, match=r"a model 'cresnet39' is registered already, by cdzoo\.models\.cresnet"):
+        cdzoo.register_model(Toy)(cresnet39)
+
+    class Other(WeightsEnum):
+        pass
+
+    Other.__name__ = "Toy_Weights"
+
+    def toy_too(*, weights=None, **options):
+        pass
+
+    with pytest.raises(ValueError, match="weights Toy_Weights belong to toy already"):
+        cdzoo.register_model(Toy, weights=Other)(toy_too)
+    assert "toy_too" not in cdzoo.list_models()
+
+
+def test_the_same_function_may_be_defined_again(registry):
+    for size in (1, 2):
+
+        @cdzoo.register_model(Toy, size=size)
+        def again(*, weights=None, **options):
+            pass
+
+    assert cdzoo.get_model("again").fc.in_features == 2
+
+
+@pytest.mark.parametrize("enum", [cdzoo.get_model_weights(name) for _, name in BUILDERS])
 def test_enums_have_a_default_among_their_members(enum):
     assert enum.__name__.endswith("_Weights")
     if len(enum):
@@ -127,7 +198,7 @@ def test_arguments_reach_the_builder():
     model = cdzoo.get_model("cresnet39", width=0.0625, num_classes=3)
     assert isinstance(model, cdzoo.models.cresnet.CResNet)
     assert model.num_classes == 3
-    assert model.builder == "cresnet39"
+    assert model.origin.builder == "cresnet39"
     with pytest.raises(TypeError, match="num_clases"):
         cdzoo.get_model("cresnet39", num_clases=3)
     with pytest.raises(TypeError, match="positional"):
@@ -184,14 +255,14 @@ def test_weights_by_name(toy):
 
 
 def test_a_builder_without_weights_says_who_has_some(toy):
-    @_registry.register_model
-    def toy_alone(*, weights=None):
-        return Toy(size=1)
+    @cdzoo.register_model(Toy)
+    def toy_alone(*, weights=None, **options):
+        pass
 
     with pytest.raises(ValueError, match=r"toy_alone has no pretrained weights; those that have: .*toy"):
         cdzoo.get_model_weights(toy_alone)
     with pytest.raises(ValueError, match="no weights of toy_alone are published, and 'DEFAULT' is no folder"):
-        _registry.build(toy_alone, "DEFAULT", Toy, {"size": 1})
+        toy_alone(weights="DEFAULT")
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILDERS)
@@ -201,7 +272,7 @@ def test_every_builder_has_an_enum_and_says_so_when_it_is_empty(kind, name):
     assert (name in KINDS[kind][0](pretrained=True)) == (len(enum) > 0)
     if len(enum) == 0:
         with pytest.raises(ValueError, match=f"no weights of {name} are published, and 'DEFAULT' is no folder"):
-            _registry.get_builder(name, kind)(weights="DEFAULT")
+            zoo.get_builder(name, kind)(weights="DEFAULT")
         with pytest.raises(
             ValueError, match=f"no weights are published in {enum.__name__}, so there is no '{enum.__name__}.DEFAULT'"
         ):
@@ -212,12 +283,12 @@ def test_every_builder_has_an_enum_and_says_so_when_it_is_empty(kind, name):
 
 
 def test_arguments_are_defaults_then_weights_then_the_callers(toy, tmp_path):
-    assert toy().arguments == {"size": 4}
+    assert toy().origin.arguments == {"depth": 2}
     trained = toy(size=3, sizes=(2, 5))
-    assert trained.arguments == {"size": 3, "sizes": (2, 5)}
+    assert trained.origin.arguments == {"size": 3, "sizes": (2, 5), "depth": 2}
     cdzoo.save_pretrained(trained, tmp_path)
     for loaded in (toy(weights=tmp_path), toy(weights=tmp_path, size=3, sizes=(2, 5))):
-        assert loaded.arguments == {"size": 3, "sizes": (2, 5)}
+        assert loaded.origin.arguments == {"size": 3, "sizes": (2, 5), "depth": 2}
         assert torch.equal(loaded.fc.weight, trained.fc.weight)
 
 
@@ -267,7 +338,7 @@ def test_what_means_the_same_or_is_not_learned_may_be_said():
     model = cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mode="factored", chroma="fancy", **said)
     assert model.entrance.mode == "factored"
     small = cdzoo.get_model("jpeg_resnet_small", weights="DEFAULT", mean=(0.5, 0.5, 0.5), relu="exact")
-    assert small.arguments["width"] == 2
+    assert small.origin.arguments["width"] == 2
     assert cdzoo.get_model("resnet41", weights="DEFAULT", upscale="pixel_shuffle", latent_stride=16).num_classes == 10
 
 
@@ -275,7 +346,9 @@ def test_what_means_the_same_or_is_not_learned_may_be_said():
     "mean", [np.array([0.485, 0.456, 0.406]), torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)]
 )
 def test_arrays_are_compared_by_value(mean):
-    assert cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mean=mean).arguments["mean"] == tuple(mean.tolist())
+    assert cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mean=mean).origin.arguments["mean"] == tuple(
+        mean.tolist()
+    )
     with pytest.raises(ValueError, match=r"mean=.* conflicts with weights"):
         cdzoo.get_model("jpeg_resnet18", weights="DEFAULT", mean=mean + 1)
 
@@ -284,7 +357,7 @@ def test_arrays_are_compared_by_value(mean):
 def test_sequences_of_any_kind_can_be_saved(num_convs, tmp_path):
     model = cdzoo.get_model("fa_cresnet39", in_channels=4, num_classes=3, width=0.0625, num_convs=num_convs)
     cdzoo.save_pretrained(model, tmp_path)
-    assert cdzoo.from_pretrained(tmp_path).arguments["num_convs"] == (1, 2, 3)
+    assert cdzoo.from_pretrained(tmp_path).origin.arguments["num_convs"] == (1, 2, 3)
     model.reset_classifier(np.int64(5))
     cdzoo.save_pretrained(model, tmp_path)
     assert cdzoo.from_pretrained(tmp_path).num_classes == 5
@@ -294,7 +367,7 @@ def test_numpy_numbers_can_be_saved(tmp_path):
     sizes = {"in_channels": np.int64(8), "num_classes": np.uint8(3), "width": np.float32(0.0625)}
     model = cdzoo.get_model("cresnet39", **sizes)
     cdzoo.save_pretrained(model, tmp_path)
-    assert cdzoo.from_pretrained(tmp_path).arguments == model.arguments == {"layers": (4, 6, 3), **sizes}
+    assert cdzoo.from_pretrained(tmp_path).origin.arguments == model.origin.arguments == {"layers": (4, 6, 3), **sizes}
 
 
 @pytest.mark.parametrize("name", [3, None, b"cresnet39"])
@@ -322,7 +395,7 @@ def test_sizes_that_no_model_has_are_refused(argument, value):
     [
         (name, argument)
         for name in cdzoo.list_codecs()
-        for argument in inspect.signature(_registry.get_builder(name)).parameters
+        for argument in inspect.signature(zoo.get_builder(name)).parameters
         if argument in ("N", "M", "latent_channels")
     ],
 )
@@ -337,7 +410,7 @@ def test_sizes_that_no_codec_has_are_refused(name, argument, value):
     [
         (name, argument)
         for name in cdzoo.list_models()
-        for argument in inspect.signature(_registry.get_builder(name)).parameters
+        for argument in inspect.signature(zoo.get_builder(name)).parameters
         if argument in ("latent_stride", "upscaled_channels")
     ],
 )
@@ -355,7 +428,7 @@ def test_sizes_may_come_from_numpy_and_classes_may_be_none():
 
 def test_impossible_sizes_beside_or_inside_weights(tmp_path):
     cdzoo.save_pretrained(cdzoo.models.cresnet39(width=0.0625, num_classes=3), tmp_path)
-    with pytest.raises(ValueError, match=r"^width must be positive and finite, not nan"):
+    with pytest.raises(ValueError, match=r"width=nan conflicts with weights"):
         cdzoo.models.cresnet39(weights=tmp_path, width=float("nan"))
     config = json.loads((tmp_path / "config.json").read_text())
     config["arguments"]["width"] = float("nan")

@@ -14,7 +14,7 @@ from oracles.small_modules import assert_same, small
 from torch import nn
 
 import cdzoo
-from cdzoo import _registry
+from cdzoo import zoo
 from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.weights import saving as _saving
@@ -41,9 +41,9 @@ def test_models_round_trip(name, tmp_path):
     loaded = cdzoo.from_pretrained(tmp_path / "new" / "folder")
     assert type(loaded) is type(module)
     assert not loaded.training
-    assert (loaded.builder, loaded.arguments) == (name, module.arguments)
+    assert (loaded.origin.builder, loaded.origin.arguments) == (name, module.origin.arguments)
     assert_same(module, loaded)
-    assert_same(module, _registry.get_builder(name)(weights=str(tmp_path / "new" / "folder")))
+    assert_same(module, zoo.get_builder(name)(weights=str(tmp_path / "new" / "folder")))
 
 
 @pytest.mark.parametrize("name", cdzoo.list_models("jpeg_*"))
@@ -122,7 +122,7 @@ def test_narrow_codecs_are_codecs_of_their_own(name, rounded, tmp_path):
         if key.startswith("entropy_bottleneck."):
             assert torch.equal(loaded.state_dict()[key], tensor), key
     # what was written belongs to the rounded parameters: deriving everything from these alone agrees
-    fresh = _registry.get_builder(name)(N=8, M=12)
+    fresh = zoo.get_builder(name)(N=8, M=12)
     fresh.load_state_dict(loaded.state_dict())
     assert fresh.fingerprint == loaded.fingerprint
     # rounding what is round already changes nothing
@@ -188,7 +188,7 @@ def test_what_could_not_be_loaded_is_not_saved(model, tmp_path):
     with pytest.raises(ValueError, match=r"2 tensors \(fc.bias, fc.weight.*replaced by hand.*reset_classifier"):
         cdzoo.save_pretrained(module, tmp_path)
     module = small("cresnet39")
-    module.arguments["width"] = -1.0
+    module.origin.arguments["width"] = -1.0
     with pytest.raises(ValueError, match="cannot be built again"):
         cdzoo.save_pretrained(module, tmp_path)
     with pytest.raises(ValueError, match="cannot be written as JSON"):
@@ -243,7 +243,7 @@ def test_a_network_is_not_saved_as_one_of_a_codec_that_it_cannot_read(codec, tmp
 
 def test_what_no_builder_made_is_not_saved(codec, model, tmp_path):
     for module in (nn.Linear(2, 2), cdzoo.compose(codec, model), cdzoo.models.cresnet.CResNet(width=0.0625)):
-        with pytest.raises(TypeError, match=f"{type(module).__name__} was not made by a builder of cdzoo"):
+        with pytest.raises(TypeError, match=f"{type(module).__name__} was not made by a registered builder"):
             cdzoo.save_pretrained(module, tmp_path)
     with pytest.raises(TypeError, match="codec must be a codec of cdzoo, not CResNet"):
         cdzoo.save_pretrained(model, tmp_path, codec=model)
@@ -298,9 +298,22 @@ def test_the_card_states_every_fact(codec, model, tmp_path):
     assert header(tmp_path) == {
         "license": "apache-2.0",
         "library_name": "cdzoo",
-        "tags": ["compressed-domain", "compressed-domain-vision", "cresnet39", "test"],
+        "pipeline_tag": "image-classification",
+        "tags": ["compressed-domain", "cresnet39", "test"],
         "datasets": ["photos: the 'best' #1"],
         "metrics": ["acc@1", "mIoU"],
+        "model-index": [
+            {
+                "name": "cResNet for tests",
+                "results": [
+                    {
+                        "task": {"type": "image-classification"},
+                        "dataset": {"name": "photos", "type": "photos"},
+                        "metrics": [{"type": "acc@1", "value": 33.3}, {"type": "mIoU", "value": 12.5}],
+                    }
+                ],
+            }
+        ],
     }
     card = (tmp_path / "README.md").read_text()
     for expected in (

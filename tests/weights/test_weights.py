@@ -7,7 +7,9 @@ import hashlib
 import json
 import pickle
 import re
+import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ from cdzoo.errors import PairingError, WeightsError
 from cdzoo.transforms import LatentTransform
 from cdzoo.types import Latent
 from cdzoo.weights import enums as _weights
-from cdzoo.weights.enums import Weights, WeightsEnum, WeightsFolder
+from cdzoo.weights.building import build_codec
+from cdzoo.weights.enums import Weights, WeightsEnum
+from cdzoo.weights.folder import WeightsFolder
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -75,11 +79,12 @@ def packaged(codec, model, tmp_path, monkeypatch):
         DEFAULT = PHOTOS
 
     monkeypatch.setattr(_weights, "PACKAGED", tmp_path)
-    monkeypatch.setattr(
-        _registry,
-        "_WEIGHTS",
-        {**_registry._WEIGHTS, "bmshj2018_hyperprior": Small_Codec_Weights, "cresnet39": Small_Model_Weights},
-    )
+    for kind, name, enum in (
+        ("codec", "bmshj2018_hyperprior", Small_Codec_Weights),
+        ("model", "cresnet39", Small_Model_Weights),
+    ):
+        entry = replace(_registry.find_entry(name), weights=enum)
+        monkeypatch.setitem(_registry._entries[kind], name, entry)
     meta = {"license": "apache-2.0", "classes": ["a", "b", "c"], "metrics": {"acc@1": 33.3}}
     transforms = LatentTransform(mean=(0.5,) * 12)
     folder = tmp_path / "small-model"
@@ -184,14 +189,14 @@ def test_more_memory_than_the_file_has_tensors_for_is_not_taken(kind, argument, 
     config = json.loads((folders / kind / "config.json").read_text())
     edit(folders / kind, arguments={**config["arguments"], argument: value})
     rules = (
-        "no tensor of the file has more than",
-        r"that makes [\d,]+ numbers, and the file has",
+        "arguments in config.json do not fit",
         "that makes more numbers than there can be",
-        r"but the file has \d+ tensors",
+        r"tensors do not fit cresnet39: \d+ of the wrong shape",
     )
-    rule = "|".join(rules)
-    with pytest.raises(WeightsError, match=f"arguments in config.json do not fit.*({rule})"):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="|".join(rules)):
         cdzoo.from_pretrained(folders / kind)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 
 @pytest.mark.parametrize("builder", ["resnet41", "mobilenet_v2_45"])
@@ -211,7 +216,7 @@ def test_facts_of_weights_are_copies():
     member = cdzoo.models.cResNet39_Weights.DEFAULT
     before = member.meta
     member.meta["codec"]["fingerprint"] = "0" * 16
-    cdzoo.models.cresnet39(weights=member).pretrained_codec["fingerprint"] = "0" * 16
+    cdzoo.models.cresnet39(weights=member).meta["metrics"] = {}
     assert member.meta == before
     assert member.build_codec().fingerprint == before["codec"]["fingerprint"]
 
@@ -222,17 +227,6 @@ def test_damage_is_refused(kind, damage, message, folders):
     damage(folders / kind)
     with pytest.raises(WeightsError, match=f"(?s)folder .*{message}"):
         cdzoo.from_pretrained(folders / kind)
-
-
-@pytest.mark.parametrize("kind", ["codec", "model"])
-@pytest.mark.parametrize("damage", [flip_a_bit, without_a_tensor, with_one_too_many, another_shape])
-def test_a_refused_folder_leaves_a_module_as_it_was(kind, damage, folders):
-    name = {"codec": "bmshj2018_hyperprior", "model": "cresnet39"}[kind]
-    module, untouched = small(name, seed=3), small(name, seed=3)
-    damage(folders / kind)
-    with pytest.raises(WeightsError):
-        WeightsFolder.from_path(folders / kind).load_into(module)
-    assert_same(untouched, module)
 
 
 @pytest.mark.parametrize("damage", ["fingerprint", "tables", "no tables"])
@@ -246,12 +240,8 @@ def test_integers_that_are_not_the_recorded_ones_are_refused(damage, codec, fold
     else:
         own = {k: v for k, v in tensors.items() if not k.startswith("integer.")}
         replace_tensors(folders / "codec", save(own))
-    module, untouched = small("bmshj2018_hyperprior", seed=3), small("bmshj2018_hyperprior", seed=3)
-    fingerprint = module.fingerprint
     with pytest.raises(WeightsError, match="coding tables do not fit" if damage == "no tables" else codec.fingerprint):
-        WeightsFolder.from_path(folders / "codec").load_into(module)
-    assert_same(untouched, module)
-    assert module.fingerprint == fingerprint
+        cdzoo.from_pretrained(folders / "codec")
 
 
 def test_tables_in_a_models_folder_are_refused(folders):
@@ -365,7 +355,7 @@ def test_codecs_that_cannot_be_had(codec, model, packaged):
 
     def build(changes):
         edit(folder, codec=None if changes is None else {**entry, **changes})
-        return WeightsFolder.from_path(folder).build_codec()
+        return build_codec(WeightsFolder.from_path(folder))
 
     with pytest.raises(WeightsError, match="no learned codec's latents"):
         build(None)

@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     data, val = (load(args.data, split, cache=args.cache, limit=args.limit) for split in ("train", "val"))
     networks = [jpeg_resnet_small(weights=folder).eval() for folder in args.weights]
     torch.manual_seed(0)
-    width = networks[0].arguments.get("width", 1.0)
+    width = networks[0].origin.arguments.get("width", 1.0)
     fresh = jpeg_resnet_small(num_classes=len(list_classes(args.data, suffixes=JPEG, by_path=True)[0]), width=width)
     settings = {"files": len(val), "steps": {"adapted": args.adapt_steps, "scratch": args.scratch_steps}}
     settings |= {"batch": args.batch, "bfloat16": args.bfloat16, "width": width}

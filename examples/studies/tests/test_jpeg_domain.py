@@ -137,7 +137,7 @@ def test_the_weights_that_ship_agree_in_every_form() -> None:
         expected = jpeg_resnet_small(weights="CIFAR10", mode="factored", relu=relu, num_frequencies=n).eval()(c)
         ours = model if relu == "exact" else block_relu.approximated(model, relu, n)
         torch.testing.assert_close(ours(c), expected, rtol=0, atol=1e-4)
-    assert model.arguments["width"] == 2
+    assert model.origin.arguments["width"] == 2
 
 
 def test_all_forms_go_to_the_device_that_is_timed() -> None:

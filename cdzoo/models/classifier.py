@@ -1,40 +1,61 @@
-"""What all convolutional classifiers share: stages, the linear head, its replacement, the check of a latent input."""
+"""Bases of the classifiers: stages, the linear head and its replacement, the check of the input."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, TypedDict
 
 import torch.fx
 from torch import Tensor, nn
 
-from cdzoo._registry import check_sizes
+from cdzoo._checks import check_size
 from cdzoo.ops.attention import AttentionPool2d
-from cdzoo.types import Latent
+from cdzoo.transforms import InputTransform
+from cdzoo.types import Latent, Origin
 
-if TYPE_CHECKING:
-    from cdzoo.transforms import LatentTransform
-
-__all__ = ["Classifier", "LatentClassifier", "init_resnet_weights", "linear_classifier", "taken_indices"]
+__all__ = [
+    "Classifier",
+    "ClassifierOptions",
+    "LatentClassifier",
+    "LatentOptions",
+    "init_resnet_weights",
+    "linear_classifier",
+    "selected_stages",
+    "without_classes",
+]
 
 _NAMES_OF_CLASSES = ("classes", "class_names", "wnids")
+
+
+class ClassifierOptions(TypedDict, total=False):
+    """Options of every classifier's builder."""
+
+    num_classes: int
+    in_channels: int
+    width: float
+
+
+class LatentOptions(ClassifierOptions, total=False):
+    """Options of every builder of a network over latents."""
+
+    latent_stride: int
 
 
 def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
     """A linear layer, or the identity for ``num_classes=0``.
 
     Raises:
-        ValueError: ``num_classes`` is no integer, or negative.
+        ValueError: ``num_classes`` is not an integer, or negative.
     """
-    check_sizes({"num_classes": num_classes})
+    check_size("num_classes", num_classes, smallest=0)
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
 def init_resnet_weights(model: nn.Module) -> None:
-    """torchvision's initialisation of ResNets: convolutions normal with He's fan-out variance, the rest as PyTorch.
+    """Initialize as torchvision's ResNets: convolutions normal with He's fan-out variance, the rest as PyTorch.
 
-    Attention pooling, whose convolutions have one output and a softmax behind it, keeps its own.
+    Attention pooling, whose convolutions have one output followed by a softmax, keeps its own.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -44,8 +65,8 @@ def init_resnet_weights(model: nn.Module) -> None:
             module.reset_parameters()
 
 
-def taken_indices(indices: int | Sequence[int] | None, of: int) -> list[int]:
-    """Which of ``of`` stages are meant, as timm has it: all for ``None``, the last ``n``, or those listed, -1 the last.
+def selected_stages(indices: int | Sequence[int] | None, of: int) -> list[int]:
+    """Numbers of stages as timm selects them: all for ``None``, the last ``n``, or those listed, -1 the last.
 
     Raises:
         ValueError: there is no such stage.
@@ -58,17 +79,33 @@ def taken_indices(indices: int | Sequence[int] | None, of: int) -> list[int]:
     return [i % of for i in listed]
 
 
+def without_classes(meta: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a model card without the names of its classes."""
+    return {key: value for key, value in meta.items() if key not in _NAMES_OF_CLASSES}
+
+
 class Classifier(nn.Module, ABC):
     """Stages, global average pooling and one linear layer (``avgpool``, ``fc``).
+
+    A subclass calls :meth:`set_stages` and :meth:`set_classifier` in its constructor, and provides
+    :meth:`forward_stem`.
+
+    Args:
+        in_channels: ``C`` of the input.
 
     Attributes:
         in_channels: ``C`` of the input.
         latent_stride: pixels per latent sample of the input, ``None`` for pixels.
-        uses_scales: whether the network reads the hyperprior's standard deviations.
+        uses_scales: the network reads the hyperprior's standard deviations.
         num_features: channels in front of the linear layer.
         num_classes: logits; 0 after ``reset_classifier(0)``.
         feature_info: a dictionary for each map that :meth:`forward_intermediates` gives, as in timm: ``num_chs``
             (channels), ``reduction`` (pixels of the *image* per sample of the map, for latents too) and ``module``.
+        global_pool: the pooling in front of the linear layer, in timm's words.
+        origin: how a builder made the module, see :class:`cdzoo.types.Origin`; ``None`` without a builder.
+        meta: the facts of the model card that the weights came with; ``{}`` without weights.
+        transforms: the transform of the input that the weights were trained with, or ``None``.
+        pipeline_tag: the task, in the words of the Hugging Face Hub.
     """
 
     feature_info: list[dict[str, Any]]
@@ -77,35 +114,44 @@ class Classifier(nn.Module, ABC):
     uses_scales: bool = False
     num_features: int
     num_classes: int
-    _pooling: str = "avg"  # in timm's words
+    global_pool: str = "avg"
     avgpool: nn.Module
     fc: nn.Module
-    # set by builders and by weights, where there are any
-    builder: str
-    arguments: dict[str, Any]
+    origin: Origin | None = None
     meta: dict[str, Any]
+    transforms: InputTransform | None = None
+    codec_fingerprint: str | None = None
+    pipeline_tag: ClassVar[str] = "image-classification"
 
-    def _enter(self, x: Any, scales: Tensor | None = None) -> Tensor:
-        """What the first stage reads, from what the network reads."""
-        raise NotImplementedError(f"{type(self).__name__} has not said of which stages it consists")
+    def __init__(self, *, in_channels: int) -> None:
+        super().__init__()
+        check_size("in_channels", in_channels)
+        self.in_channels, self.meta = in_channels, {}
 
-    def _add_stages(self, *stages: tuple[str, int, int], enlarged: int = 1) -> None:
-        """Say what follows what: name of the module, channels that it puts out, and its stride.
+    def forward_stem(self, x: Any, scales: Tensor | None = None) -> Tensor:
+        """The network's input to the input of its first stage."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward_stem(x, scales), which the first stage needs")
 
-        ``enlarged``: by how much the entrance enlarges a latent.
+    def set_stages(self, *stages: tuple[str, int, int], enlarged: int = 1) -> None:
+        """State the stages in their order, as name of the module, channels of its output, and its stride.
+
+        Args:
+            *stages: one after the other.
+            enlarged: the factor by which the stem enlarges a latent.
         """
         self.feature_info, reduction = [], max(1, (self.latent_stride or 1) // enlarged)
         for module, channels, stride in stages:
             reduction *= stride
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
 
-    def _stage_modules(self, stage: str) -> list[str]:
+    def stage_modules(self, stage: str) -> list[str]:
         """Names of the modules that a stage consists of, in order."""
         return [stage]
 
-    def _run_stages(self, x: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+    def run_stages(self, x: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+        """The output of stages ``first`` to ``end - 1``, by default of all."""
         for info in self.feature_info[first:end]:
-            for name in self._stage_modules(info["module"]):
+            for name in self.stage_modules(info["module"]):
                 x = self.get_submodule(name)(x)
         return x
 
@@ -141,12 +187,12 @@ class Classifier(nn.Module, ABC):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}: the maps of this network are NCHW")
-        taken = taken_indices(indices, len(self.feature_info))
+        taken = selected_stages(indices, len(self.feature_info))
         end = 1 + max(taken) if stop_early or intermediates_only else len(self.feature_info)
         maps = []
-        x = self._enter(x, scales)
+        x = self.forward_stem(x, scales)
         for index in range(end):
-            x = self._run_stages(x, index, index + 1)
+            x = self.run_stages(x, index, index + 1)
             if index in taken:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
@@ -167,9 +213,9 @@ class Classifier(nn.Module, ABC):
         Raises:
             ValueError: no such map.
         """
-        taken = taken_indices(indices, len(self.feature_info))
+        taken = selected_stages(indices, len(self.feature_info))
         for info in self.feature_info[1 + max(taken) :]:
-            for name in self._stage_modules(info["module"]):
+            for name in self.stage_modules(info["module"]):
                 owner, _, child = name.rpartition(".")
                 delattr(self.get_submodule(owner), child)
         self.feature_info = self.feature_info[: 1 + max(taken)]
@@ -178,7 +224,8 @@ class Classifier(nn.Module, ABC):
             self.reset_classifier(0)
         return taken
 
-    def _add_head(self, num_features: int, num_classes: int) -> None:
+    def set_classifier(self, num_features: int, num_classes: int) -> None:
+        """Add global average pooling and the linear layer; ``num_classes=0`` gives features instead of logits."""
         self.num_features, self.num_classes = num_features, num_classes
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = linear_classifier(num_features, num_classes)
@@ -193,41 +240,48 @@ class Classifier(nn.Module, ABC):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a freshly initialised classifier in place; with 0 classes the network returns pooled features.
+        """Put a freshly initialized classifier in place; with 0 classes the network returns pooled features.
 
-        What ``meta`` says of the former classes (their names, their identifiers) is dropped. The arguments are timm's.
+        The names of the former classes are dropped from ``meta``. The arguments are timm's.
 
         Args:
             num_classes: logits.
-            global_pool: the pooling that the network has, which stays: ``"avg"``, of Transformers ``"token"``.
+            global_pool: the pooling of the network, which stays: ``"avg"``, of Transformers ``"token"``.
 
         Raises:
-            ValueError: ``num_classes`` is no integer, or negative; another pooling.
+            ValueError: ``num_classes`` is not an integer, or negative; another pooling.
         """
-        if global_pool not in (None, self._pooling):
+        if global_pool not in (None, self.global_pool):
             raise ValueError(
-                f"global_pool={global_pool!r}: this network keeps its pooling, {self._pooling!r}; leave it out, or "
-                "pool what forward_features returns."
+                f"global_pool={global_pool!r}: this network keeps its pooling, {self.global_pool!r}; leave it out, or "
+                "pool the output of forward_features"
             )
         reference = next(self.parameters())
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.fc.train(self.training)
         self.num_classes = num_classes = int(num_classes)
-        arguments = getattr(self, "arguments", None)
-        if arguments is not None:
-            arguments["num_classes"] = num_classes
-        meta = getattr(self, "meta", None)
-        if meta is not None:
-            self.meta = {key: value for key, value in meta.items() if key not in _NAMES_OF_CLASSES}
+        if self.origin is not None:
+            self.origin = self.origin.with_arguments(num_classes=num_classes)
+        self.meta = without_classes(self.meta)
 
 
 class LatentClassifier(Classifier):
-    """A classifier that reads a latent, and its scales where ``uses_scales``."""
+    """Base of the classifiers that read a latent, and its scales where ``uses_scales``.
+
+    Args:
+        in_channels: latent channels ``C`` of the codec.
+        latent_stride: pixels per latent sample; recorded, so that :func:`cdzoo.compose` can compare it with the codec.
+
+    Attributes:
+        codec_fingerprint: fingerprint of the codec on whose latents the weights were trained; ``None`` if unknown.
+    """
 
     latent_stride: int
-    # set by weights
-    codec_fingerprint: str | None
-    transforms: LatentTransform
+
+    def __init__(self, *, in_channels: int, latent_stride: int = 16) -> None:
+        super().__init__(in_channels=in_channels)
+        check_size("latent_stride", latent_stride)
+        self.latent_stride = latent_stride
 
     @abstractmethod
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
@@ -250,8 +304,12 @@ class LatentClassifier(Classifier):
         """
         return self.forward_head(self.forward_features(y_hat, scales))
 
-    def _unpack(self, y_hat: Tensor | Latent, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The two tensors of a latent, checked; ``None`` in place of scales that the network does not use."""
+    def check_input(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The two tensors of a latent, checked; ``None`` in place of scales that the network does not use.
+
+        Raises:
+            ValueError, TypeError: as :meth:`forward`.
+        """
         if isinstance(y_hat, Latent):
             if scales is not None:
                 raise ValueError("scales were given twice: a Latent brings its own; pass the Latent alone")
