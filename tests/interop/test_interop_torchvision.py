@@ -192,7 +192,7 @@ def test_wrappers_hold_no_pixels(files: JPEGCoefficients) -> None:
 
 
 def test_as_the_transform_of_a_dataset(tmp_path: Any) -> None:
-    from jpeg_files import encode, picture
+    from oracles.jpeg_files import encode, picture
 
     from cdzoo.data import CoefficientDataset, collate_coefficients
 
