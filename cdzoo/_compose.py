@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._torch import reference_tensor
-from cdzoo.coding.base import Codec
-from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.coding.base import Codec, Stream
+from cdzoo.errors import PairingError
 from cdzoo.transforms import LatentTransform
 from cdzoo.types import MAX_IMAGE_PIXELS, Latent
 
@@ -79,30 +79,21 @@ class CompressedDomainModel(nn.Module):
         Raises:
             BitstreamError, PairingError, TypeError, ValueError: as ``Codec.decompress``.
         """
-        opened = self.codec._open(streams, max_pixels)
-        groups: dict[tuple[int, int], list[int]] = {}
-        for position, (header, _) in enumerate(opened):
-            groups.setdefault(header.image_size, []).append(position)
+        opened = self.codec.open_streams(streams, max_pixels=max_pixels)
+        groups: dict[tuple[int, int], list[Stream]] = {}
+        for stream in opened:
+            groups.setdefault(stream.header.image_size, []).append(stream)
         outputs = [
-            self.from_latent(self._decode([opened[p] for p in positions], positions, len(opened), num_threads))
-            for positions in groups.values()
+            self.from_latent(self.codec.decode_streams(group, total=len(opened), num_threads=num_threads))
+            for group in groups.values()
         ]
         if len({tuple(o.shape[1:]) for o in outputs}) > 1:
             raise ValueError(
                 f"dense outputs of unequal sizes {sorted({tuple(o.shape[1:]) for o in outputs})} make no batch; "
                 "pass the images of one size at a time."
             )
-        order = torch.tensor([p for positions in groups.values() for p in positions], device=outputs[0].device)
+        order = torch.tensor([s.position for group in groups.values() for s in group], device=outputs[0].device)
         return torch.cat(outputs)[torch.argsort(order)]
-
-    def _decode(self, group: Sequence[Any], positions: Sequence[int], total: int, num_threads: int | None) -> Latent:
-        """Decode opened streams of one size; errors name a stream's position among all, not that in the group."""
-        try:
-            return self.codec._decode_parts(group, num_threads)
-        except BitstreamError as error:
-            if error.position is None:
-                raise
-            raise error.at(positions[error.position], total) from error
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:

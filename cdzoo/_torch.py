@@ -1,10 +1,13 @@
-"""What PyTorch's tools have to be told: what not to trace or to round, what can be saved, where parameters are."""
+"""Helpers around PyTorch: functions that are not traced, contexts without autocast or training behavior, types that can
+be saved."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -12,7 +15,14 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils import _pytree
 
-__all__ = ["outside_autocast", "reference_tensor", "register_serializable", "untraced"]
+__all__ = [
+    "inference_layers",
+    "outside_autocast",
+    "reference_tensor",
+    "register_serializable",
+    "untraced",
+    "without_autocast",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +48,49 @@ def outside_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A context in which autocast for ``device`` is off; nothing at all where it is off already."""
     enabled = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
+
+
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """A context in which autocast is off both for ``device`` and for the CPU, where probability tables are made."""
+    with outside_autocast(device), outside_autocast(torch.device("cpu")):
+        yield
+
+
+_MODAL_LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+_lock = threading.Lock()
+_switched: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
+"""Modules inside the context below: the number of calls, and the layers that return to training after the last one."""
+
+
+@contextmanager
+def inference_layers(module: nn.Module) -> Iterator[None]:
+    """A context in which batch norm, dropout and stochastic depth behave as in inference, whatever the module's mode.
+
+    Several threads may be inside at once: layers return to training when the last of them leaves. Saving and restoring
+    ``training`` in each call would not do, since a call that began first may end first. Only layers of these kinds
+    are switched. A thread that trains the module at the same time finds them in inference behavior, too.
+    """
+    modal = [m for m in module.modules() if isinstance(m, _MODAL_LAYERS) or hasattr(m, "drop_prob")]
+    if not modal:
+        yield
+        return
+    with _lock:
+        calls, layers = _switched.get(module, (0, []))
+        training = [m for m in modal if m.training]
+        for layer in training:
+            layer.training = False
+        _switched[module] = (calls + 1, layers + training)
+    try:
+        yield
+    finally:
+        with _lock:
+            calls, layers = _switched.pop(module)
+            if calls > 1:
+                _switched[module] = (calls - 1, layers)
+            else:
+                for layer in layers:
+                    layer.training = True
 
 
 def register_serializable(*types: type[tuple[object, ...]]) -> None:

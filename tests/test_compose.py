@@ -50,8 +50,8 @@ def test_neither_synthesis_nor_pixels_are_touched(
     def forbidden(*_: object) -> None:
         raise AssertionError("a pixel was made")
 
-    monkeypatch.setattr(type(codec), "_synthesis", forbidden)
-    monkeypatch.setattr(type(codec), "_analysis", forbidden)
+    monkeypatch.setattr(type(codec), "synthesize", forbidden)
+    monkeypatch.setattr(type(codec), "analyze", forbidden)
     for layer in codec.g_s:
         layer.register_forward_pre_hook(forbidden)
     with torch.no_grad():

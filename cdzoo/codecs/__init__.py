@@ -11,8 +11,13 @@ from cdzoo.codecs.hyperprior import mbt2018_mean as mbt2018_mean
 from cdzoo.codecs.torfason import Torfason2018_Weights as Torfason2018_Weights
 from cdzoo.codecs.torfason import torfason2018 as torfason2018
 from cdzoo.coding.base import Codec as Codec
+from cdzoo.coding.calibrated import CalibratedCodec as CalibratedCodec
 from cdzoo.coding.container import StreamHeader as StreamHeader
 from cdzoo.coding.container import read_header as read_header
+from cdzoo.coding.identity import CodingState as CodingState
+from cdzoo.coding.rans import SymbolTables as SymbolTables
+from cdzoo.coding.symbols import SymbolCoder as SymbolCoder
+from cdzoo.coding.transform import TransformCodec as TransformCodec
 from cdzoo.jpeg.files import JPEGHeader as JPEGHeader
 from cdzoo.jpeg.files import JPEGWarning as JPEGWarning
 from cdzoo.jpeg.files import read_jpeg as read_jpeg

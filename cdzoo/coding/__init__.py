@@ -1,1 +1,1 @@
-"""What every learned codec is made of: identity, symbols, streams, entropy coding."""
+"""Parts of every learned codec: identity, symbols, streams, entropy coding."""

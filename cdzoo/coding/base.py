@@ -1,123 +1,177 @@
-"""What every learned codec can do, and the little that each one says of itself."""
+"""The base class of learned codecs: what all of them can do, and the methods that each one defines."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdzoo._checks import check_images, check_latent, check_range, thread_count
-from cdzoo._torch import untraced
-from cdzoo.coding._coding_mode import inference_layers, without_autocast
-from cdzoo.coding._stamp import position_sum
+from cdzoo._torch import inference_layers, untraced, without_autocast
 from cdzoo.coding.container import StreamHeader, pack, unpack
-from cdzoo.coding.symbols import Channel, Quantiser, Reader, Writer
+from cdzoo.coding.identity import Identity, State
+from cdzoo.coding.symbols import Quantizer, Reader, SymbolCoder, Writer
+from cdzoo.coding.tiles import analyze, pad_to_multiple, synthesize
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import MAX_IMAGE_PIXELS, CodecOutput, Latent, Origin
 
-__all__ = ["Codec", "CodingState"]
-
-_Opened = tuple[StreamHeader, tuple[memoryview, ...]]
+__all__ = ["Codec", "Stream", "pad_to_multiple"]
 
 
-class CodingState:
-    """Integers that give a codec's bits their meaning: probability tables and the fixed-point hyper-decoder.
-
-    A codec derives them from its parameters and keeps them until a parameter changes; saved weights carry them, so
-    that another machine does not derive its own. Subclasses define what they hold.
-    """
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything, as named integer tensors (scale boundaries are float32)."""
-        raise NotImplementedError("a codec's coding state names its own tensors")
-
-
-@dataclass
-class _Derived:
-    """What was computed from the parameters, and how to recognise that they are still the same."""
-
-    stamp: tuple[object, ...]
-    contents: set[str]
-    coding: CodingState
-    fingerprint: str
-
-
-class Codec(nn.Module, ABC):
-    """Base of the learned codecs: images to latents, latents to bits, and back as far as the latent.
-
-    A subclass provides the transforms (``_analysis``, ``_synthesis``), the training forward pass, its coding state,
-    and one description of its coded parts (``_code``) that serves quantising, writing and reading alike.
+class Stream(NamedTuple):
+    """A stream that passed every check which needs no decoding; made by :meth:`Codec.open_streams`.
 
     Attributes:
-        name: the builder's name, which also stands in the streams.
+        position: index in the list of streams.
+        header: its header.
+        parts: its entropy-coded parts.
+    """
+
+    position: int
+    header: StreamHeader
+    parts: tuple[memoryview, ...]
+
+
+class Codec(nn.Module, ABC, Generic[State]):
+    """Base class of learned codecs: images to latents, latents to bits, and both back.
+
+    A subclass defines seven methods: the transforms (:meth:`analyze`, :meth:`synthesize`), the forward pass in training
+    (:meth:`estimate`), the coding state (:meth:`derive_state`, :meth:`restore_state`), one description of its coded
+    parts that serves quantizing, writing and reading alike (:meth:`code`), and its :meth:`configuration`. A codec of an
+    analysis and a synthesis module without an entropy model needs none of them:
+    :class:`~cdzoo.codecs.TransformCodec` defines all seven.
+
+    ``Codec[S]`` is a codec whose coding state has the type ``S``.
+
+    Attributes:
+        name: the registered name of the builder. Streams carry it, and the fingerprint covers it.
         latent_channels: ``M``.
         stride: pixels per latent sample, in each direction.
-        has_scales: whether latents come with the hyperprior's scales.
+        has_scales: latents come with the scales of a hyperprior.
+        num_parts: entropy-coded parts per stream, that is calls of the coder in :meth:`code`; 1 to 255.
+        synthesis_parts: names of submodules and parameters of the codec on which no latent and no bit depends. The
+            fingerprint does not cover them.
+        state_parts: names of submodules, parameters and buffers of the codec from which only the coding state is
+            derived. The fingerprint covers the state in their place.
         origin: how a builder made the module, see :class:`cdzoo.types.Origin`; ``None`` without a builder.
         meta: the facts of the model card that the weights came with; ``{}`` without weights.
         pipeline_tag: the task, in the words of the Hugging Face Hub.
         full_precision_prefixes: beginnings of the names of parameters that are never saved in a narrower type.
     """
 
-    name: ClassVar[str]
-    has_scales: ClassVar[bool] = False
+    name: str
     latent_channels: int
     stride: int
+    has_scales: bool = False
+    num_parts: int = 1
+    synthesis_parts: ClassVar[tuple[str, ...]] = ("g_s",)
+    state_parts: ClassVar[tuple[str, ...]] = ("h_s", "entropy_bottleneck", "gaussian_conditional")
     origin: Origin | None = None
     meta: dict[str, Any]
     pipeline_tag: ClassVar[str] = "image-to-image"
     full_precision_prefixes: ClassVar[tuple[str, ...]] = ("entropy_bottleneck.", "gaussian_conditional.")
-    _synthesis_prefixes: ClassVar[tuple[str, ...]] = ("g_s.",)
 
     def __init__(self) -> None:
         super().__init__()
         self.meta = {}
-        self._derived: _Derived | None = None
+        self._identity: Identity[State] | None = None
 
-    # -- what a subclass says ------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _analysis(self, x: Tensor) -> Tensor:
-        """Padded images ``(B, 3, H', W')`` to latents ``(B, M, h, w)``."""
+    # -- defined by subclasses -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def _synthesis(self, y_hat: Tensor) -> Tensor:
-        """Latents ``(B, M, h, w)`` to images ``(B, 3, stride h, stride w)``."""
+    def analyze(self, x: Tensor) -> Tensor:
+        """Analysis transform, differentiable.
+
+        Args:
+            x: images ``(B, 3, H', W')``, RGB in ``[0, 1]``, padded so that ``stride`` divides ``H'`` and ``W'``.
+
+        Returns:
+            latents ``(B, M, H' / stride, W' / stride)``, not quantized.
+        """
 
     @abstractmethod
-    def _train_forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """Latents to (noisy or rounded) ``y_hat``, scales and likelihoods, differentiable."""
+    def synthesize(self, y_hat: Tensor) -> Tensor:
+        """Synthesis transform, differentiable.
+
+        Args:
+            y_hat: quantized latents ``(B, M, h, w)``.
+
+        Returns:
+            images ``(B, 3, stride h, stride w)``, RGB, nominally in ``[0, 1]``.
+        """
 
     @abstractmethod
-    def _derive(self, state: Mapping[str, Tensor] | None) -> CodingState:
-        """The coding state: from the parameters, or from saved integers. Raises ``ValueError`` where they don't fit."""
+    def estimate(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Quantization and rate of latents without bits, differentiable: the middle of ``codec(x)``.
+
+        Args:
+            y: latents ``(B, M, h, w)``.
+
+        Returns:
+            ``y_hat`` (noisy or rounded), scales (``None`` without a hyperprior), and likelihoods by name (``{}``
+            without an entropy model).
+        """
 
     @abstractmethod
-    def _code(
-        self, channel: Channel, y: Tensor | None, shape: tuple[int, int, int], device: torch.device
+    def derive_state(self) -> State:
+        """The coding state that follows from the parameters. Runs without gradients and outside autocast.
+
+        Raises:
+            ValueError: no state follows from the parameters, such as from values that are not finite.
+        """
+
+    @abstractmethod
+    def restore_state(self, tensors: Mapping[str, Tensor]) -> State:
+        """The coding state from saved tensors, the inverse of ``state.tensors()``.
+
+        Raises:
+            ValueError, KeyError: tensors are missing or do not fit this codec.
+        """
+
+    @abstractmethod
+    def code(
+        self, coder: SymbolCoder, y: Tensor | None, shape: tuple[int, int, int], state: State
     ) -> tuple[Tensor, Tensor | None]:
-        """Carry a batch of latents of ``shape`` ``(B, h, w)`` through a channel; returns ``y_hat`` and scales."""
+        """Pass a batch of latents through a coder that quantizes, writes or reads symbols.
+
+        The same method encodes and decodes. It calls ``coder(values, shape, indexes, tables)`` once per part, in a
+        fixed order, and computes everything else from the symbols that come back.
+
+        Args:
+            coder: see :class:`~cdzoo.codecs.SymbolCoder`.
+            y: latents ``(B, M, h, w)`` float32 to encode; ``None`` when decoding.
+            shape: ``(B, h, w)``.
+            state: the coding state.
+
+        Returns:
+            ``y_hat`` and scales (or ``None``), both ``(B, M, h, w)`` float32, on :attr:`device`.
+        """
 
     @abstractmethod
-    def _configuration(self) -> dict[str, Any]:
-        """The hyper-parameters that give the latent its meaning, JSON-ready."""
+    def configuration(self) -> dict[str, Any]:
+        """The hyperparameters that give latents their meaning, JSON-ready. The fingerprint covers them."""
+
+    def convolutions(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """The module behind :meth:`analyze` and that behind :meth:`synthesize`, if large images may go tile by tile.
+
+        A module is a chain of convolutions and of functions of single positions; what the method does before and after
+        the module is a function of single positions, too. ``None`` otherwise: the whole image is then transformed at
+        once.
+        """
+        return None, None
 
     def aux_loss(self) -> Tensor:
-        """Loss of the entropy model's quantiles, for an optimiser of their own; 0 where there is none."""
-        return 0.0 * next(self.parameters()).sum()  # with a graph, so that training loops need not ask
+        """Loss of the entropy model's quantiles, for an optimizer of their own; 0 where there is none."""
+        return 0.0 * self._reference().sum()  # has a graph, so that every training loop may call backward()
 
     def calibrate(self, images: Iterable[Tensor]) -> None:
         """Measure the symbol tables of a codec without a learned entropy model.
 
-        Codecs that learn their entropy model have nothing to measure: for them this does nothing.
+        Codecs with a learned entropy model have nothing to measure: for them this does nothing.
 
         Args:
             images: batches ``(B, 3, H, W)``, RGB in ``[0, 1]``, of any sizes.
@@ -132,23 +186,23 @@ class Codec(nn.Module, ABC):
             x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
 
         Returns:
-            reconstruction, latent and likelihoods; additive noise replaces rounding in training mode. In evaluation
-            mode the latent is rounded too, but it comes from the float hyper-decoder: scales (and means) differ from
-            those of :meth:`encode` by rounding.
+            reconstruction, latent and likelihoods. In training mode additive noise replaces rounding. In evaluation
+            mode the latent is rounded, but scales (and means) come from the float hyper-decoder and differ from those
+            of :meth:`encode` by rounding.
         """
-        self._check_images(x)
-        return self._rest_of_forward(self._analysis(self._pad(x)), (x.shape[-2], x.shape[-1]))
+        check_images(x)
+        return self._rest_of_forward(self.analyze(pad_to_multiple(x, self.stride)), (x.shape[-2], x.shape[-1]))
 
     def _rest_of_forward(self, y: Tensor, image_size: tuple[int, int]) -> CodecOutput:
-        y_hat, scales, likelihoods = self._train_forward(y)
+        y_hat, scales, likelihoods = self.estimate(y)
         height, width = image_size
-        x_hat = self._synthesis(y_hat)[..., :height, :width]
+        x_hat = self.synthesize(y_hat)[..., :height, :width]
         return CodecOutput(x_hat, Latent(y_hat, scales, image_size), likelihoods)
 
     # -- inference -----------------------------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Latent:
-        """Images to quantised latents; no bits are written.
+        """Images to quantized latents; no bits are written.
 
         Args:
             x: ``(B, 3, H, W)``, RGB, in ``[0, 1]``, any size from 1x1.
@@ -159,7 +213,7 @@ class Codec(nn.Module, ABC):
         Raises:
             TypeError, ValueError: ``x`` is no float image batch, or far outside ``[0, 1]``.
         """
-        return self._send(x, Quantiser())
+        return self._encode_with(Quantizer(), x)
 
     @untraced
     def compress(self, x: Tensor, *, num_threads: int | None = None) -> list[bytes]:
@@ -170,15 +224,17 @@ class Codec(nn.Module, ABC):
             num_threads: threads for entropy coding; by default ``torch.get_num_threads()``.
 
         Returns:
-            one self-contained ``.cdz`` stream per image; what it costs with and without its header is in
-            ``read_header(stream).bpp`` and ``.payload_bpp``.
+            one self-contained ``.cdz`` stream per image. ``read_header(stream).bpp`` and ``.payload_bpp`` are its bits
+            per pixel with and without the header.
 
         Raises:
             TypeError, ValueError: as :meth:`encode`.
         """
-        writer = Writer(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0, thread_count(num_threads))
-        self._send(x, writer)
-        size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self._in_force().fingerprint
+        check_images(x)
+        writer = Writer(x.shape[0], thread_count(num_threads))
+        self._encode_with(writer, x)
+        assert self._identity is not None  # brought up to date by the line above
+        size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self._identity.fingerprint
         return [
             pack(self.name, fingerprint, size, checksum, parts)
             for parts, checksum in zip(writer.parts, writer.checksums, strict=True)
@@ -191,7 +247,7 @@ class Codec(nn.Module, ABC):
         max_pixels: int | None = MAX_IMAGE_PIXELS,
         num_threads: int | None = None,
     ) -> Latent:
-        """Bits to latents; stops there, no pixel is made.
+        """Bits to latents; no pixel is computed.
 
         Args:
             streams: ``.cdz`` streams of images of one size.
@@ -207,17 +263,17 @@ class Codec(nn.Module, ABC):
             ValueError: no stream at all, or images of unequal sizes.
             TypeError: not a sequence of bytes.
         """
-        opened = self._open(streams, max_pixels)
-        sizes = {header.image_size for header, _ in opened}
+        opened = self.open_streams(streams, max_pixels=max_pixels)
+        sizes = {stream.header.image_size for stream in opened}
         if len(sizes) > 1:
             raise ValueError(
                 f"streams of unequal image sizes in one batch: {sorted(sizes)}; "
-                "group them by read_header(...).image_size."
+                "group them by read_header(...).image_size"
             )
-        return self._decode_parts(opened, num_threads)
+        return self.decode_streams(opened, total=len(opened), num_threads=num_threads)
 
     def decode(self, latent: Latent) -> Tensor:
-        """Latents to pixels: the synthesis transform, for looking at images, never needed by a network.
+        """Latents to pixels, by the synthesis transform. Networks over latents never need this.
 
         Args:
             latent: as returned by :meth:`encode` or :meth:`decompress`.
@@ -230,9 +286,98 @@ class Codec(nn.Module, ABC):
             TypeError: not a :class:`~cdzoo.types.Latent` of real numbers.
         """
         height, width = check_latent(latent, name=self.name, channels=self.latent_channels, stride=self.stride)
-        with self._coding_mode():
-            x_hat = self._synthesis(self._moved(latent.y_hat))[..., :height, :width]
-            return x_hat.float().clamp(0, 1)
+        with self._inference():
+            return synthesize(self, latent.y_hat, (height, width), like=self._reference())
+
+    @untraced
+    def open_streams(self, streams: Sequence[bytes], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> list[Stream]:
+        """Check streams as far as possible without decoding; sizes may differ.
+
+        Args:
+            streams, max_pixels: as in :meth:`decompress`.
+
+        Raises:
+            BitstreamError, PairingError, TypeError, ValueError: as :meth:`decompress`.
+        """
+        if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
+            kind = type(streams).__name__
+            raise TypeError(f"streams must be a list of bytes, not {kind}; pass [stream] for one image")
+        if len(streams) == 0:
+            raise ValueError("no streams: decompress needs at least one")
+        total, fingerprint, opened = len(streams), self.fingerprint, []
+        for position, stream in enumerate(streams):
+            try:
+                header, parts = unpack(stream, max_pixels=max_pixels)
+            except BitstreamError as error:
+                raise error.at(position, total) from error
+            if header.codec == self.name and len(parts) != self.num_parts:
+                reason = f"{len(parts)} parts, where {self.name} writes {self.num_parts}; the stream is forged"
+                raise BitstreamError(reason, position=position, total=total)
+            if header.codec != self.name or header.fingerprint != fingerprint:
+                raise PairingError(
+                    f"written by {header.codec} with fingerprint {header.fingerprint}, but this codec is {self.name} "
+                    f"with fingerprint {fingerprint}; load the weights that wrote the stream",
+                    position=position,
+                    total=total,
+                )
+            opened.append(Stream(position, header, parts))
+        return opened
+
+    @untraced
+    def decode_streams(self, opened: Sequence[Stream], *, total: int, num_threads: int | None = None) -> Latent:
+        """Decode opened streams of images of one size.
+
+        Args:
+            opened: from :meth:`open_streams`, all of them or some.
+            total: how many streams there were, for messages of errors.
+            num_threads: as in :meth:`decompress`.
+
+        Raises:
+            BitstreamError: a stream is damaged; the message names its position.
+        """
+        identity = self._identity  # brought up to date by open_streams, usually just before
+        if identity is None or identity.fingerprint != opened[0].header.fingerprint:
+            identity = self._current_identity()
+        height, width = opened[0].header.image_size
+        reader = Reader([stream.parts for stream in opened], thread_count(num_threads))
+        shape = (len(opened), -(-height // self.stride), -(-width // self.stride))
+        try:
+            with self._inference():
+                y_hat, scales = self.code(reader, None, shape, identity.state)
+            reader.verify([stream.header.symbols_crc32 for stream in opened])
+        except BitstreamError as error:
+            if error.position is None:
+                raise
+            raise error.at(opened[error.position].position, total) from error
+        return Latent(y_hat, scales, (height, width))
+
+    @untraced
+    def _encode_with(self, coder: SymbolCoder, x: Tensor) -> Latent:
+        check_images(x)
+        identity = self._current_identity()
+        check_range(x)
+        with self._inference():
+            y = analyze(self, x, like=self._reference())
+            y_hat, scales = self.code(coder, y, (y.shape[0], y.shape[2], y.shape[3]), identity.state)
+        return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1])))
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, no autocast, inference behavior; the module's own mode is restored afterwards."""
+        with inference_layers(self), torch.no_grad(), without_autocast(self.device):
+            yield
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the codec's parameters."""
+        return self._reference().device
+
+    def _reference(self) -> Tensor:
+        """A parameter, or else a buffer, of the device and dtype in which the transforms compute."""
+        tensor: Tensor | None = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next((b for b in self.buffers() if b.is_floating_point()), None)
+        return torch.empty(0) if tensor is None else tensor
 
     # -- identity ------------------------------------------------------------------------------------------------
 
@@ -241,205 +386,59 @@ class Codec(nn.Module, ABC):
         """16 hexadecimal digits that identify what gives latents and bits their meaning.
 
         Covers the configuration, the analysis transforms, the hyper-decoder's integers and the probability tables;
-        not the synthesis transform, nor device, dtype or memory layout.
+        neither the synthesis transform, nor device, dtype or memory layout. See ``cdzoo.coding.identity``.
         """
-        return self._refresh().fingerprint
+        return self._current_identity().fingerprint
 
     @property
-    def coding(self) -> CodingState:
-        """The integers in force; derived again whenever a parameter they depend on has changed."""
-        return self._refresh().coding
-
-    def _in_force(self) -> _Derived:
-        """What the running call has already made sure of."""
-        assert self._derived is not None
-        return self._derived
-
-    def _coding_in_force(self) -> CodingState:
-        """The coding state among it."""
-        return self._in_force().coding
+    def coding(self) -> State:
+        """The coding state in force; derived again whenever a parameter that it depends on has changed."""
+        return self._current_identity().state
 
     def integer_state(self) -> dict[str, Tensor]:
         """The coding state as named tensors, for saving beside the parameters."""
-        return self.coding.state()
+        return self.coding.tensors()
 
-    def load_integer_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_integer_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Adopt a saved coding state for the present parameters, in place of deriving one.
 
         Raises:
             ValueError: tensors are missing, superfluous, or do not fit this codec.
         """
         try:
-            coding = self._derived_from(state)
+            with torch.no_grad(), without_autocast(self.device):
+                state = self.restore_state(tensors)
         except KeyError as error:
-            raise ValueError(f"coding state of {self.name} lacks {error}.") from None
-        superfluous = sorted(set(state) - set(coding.state()))
+            raise ValueError(f"coding state of {self.name} lacks {error}; save the codec again") from None
+        superfluous = sorted(set(tensors) - set(state.tensors()))
         if superfluous:
-            raise ValueError(f"coding state has tensors that {self.name} does not know: {', '.join(superfluous[:4])}.")
-        self._derived = self._describe(coding)
+            raise ValueError(
+                f"coding state has tensors that {self.name} does not know: {', '.join(superfluous[:4])}; "
+                "load it into the codec that it was saved from"
+            )
+        self.adopt_state(state)
+
+    def adopt_state(self, state: State | None) -> None:
+        """Code with this state until a parameter changes; with ``None``, derive a new one at the next use."""
+        self._identity = None if state is None else Identity(self, state)
 
     @untraced
-    def _refresh(self) -> _Derived:
-        stamp = self._stamp()
-        derived = self._derived
-        if derived is not None and derived.stamp == stamp:
-            return derived
-        # The stamp may move without a change of value (a cast, a copy to another device): compare the contents.
-        if derived is not None and self._content() in derived.contents:
-            derived.stamp = stamp
-            return derived
-        self._derived = self._describe(self._derived_from(None))
-        return self._derived
-
-    def _derived_from(self, state: Mapping[str, Tensor] | None) -> CodingState:
-        """:meth:`_derive`, as exact as parameters are, whatever the caller's autocast."""
-        with torch.no_grad(), without_autocast(next(self.parameters()).device):
-            return self._derive(state)
-
-    def _describe(self, coding: CodingState) -> _Derived:
-        digest = hashlib.sha256(repr(sorted({"name": self.name, **self._configuration()}.items())).encode())
-        analysis = ((n, p) for n, p in self._coding_parameters() if self._is_analysis(n))
-        for name, tensor in [*analysis, *sorted(coding.state().items())]:
-            digest.update(name.encode() + repr(tuple(tensor.shape)).encode())
-            digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
-        return _Derived(
-            stamp=self._stamp(),
-            contents={self._content()},
-            coding=coding,
-            fingerprint=digest.hexdigest()[:16],
-        )
+    def _current_identity(self) -> Identity[State]:
+        if self._identity is None or not self._identity.holds_for(self):
+            with torch.no_grad(), without_autocast(self.device):
+                state = self.derive_state()
+            self._identity = Identity(self, state)
+        return self._identity
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A cast changes what the integers would be derived from, but not the codec: they are derived before it, and
-        # the rounded parameters are known afterwards as another form of the same.
-        parameter, derived = next(self.parameters()), None
-        probe = fn(parameter.detach().new_empty(0))
-        if probe.dtype != parameter.dtype and not (probe.is_meta or parameter.is_meta):
-            with suppress(ValueError):  # parameters that no integers follow from: they have no identity to keep
-                derived = self._refresh()
+        # A cast changes the values from which a state would be derived, but not the codec. So the state is derived
+        # before the cast, and the rounded values are then accepted as another form of the same parameters.
+        reference, identity = self._reference(), None
+        probe = fn(reference.detach().new_empty(0))
+        if probe.dtype != reference.dtype and not (probe.is_meta or reference.is_meta):
+            with suppress(ValueError):  # no state follows from these parameters: there is no identity to keep
+                identity = self._current_identity()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if derived is not None:
-            derived.contents.add(self._content())
+        if identity is not None:
+            identity.add_form(self)
         return self
-
-    def _stamp(self) -> tuple[object, ...]:
-        """What moves when parameters change, at a small part of the cost of hashing them.
-
-        Versions tell of ordinary changes, addresses of replaced tensors; writing through ``.data`` leaves no trace
-        but the values, of whose bit patterns there is a sum by position for each parameter.
-        """
-        stamp: list[object] = []
-        sums: list[Tensor] = []
-        for p in self._coding_tensors():
-            stamp += (p.data_ptr(), -1 if p.is_inference() else p._version, p.dtype, p.shape)
-            sums.append(position_sum(p))
-        return *stamp, *torch.stack([s.to(sums[0].device) for s in sums]).tolist()
-
-    _coding_buffers: ClassVar[tuple[str, ...]] = (".running_mean", ".running_var", "_mask", "_u", "_v")
-    """Ends of the names of buffers that are to a codec what parameters are: statistics of batch norm, masks of pruned
-    weights, vectors of spectral norm."""
-
-    def _coding_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        buffers = ((n, b) for n, b in self.named_buffers() if n.endswith(self._coding_buffers))
-        tensors = chain(self.named_parameters(), buffers)
-        return ((n, t) for n, t in tensors if not n.startswith(self._synthesis_prefixes))
-
-    def _coding_tensors(self) -> Iterator[Tensor]:
-        """The same tensors in another order and without their names, which takes a fifth of the time."""
-        modules: list[tuple[str, nn.Module]] = [("", self)]
-        while modules:
-            prefix, module = modules.pop()
-            for kind, suffixes in ((module._parameters, ("",)), (module._buffers, self._coding_buffers)):
-                for name, tensor in kind.items():
-                    name = prefix + name
-                    if tensor is not None and name.endswith(suffixes) and not name.startswith(self._synthesis_prefixes):
-                        yield tensor
-            modules += [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-
-    @staticmethod
-    def _is_analysis(name: str) -> bool:
-        return name.startswith(("g_a.", "h_a."))
-
-    def _content(self) -> str:
-        digest = hashlib.sha256()
-        for _, tensor in self._coding_parameters():
-            digest.update(_bytes(tensor.float() if tensor.is_floating_point() else tensor))
-        return digest.hexdigest()
-
-    # -- shared steps --------------------------------------------------------------------------------------------
-
-    @untraced
-    def _send(self, x: Tensor, channel: Channel) -> Latent:
-        self._check_images(x)
-        self._refresh()
-        check_range(x)
-        with self._coding_mode():
-            y = self._analysis(self._pad(self._moved(x))).float()
-            y_hat, scales = self._code(channel, y, (y.shape[0], y.shape[2], y.shape[3]), y.device)
-        return Latent(y_hat, scales, (int(x.shape[-2]), int(x.shape[-1])))
-
-    def _moved(self, x: Tensor) -> Tensor:
-        """To the parameters' device and dtype."""
-        parameter = next(self.parameters())
-        return x.to(parameter.device, parameter.dtype)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        """Replicate the last row and column until both sides are multiples of the stride."""
-        return pad_to_multiple(x, self.stride)
-
-    _check_images = staticmethod(check_images)
-
-    @untraced
-    def _open(self, streams: Sequence[bytes], max_pixels: int | None) -> list[_Opened]:
-        """Check streams as far as that goes without decoding; their headers and parts."""
-        if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
-            kind = type(streams).__name__
-            raise TypeError(f"streams must be a list of bytes, not {kind}; pass [stream] for one image.")
-        if len(streams) == 0:
-            raise ValueError("no streams: decompress needs at least one.")
-        fingerprint, opened = self.fingerprint, []
-        for position, stream in enumerate(streams):
-            try:
-                header, parts = unpack(stream, max_pixels=max_pixels)
-                if header.codec == self.name and len(parts) != self._num_parts:
-                    raise BitstreamError(f"{len(parts)} parts, where {self.name} writes {self._num_parts}.")
-            except BitstreamError as error:
-                raise error.at(position, len(streams)) from error
-            if header.codec != self.name or header.fingerprint != fingerprint:
-                raise PairingError(
-                    f"written by {header.codec} with fingerprint {header.fingerprint}, but this codec is {self.name} "
-                    f"with fingerprint {fingerprint}; load the weights that wrote the stream",
-                    position=position,
-                    total=len(streams),
-                )
-            opened.append((header, parts))
-        return opened
-
-    @untraced
-    def _decode_parts(self, opened: Sequence[_Opened], num_threads: int | None) -> Latent:
-        """Decode opened streams of images of one size."""
-        height, width = opened[0][0].image_size
-        reader = Reader([parts for _, parts in opened], thread_count(num_threads))
-        shape = (len(opened), -(-height // self.stride), -(-width // self.stride))
-        with self._coding_mode():
-            y_hat, scales = self._code(reader, None, shape, next(self.parameters()).device)
-        reader.verify([header.symbols_crc32 for header, _ in opened])
-        return Latent(y_hat, scales, (height, width))
-
-    _num_parts: ClassVar[int] = 1
-
-    @contextmanager
-    def _coding_mode(self) -> Iterator[None]:
-        """No gradients, no autocast, inference behaviour; the module's own mode is put back afterwards."""
-        with inference_layers(self), torch.no_grad(), without_autocast(next(self.parameters()).device):
-            yield
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad ``(B, C, H, W)`` at the bottom and on the right by replication until ``H, W`` are multiples."""
-    bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -1,12 +1,12 @@
-"""A hyperprior's decoder in exact integer arithmetic, so that every machine finds the same scales and means.
+"""A hyperprior's decoder in exact integer arithmetic, so that every machine computes the same scales and means.
 
 A learned codec writes each symbol with a probability table that its hyper-decoder chooses. In floating point, another
-order of summation moves a scale across a table boundary now and then, and everything after that symbol is noise.
-Following the idea of Ballé, Johnston and Minnen ("Integer networks for data compression with latent-variable
-models", ICLR 2019), weights and activations are fixed-point integers here. The arithmetic runs in float64, in which
-integers below 2^53 add up exactly in any order, with or without fused multiply-adds; a bound on every sum is
-established when the network is built. Convolutions are explicit im2col and a matrix product: a library convolution
-might choose an FFT or Winograd form, whose intermediate values are no integers.
+order of summation sometimes moves a scale across a table boundary, and everything after that symbol is noise.
+Following Ballé, Johnston and Minnen ("Integer networks for data compression with latent-variable models", ICLR 2019),
+weights and activations are fixed-point integers. The arithmetic runs in float64, in which integers below 2^53 add up
+exactly in any order, with or without fused multiply-adds; every sum is bounded when the network is built. Convolutions
+are explicit im2col and a matrix product: a library might choose an FFT or Winograd form, whose intermediate values are
+not integers.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class _Layer:
 
 
 class IntegerDecoder:
-    """Fixed-point twin of a stack of ``Conv2d`` / ``ConvTranspose2d`` with ReLU or LeakyReLU between them.
+    """Fixed-point form of a stack of ``Conv2d`` / ``ConvTranspose2d`` with ReLU or LeakyReLU between them.
 
     Args:
         modules: the float layers (a hyperprior's ``h_s``).
-        state: integers from :meth:`state` of the machine that made the weights; without them they are derived from
-            the float layers, by rounding, which gives the same integers on every machine for the same float32 values.
+        state: integers from :meth:`state` of the machine that made the weights. Without them, integers are derived
+            from the float layers by rounding, which gives the same ones on every machine for the same float32 values.
 
     Raises:
         ValueError: a layer of another kind, weights that are not finite, a state that does not fit the layers, or
@@ -75,11 +75,11 @@ class IntegerDecoder:
     def __init__(self, modules: Sequence[nn.Module], state: Mapping[str, Tensor] | None = None) -> None:
         self._layers: list[_Layer] = []
         for index, (module, slope) in enumerate(_pair_with_activations(modules)):
-            layer = _quantise(module, slope) if state is None else _restore(module, slope, state, index)
+            layer = _quantize(module, slope) if state is None else _restore(module, slope, state, index)
             if layer.max_sum >= 2**_SUM_BITS:
                 raise ValueError(
                     f"hyper-decoder layer {index}: sums could reach {layer.max_sum}, but only integers below "
-                    f"2^{_SUM_BITS} are exact in float64; the weights are far outside any trained range."
+                    f"2^{_SUM_BITS} are exact in float64; the weights are far outside any trained range"
                 )
             self._layers.append(layer)
         # matrices per device, built on first use
@@ -100,7 +100,7 @@ class IntegerDecoder:
         Args:
             x: ``(B, C, h, w)`` of any dtype that holds the integers exactly (int64 or float64), in units of
                 ``2^-ACTIVATION_BITS``.
-            size: ``(h', w')``, how many rows and columns of the output are wanted; all by default.
+            size: ``(h', w')``, rows and columns of the output that are needed; all by default.
 
         Returns:
             ``(B, C', h', w')`` float64 holding integers in the same units, on the device of ``x``, or on the CPU
@@ -112,7 +112,7 @@ class IntegerDecoder:
         scratch = _Scratch(x)
         for layer, matrices in zip(self._layers, self._matrices_on(device), strict=True):
             wanted = size if layer is self._layers[-1] else None
-            x = _requantise(_convolve(x, layer, matrices, wanted, scratch), layer)
+            x = _requantize(_convolve(x, layer, matrices, wanted, scratch), layer)
         return x.permute(3, 0, 1, 2)
 
     def _matrices_on(self, device: torch.device) -> list[list[_Phase]]:
@@ -141,7 +141,8 @@ def _pair_with_activations(
                 yield module, None
         elif not isinstance(module, nn.ReLU | nn.LeakyReLU):
             raise ValueError(
-                f"a hyper-decoder may hold Conv2d, ConvTranspose2d, ReLU and LeakyReLU, not {type(module).__name__}."
+                f"a hyper-decoder may hold Conv2d, ConvTranspose2d, ReLU and LeakyReLU, not {type(module).__name__}; "
+                "replace the layer"
             )
 
 
@@ -155,8 +156,8 @@ def _geometry(module: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, int | bool]:
     }
 
 
-def _apply_reparametrisation(module: nn.Module) -> None:
-    """Bring ``weight`` up to date where pruning or a norm makes it from other tensors, before a forward pass does."""
+def _apply_reparametrization(module: nn.Module) -> None:
+    """Compute ``weight`` where pruning or a norm derives it from other tensors, as the next forward pass would do."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, SpectralNorm):
             setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
@@ -164,21 +165,21 @@ def _apply_reparametrisation(module: nn.Module) -> None:
             hook(module, None)
 
 
-def _quantise(module: nn.Conv2d | nn.ConvTranspose2d, slope: float | None) -> _Layer:
-    _apply_reparametrisation(module)
+def _quantize(module: nn.Conv2d | nn.ConvTranspose2d, slope: float | None) -> _Layer:
+    _apply_reparametrization(module)
     weight = module.weight.detach().cpu().double()
     if isinstance(module, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
     bias = weight.new_zeros(weight.shape[0]) if module.bias is None else module.bias.detach().cpu().double()
     if not (bool(weight.isfinite().all()) and bool(bias.isfinite().all())):
-        raise ValueError("hyper-decoder weights are not finite (NaN or infinity); the training diverged.")
+        raise ValueError("hyper-decoder weights are not finite (NaN or infinity); load an earlier checkpoint")
     # As many fractional bits as the bound on the sums leaves room for; int32 storage is a bound as well.
     reach = float(weight.abs().flatten(1).sum(1).max()) + float(bias.abs().max()) + 1.0
     bits = min(_MAX_WEIGHT_BITS, _SUM_BITS - _CLAMP_BITS - 1 - math.ceil(math.log2(reach)))
     if bits < 4:
         raise ValueError(
             f"hyper-decoder weights sum up to {reach:.3g} per output, which leaves {bits} fractional bits; at least 4 "
-            "are needed. The weights are far outside any trained range."
+            "are needed; the weights are far outside any trained range"
         )
     return _Layer(
         weight=torch.round(weight * 2**bits).to(torch.int32).contiguous(),
@@ -195,16 +196,16 @@ def _restore(
     try:
         weight, bias, bits = (state[f"{index}.{name}"] for name in ("weight", "bias", "bits"))
     except KeyError as error:
-        raise ValueError(f"hyper-decoder integers lack {error}.") from None
+        raise ValueError(f"hyper-decoder integers lack {error}; save the codec again") from None
     shape = module.weight.shape
     if isinstance(module, nn.ConvTranspose2d):
         shape = torch.Size((shape[1], shape[0], *shape[2:]))
     if weight.shape != shape or bias.shape != shape[:1] or bits.numel() != 1:
-        raise ValueError(f"hyper-decoder layer {index}: integers {tuple(weight.shape)} for weights {tuple(shape)}.")
+        raise ValueError(f"hyper-decoder layer {index}: integers {tuple(weight.shape)} for weights {tuple(shape)}")
     if weight.dtype != torch.int32 or bias.dtype != torch.int64:
-        raise ValueError(f"hyper-decoder layer {index}: not integers of 32 and 64 bits: {weight.dtype}, {bias.dtype}.")
+        raise ValueError(f"hyper-decoder layer {index}: not integers of 32 and 64 bits: {weight.dtype}, {bias.dtype}")
     if not 0 <= int(bits) <= _MAX_WEIGHT_BITS:
-        raise ValueError(f"hyper-decoder layer {index}: {int(bits)} fractional bits, not 0 to {_MAX_WEIGHT_BITS}.")
+        raise ValueError(f"hyper-decoder layer {index}: {int(bits)} fractional bits, not 0 to {_MAX_WEIGHT_BITS}")
     return _Layer(
         weight=weight.cpu().to(torch.int32),
         bias=bias.cpu().to(torch.int64),
@@ -242,7 +243,7 @@ def _phases(layer: _Layer) -> list[_Phase]:
 def _convolve(
     x: Tensor, layer: _Layer, matrices: list[_Phase], size: tuple[int, int] | None, scratch: _Scratch
 ) -> Tensor:
-    """One layer on ``(C, h, w, B)``: with the batch innermost, windows are copied by the row and not by the sample."""
+    """One layer on ``(C, h, w, B)``: with the batch innermost, windows are copied row by row, not sample by sample."""
     channels, height, width, batch = x.shape
     kernel, stride, padding = layer.weight.shape[-1], layer.stride, layer.padding
     if layer.transposed:
@@ -282,7 +283,7 @@ def _convolve(
 
 
 class _Scratch:
-    """Memory for windows, taken once per call: fresh pages cost more than what is written to them."""
+    """Memory for windows, allocated once per call: fresh pages cost more time than writing to them."""
 
     def __init__(self, like: Tensor) -> None:
         self._memory = like.new_empty(0)
@@ -293,7 +294,7 @@ class _Scratch:
         return self._memory[:count]
 
 
-def _requantise(sums: Tensor, layer: _Layer) -> Tensor:
+def _requantize(sums: Tensor, layer: _Layer) -> Tensor:
     """Sums at ``ACTIVATION_BITS + weight_bits`` fractional bits -> activation -> ``ACTIVATION_BITS``, round half up."""
     half = 2 ** (layer.weight_bits - 1) if layer.weight_bits else 0
     sums += (layer.bias + half).to(sums.device, torch.float64).view(-1, 1, 1, 1)

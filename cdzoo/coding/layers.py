@@ -22,7 +22,7 @@ import functools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -106,6 +106,7 @@ class LowerBound(nn.Module):
     """
 
     bound: Tensor
+    constant_buffers: ClassVar[tuple[str, ...]] = ("bound",)
 
     def __init__(self, bound: float) -> None:
         super().__init__()
@@ -127,6 +128,7 @@ class NonNegative(nn.Module):
     """
 
     pedestal: Tensor
+    constant_buffers: ClassVar[tuple[str, ...]] = ("pedestal",)
 
     def __init__(self, minimum: float = 0.0) -> None:
         super().__init__()
@@ -194,6 +196,7 @@ class EntropyBottleneck(nn.Module):
 
     target: Tensor
     _widths = (1, 3, 3, 3, 3, 1)
+    constant_buffers: ClassVar[tuple[str, ...]] = ("target",)
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -284,6 +287,7 @@ class GaussianConditional(nn.Module):
     """Gaussians with given scales (and means), for values that a hyperprior predicts."""
 
     scale_bound: Tensor
+    constant_buffers: ClassVar[tuple[str, ...]] = ("scale_bound",)
 
     def __init__(self) -> None:
         super().__init__()

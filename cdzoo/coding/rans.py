@@ -2,11 +2,11 @@
 
 A batch of ``n`` streams of ``k`` symbols is coded in one call, every symbol under one of a few tables of cumulative
 counts. The streams equal those of ``compressai.ans`` (``RansEncoder.encode_with_indexes``) and either coder reads
-the other's; this one compiles with numba at the first call, takes arrays in place of nested lists, and refuses any
+the other's. This one compiles with numba at the first call, takes arrays in place of nested lists, and refuses every
 stream that the encoder cannot have written.
 
 Source: Duda, "Asymmetric numeral systems", arXiv:1311.2540; ``ryg_rans`` for the 64-bit variant; the escape code for
-values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). The bit format is described in ``_rans.py``.
+values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). ``_rans_kernels.py`` describes the bits.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SymbolTables:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array | Tensor]) -> SymbolTables:
-        """From what ``state()`` gave, as arrays or tensors of any integer type; everything is checked again.
+        """From the arrays of ``state()``, as arrays or tensors of any integer type; everything is checked again.
 
         Raises:
             ValueError: a name is missing or unknown, or the tables break the rules of the class.
@@ -103,7 +103,7 @@ class SymbolTables:
         return cls(**{name: state[name] for name in _FIELDS})  # type: ignore[arg-type]
 
     def state(self) -> dict[str, Array]:
-        """Copies of the four arrays, int32, by name: all there is to save."""
+        """Copies of the four arrays, int32, by name: everything that has to be saved."""
         return {name: getattr(self, name).copy() for name in _FIELDS}
 
     @property
@@ -145,8 +145,8 @@ class SymbolTables:
     def _modes(self) -> Array:
         """``(T,)`` uint64: start | count << 16 | place << 32 of the value that has more than half of a table, or 0.
 
-        Most symbols of a latent are such values. Tried first, they need no search, and no load that has to wait for
-        the coder's state.
+        Most symbols of a latent are such values. They are tried first, which needs no search, and no load that has to
+        wait for the coder's state.
         """
         modes = np.zeros(self.num_tables, np.uint64)
         common = np.flatnonzero(self._counts > _TOTAL // 2)
@@ -186,7 +186,7 @@ _FIELDS = ("cdfs", "starts", "lengths", "offsets")
 def encode_batch(
     symbols: Array | Tensor, indexes: Array | Tensor, tables: SymbolTables, *, num_threads: int = 1
 ) -> list[bytes]:
-    """Codes each row of ``symbols`` into a stream of its own.
+    """Code each row of ``symbols`` into a separate stream.
 
     Args:
         symbols: ``(n, k)`` integers, every value within int16; int16 is taken as it is, without a copy.
@@ -236,7 +236,7 @@ def decode_batch(
     num_threads: int = 1,
     then: Callable[[int], None] | None = None,
 ) -> Array:
-    """Reads what ``encode_batch`` wrote, or CompressAI's encoder for symbols within int16.
+    """Decode streams of ``encode_batch``, or of CompressAI's encoder for symbols within int16.
 
     A stream is accepted if and only if encoding the result gives the same bytes again: every word is accounted for
     and the coder has to come back to the state in which the encoder began. That is no checksum: damage in the middle
@@ -327,10 +327,10 @@ def _integers(value: Array | Tensor, name: str, *, ndim: int) -> Array:
 def _flat_indexes(
     indexes: Array | Tensor, n: int, k: int, tables: SymbolTables
 ) -> tuple[Array, int, Callable[[int, int], None]]:
-    """Indexes as the flat uint16 array that the loops read, and how far those of one stream are from the next's.
+    """Indexes as the flat uint16 array that the loops read, and the distance between those of neighboring streams.
 
-    Rows of their own are still to be checked and filled in, by the third value for ``range(first, last)``: threads do
-    that for the rows that they are about to code.
+    If each stream has its own indexes, the third value checks and fills them in for ``range(first, last)``: each thread
+    does so for the rows that it codes next.
     """
     array = _integers(indexes, "indexes", ndim=1 if np.ndim(indexes) == 1 else 2)
     if array.shape not in ((n, k), (k,)):
@@ -366,14 +366,14 @@ def _writable(out: Array | Tensor, shape: tuple[int, int]) -> Array:
 
 
 def _refuse(wrong: Array, values: Array, name: str, rule: str) -> None:
-    """Raises for the first place where ``wrong`` is true."""
+    """Raise for the first place where ``wrong`` is true."""
     if wrong.any():
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
         raise ValueError(f"{name}[{', '.join(map(str, place))}] is {values[place]}; {rule}")
 
 
 def _running_sum(lengths: Array) -> Array:
-    """Sum of all that come before, int64."""
+    """Sum of all previous lengths, int64."""
     return np.cumsum(lengths, dtype=np.int64) - lengths
 
 

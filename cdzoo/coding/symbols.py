@@ -1,14 +1,15 @@
-"""The three things that can stand between an encoder and a decoder: nothing, a bit writer, a bit reader.
+"""Coders of symbols: one that only quantizes, one that writes bits, one that reads them.
 
-A codec describes its parts once (``Codec._code``); which channel it is given decides whether symbols are merely
-quantised, written, or read. ``encode`` and ``decompress`` agree because they are the same code.
+A codec describes its parts once (``Codec.code``). The coder that it is given decides if symbols are quantized, written
+or read. ``encode`` and ``decompress`` agree because they run the same code.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -19,19 +20,28 @@ from torch import Tensor
 from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
 from cdzoo.errors import BitstreamError
 
-__all__ = ["Channel", "Quantiser", "Reader", "Writer"]
+__all__ = [
+    "Quantizer",
+    "Reader",
+    "SymbolCoder",
+    "Writer",
+    "channel_indexes",
+    "named_tables",
+    "round_to_symbols",
+    "tables_from",
+]
 
 _MANY_SYMBOLS = 1 << 16
 
 
-class Channel(Protocol):
-    """Carries one part of a batch: integer symbols ``(B, C, h, w)`` with one probability table each."""
+class SymbolCoder(Protocol):
+    """Codes one part of a batch: integer symbols ``(B, C, h, w)`` with one probability table each."""
 
     def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
-        """Carry a part.
+        """Code a part.
 
         Args:
-            values: real values ``(B, C, h, w)`` to round and send; ``None`` on the reading side.
+            values: real values ``(B, C, h, w)`` to round and to write; ``None`` when reading.
             shape: ``(B, C, h, w)``.
             indexes: table index of each symbol, ``(B, C, h, w)`` or, the same for all images, ``(C, h, w)``; uint8
                 or int32.
@@ -54,16 +64,38 @@ def round_to_symbols(values: Tensor) -> Tensor:
     if not largest < limit:  # catches NaN too
         raise ValueError(
             f"latent values reach {largest}, but symbols must be finite and below {limit} in magnitude; "
-            "is the image within [0, 1], and are the weights finite?"
+            "check that the image is within [0, 1] and that the weights are finite"
         )
     return torch.round(values).to(torch.int16)
 
 
-class Quantiser:
+def channel_indexes(tables: SymbolTables, height: int, width: int, device: torch.device) -> Tensor:
+    """Table indexes ``(C, h, w)`` for a part in which channel ``c`` uses table ``c``, as :class:`SymbolCoder` takes."""
+    count = tables.num_tables
+    dtype = torch.uint8 if count <= 256 else torch.int32
+    return torch.arange(count, device=device).to(dtype).view(-1, 1, 1).expand(-1, height, width)
+
+
+def named_tables(prefix: str, tables: SymbolTables) -> dict[str, Tensor]:
+    """The arrays of tables as tensors, whose names start with ``prefix``."""
+    return {prefix + name: torch.from_numpy(array) for name, array in tables.state().items()}
+
+
+def tables_from(prefix: str, tensors: Mapping[str, Tensor]) -> SymbolTables:
+    """The inverse of :func:`named_tables`; other tensors are ignored.
+
+    Raises:
+        ValueError: an array is missing, or the tables are invalid.
+    """
+    names = {f.name: prefix + f.name for f in fields(SymbolTables)}
+    return SymbolTables.from_state({n: tensors[full].cpu().numpy() for n, full in names.items() if full in tensors})
+
+
+class Quantizer:
     """Rounds, and writes nothing."""
 
     def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
-        """See :class:`Channel`."""
+        """See :class:`SymbolCoder`."""
         assert values is not None
         return round_to_symbols(values)
 
@@ -82,7 +114,7 @@ class Writer:
         self._num_threads = num_threads
 
     def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
-        """See :class:`Channel`."""
+        """See :class:`SymbolCoder`."""
         assert values is not None
         symbols = round_to_symbols(values)
         flat = symbols.cpu().contiguous().numpy().reshape(shape[0], -1)
@@ -109,7 +141,7 @@ class Reader:
         self._num_threads = num_threads
 
     def __call__(self, values: Tensor | None, shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables) -> Tensor:
-        """See :class:`Channel`."""
+        """See :class:`SymbolCoder`."""
         streams = [parts[self._next] for parts in self._parts]
         self._next += 1
         if indexes.dim() < len(shape):
@@ -128,7 +160,7 @@ class Reader:
         """Compare what was decoded with the checksums of what was written.
 
         Raises:
-            BitstreamError: they differ, naming the stream.
+            BitstreamError: they differ; the error has the position of the stream.
         """
         for position, (found, wanted) in enumerate(zip(self.checksums, expected, strict=True)):
             if found != wanted:
@@ -143,9 +175,9 @@ class Reader:
 def _refuse_implausible(
     streams: Sequence[memoryview], shape: tuple[int, ...], indexes: Tensor, tables: SymbolTables
 ) -> None:
-    """Refuse parts too short for the symbols that the image's size asks for, before memory is taken for those.
+    """Refuse parts that are too short for the symbols of an image of the stated size, before memory is allocated.
 
-    A channel's symbol takes at least the bits of its table's most probable entry; the coder's state holds 64 more.
+    A symbol takes at least as many bits as the most probable entry of its table; the coder's state holds 64 more.
     """
     cheapest = tables.cheapest_bits[indexes[:, 0, 0].cpu().numpy()].sum()
     needed = float(cheapest) * shape[2] * shape[3] * 0.999 - 64
@@ -160,7 +192,7 @@ def _refuse_implausible(
 
 
 def _worthwhile(num_threads: int, num_symbols: int) -> int:
-    """To wake a thread takes as long as to code some ten thousand symbols."""
+    """The number of threads to use: waking one takes as long as coding some ten thousand symbols."""
     return num_threads if num_symbols >= _MANY_SYMBOLS else 1
 
 

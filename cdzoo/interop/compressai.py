@@ -11,21 +11,17 @@ A checkpoint needs no CompressAI: see ``load_compressai`` of the codecs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
 
-from cdzoo.codecs.hyperprior import (
-    FactorizedPrior,
-    HyperpriorOptions,
-    bmshj2018_factorized,
-    bmshj2018_hyperprior,
-    mbt2018_mean,
-)
+from cdzoo.codecs.hyperprior import HyperpriorOptions, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
+from cdzoo.coding.checkpoint import CompressAICodec
 
 __all__ = ["from_compressai"]
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., CompressAICodec]] = {
     "FactorizedPrior": bmshj2018_factorized,
     "ScaleHyperprior": bmshj2018_hyperprior,
     "MeanScaleHyperprior": mbt2018_mean,
@@ -34,7 +30,7 @@ _BUILDERS = {
 
 def from_compressai(
     model: nn.Module, *, quality: int | None = None, metric: Literal["mse", "ms-ssim"] | None = None
-) -> FactorizedPrior:
+) -> CompressAICodec:
     """Build the codec of a CompressAI model, with its weights and, after ``update()``, its tables.
 
     Args:

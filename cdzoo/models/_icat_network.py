@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_images
 from cdzoo._torch import register_serializable
-from cdzoo.coding.base import Codec, pad_to_multiple
+from cdzoo.coding.base import pad_to_multiple
 from cdzoo.coding.layers import conv, deconv
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
@@ -243,7 +244,7 @@ class ICAT(LatentClassifier):
         Raises:
             ValueError: other channels than ``M``.
         """
-        x_hat = self._synthesis(self.check_input(y_hat, None)[0])
+        x_hat = self.synthesize(self.check_input(y_hat, None)[0])
         if isinstance(y_hat, Latent):
             height, width = y_hat.image_size
             return x_hat[..., :height, :width]
@@ -263,19 +264,21 @@ class ICAT(LatentClassifier):
 
     def _transmit(self, x: Tensor) -> tuple[Latent, dict[str, Tensor]]:
         """Images to the latent that arrives, and likelihoods."""
-        Codec._check_images(x)
-        y_hat, scales, likelihoods = self._quantise(self._analysis(pad_to_multiple(x, self.latent_stride)))
+        check_images(x)
+        y_hat, scales, likelihoods = self._quantise(self.analyze(pad_to_multiple(x, self.latent_stride)))
         return Latent(y_hat, scales, (x.shape[-2], x.shape[-1])), likelihoods
 
     def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         return y, None, {}
 
-    def _analysis(self, x: Tensor) -> Tensor:
+    def analyze(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, 16 h, 16 w)`` to latents ``(B, M, h, w)``."""
         mean, std = (x.new_tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
         y: Tensor = self.g_a((x - mean) / std)
         return y
 
-    def _synthesis(self, y_hat: Tensor) -> Tensor:
+    def synthesize(self, y_hat: Tensor) -> Tensor:
+        """Latents ``(B, M, h, w)`` to images ``(B, 3, 16 h, 16 w)``."""
         z_0, tokens = self._embed(y_hat)
         return self._rebuild(z_0, self._run(tokens, 0, _AGGREGATED) if self.aggregation else [], y_hat.shape)
 

@@ -73,11 +73,11 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
         in_channels, num_classes, width, aggregation, drop_path: as in :class:`ICAT`.
     """
 
-    name: ClassVar[str] = "icat_small"
+    name = "icat_small"
     stride = 16
-    _hyper_stride: ClassVar[int] = 2
-    _synthesis_prefixes: ClassVar[tuple[str, ...]] = (
-        "g_s.", "embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc.", "reduce.", "fuse.",
+    hyper_stride = 2
+    synthesis_parts: ClassVar[tuple[str, ...]] = (
+        "g_s", "embed", "cls_token", "pos_embed", "blocks", "norm", "fc", "reduce", "fuse",
     )  # fmt: skip
 
     def __init__(
@@ -99,11 +99,12 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
         self.entropy_bottleneck = EntropyBottleneck(n)
         self.gaussian_conditional = GaussianConditional()
 
-    def _configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """See :class:`~cdzoo.codecs.Codec`."""
         return {"N": self.N, "M": self.M}
 
     def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        return self._train_forward(y)
+        return self.estimate(y)
 
     @property
     def codec_fingerprint(self) -> str:  # type: ignore[override]

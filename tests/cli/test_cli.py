@@ -29,7 +29,7 @@ from cdzoo.bulk import compress as bulk_compress
 from cdzoo.cli import main
 from cdzoo.cli._report import Report
 from cdzoo.codecs import Codec, read_header
-from cdzoo.codecs.hyperprior import FactorizedPrior
+from cdzoo.coding.checkpoint import CompressAICodec
 from cdzoo.images import decode_image, image_size, read_image, read_image_size
 from cdzoo.transforms import LatentTransform
 from cdzoo.weights import enums as _weights
@@ -431,7 +431,7 @@ def test_classify_reads_bits_and_nothing_else(
     names = sorted(stream_name(name) for name in GOOD)
     with torch.no_grad():
         logits = network.from_streams([(streams.folder / name).read_bytes() for name in names])
-    monkeypatch.setattr(FactorizedPrior, "_synthesis", forbidden)
+    monkeypatch.setattr(CompressAICodec, "synthesize", forbidden)
     monkeypatch.setattr(Image, "open", forbidden)
     monkeypatch.setattr(socket, "socket", forbidden)
     (tmp_path / "bad.cdz").write_bytes(b"CDZ\x01")

@@ -11,7 +11,7 @@ from conftest import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header
-from cdzoo.coding._stamp import position_sum
+from cdzoo.coding.identity import position_sum
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.types import Latent
 
@@ -366,7 +366,7 @@ def test_tensors_of_another_default_device_do_not_mix_in(
 def test_the_fingerprint_is_computed_once(make_codec: MakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = copy.deepcopy(make_codec("mbt2018_mean"))
     codec.fingerprint  # noqa: B018
-    monkeypatch.setattr(type(codec), "_derive", lambda *_: pytest.fail("derived again without a change"))
+    monkeypatch.setattr(type(codec), "derive_state", lambda *_: pytest.fail("derived again without a change"))
     codec.fingerprint  # noqa: B018
     codec.half().fingerprint  # noqa: B018
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cdzoo
+from cdzoo._torch import inference_layers
 from cdzoo.codecs import read_header
 from cdzoo.codecs.torfason import MEAN, VARIANCE
-from cdzoo.coding._coding_mode import inference_layers
 from cdzoo.coding.calibrated import tables_from_weights
 from cdzoo.coding.container import pack
 from cdzoo.coding.rans import SymbolTables, encode_batch
@@ -417,9 +417,9 @@ def test_saved_tables_are_adopted_not_derived(name: str, make_codec: MakeCodec, 
         copy.deepcopy(make_codec(name, M=8)).load_integer_state(state)
     if name == "torfason2018":
         for centers in (torch.zeros(5), torch.zeros(6, dtype=torch.int64)):
-            with pytest.raises(ValueError, match="centres of shape"):
+            with pytest.raises(ValueError, match="centers of shape"):
                 other.load_integer_state({**state, "centers": centers})
-        with pytest.raises(ValueError, match="centres are not finite"):
+        with pytest.raises(ValueError, match="centers are not finite"):
             other.load_integer_state({**state, "centers": torch.full((6,), math.nan)})
 
 

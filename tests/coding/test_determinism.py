@@ -15,7 +15,7 @@ from conftest import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec
-from cdzoo.coding._prior_state import HyperpriorState
+from cdzoo.coding.gaussian import HyperpriorState
 from cdzoo.types import Latent
 
 NAMES = ["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"]

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 import cdzoo
 from cdzoo.cli import main
 from cdzoo.codecs import Codec, read_header
+from cdzoo.coding.identity import coding_tensors
 from cdzoo.errors import BitstreamError, PairingError, WeightsError
 from cdzoo.models import icat_small
 from cdzoo.models.icat import ICAT, ICATCodec, ICATOutput
@@ -372,7 +373,7 @@ def test_reconstruction_alone_trains_the_first_blocks_only(model):
 def test_noise_in_training_and_rounding_elsewhere(codec):
     x = torch.rand(1, 3, 48, 48)
     codec.train()
-    y = codec._analysis(x)
+    y = codec.analyze(x)
     noise = codec(x).latent.y_hat - y
     assert float(noise.detach().abs().max()) <= 0.5
     assert noise.unique().numel() > 50
@@ -490,7 +491,7 @@ def test_coding_and_decoding_ignore_the_modules_mode():
 
 def test_the_fingerprint_covers_the_coded_parts_alone(codec):
     coded = {n for n, _ in codec.named_parameters() if n.startswith(("g_a.", "h_a.", "h_s.", "entropy_bottleneck."))}
-    assert {n for n, _ in codec._coding_parameters()} == coded
+    assert {n for n, _ in coding_tensors(codec)} == coded
     original = codec.fingerprint
     with torch.no_grad():
         for name, parameter in codec.named_parameters():

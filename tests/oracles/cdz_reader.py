@@ -40,15 +40,20 @@ class Decoded(NamedTuple):
     escapes: int
 
 
-def read_stream(stream: bytes, folder: Path) -> Decoded:
-    """Decode a stream with the integers of a saved codec."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "model.safetensors")
-    integers = {k.removeprefix("integer."): v for k, v in tensors.items() if k.startswith("integer.")}
+class Opened(NamedTuple):
+    """The fields of a stream."""
 
+    name: str
+    fingerprint: str
+    image_size: tuple[int, int]
+    symbols_crc: int
+    parts: list[bytes]
+
+
+def open_stream(stream: bytes) -> Opened:
+    """Take a stream apart."""
     assert stream[:4] == b"CDZ\x01"
     num_parts = stream[5]
-    assert stream[6:14].hex() == config["fingerprint"]
     height, width, symbols_crc = struct.unpack_from("<III", stream, 14)
     lengths = struct.unpack_from(f"<{num_parts}I", stream, 26)
     end = 26 + 4 * num_parts
@@ -65,8 +70,30 @@ def read_stream(stream: bytes, folder: Path) -> Decoded:
     assert len(payload) == sum(lengths)
     assert zlib.crc32(stream[:end] + payload) == stream_crc
     parts = [payload[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(num_parts)]
+    return Opened(name, stream[6:14].hex(), (height, width), symbols_crc, parts)
+
+
+def read_named_rounding(stream: bytes, name: str, stride: int, fingerprint: str, integers: dict[str, Array]) -> Decoded:
+    """Decode a stream of a codec without a number whose latents are multiples of a step."""
+    found, written_by, (height, width), symbols_crc, (part,) = open_stream(stream)
+    assert stream[4] == 0
+    assert (found, written_by) == (name, fingerprint)
+    h, w, channels = -(-height // stride), -(-width // stride), len(integers["symbols.starts"])
+    symbols, escapes = decode_part(part, np.arange(channels).repeat(h * w), "symbols.", integers)
+    assert zlib.crc32(symbols.astype("<i2").tobytes()) == symbols_crc
+    y = symbols.reshape(channels, h, w).astype(np.float32) * integers.get("step", np.float32(1))
+    return Decoded(y, None, (height, width), escapes)
+
+
+def read_stream(stream: bytes, folder: Path) -> Decoded:
+    """Decode a stream with the integers of a saved codec."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "model.safetensors")
+    integers = {k.removeprefix("integer."): v for k, v in tensors.items() if k.startswith("integer.")}
+    name, fingerprint, (height, width), symbols_crc, parts = open_stream(stream)
     assert name == config["builder"]
-    assert num_parts == (1 if name in ONE_PART else 2)
+    assert fingerprint == config["fingerprint"]
+    assert len(parts) == (1 if name in ONE_PART else 2)
 
     stride = 8 if name == "torfason2018" else 16
     h, w = -(-height // stride), -(-width // stride)
