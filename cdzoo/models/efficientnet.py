@@ -8,8 +8,8 @@ section 4.2) adapt a pretrained network to latents: it learns to give the featur
     stem="dct":     JPEGCoefficients ─▶ 8x8 blocks (192, H/8, W/8) ─▶ stem (40, H/8, W/8) ─▶ blocks.3 ... ─▶ fc
     stem="pixels":  JPEGCoefficients ─▶ entrance (3, H, W) ─▶ conv_stem ─▶ blocks.0 ... ─▶ blocks.3 ... ─▶ fc
 
-``"pixels"`` is the exact pixel network. The stem of ``"dct"`` replaces the layers up to ``blocks.2``, which take two
-thirds of the pixel network's time.
+``"pixels"`` is the exact pixel network; pixels outside [0, 1] are clamped, as decoders do. The stem of ``"dct"``
+replaces the layers up to ``blocks.2``, which take two thirds of the pixel network's time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
@@ -59,7 +60,9 @@ class JPEGEfficientNetLite0(Classifier):
         ValueError: an option that is none of these.
     """
 
-    transforms: InputTransform | None = CoefficientTransform()
+    transforms: InputTransform | None = CoefficientTransform(resize=256, crop=224, interpolation="bicubic")
+    black: Tensor
+    white: Tensor
 
     def __init__(
         self,
@@ -86,6 +89,9 @@ class JPEGEfficientNetLite0(Classifier):
         else:
             first = scaled_channels(_STEM_CHANNELS, width)
             self.entrance = entrance
+            bounds = [[(v - m) / s for m, s in zip(entrance.mean, entrance.std, strict=True)] for v in (0.0, 1.0)]
+            self.register_buffer("black", torch.tensor(bounds[0]).view(3, 1, 1), persistent=False)
+            self.register_buffer("white", torch.tensor(bounds[1]).view(3, 1, 1), persistent=False)
             self.conv_stem = Conv2dSame(3, first, 3, stride=2)
             self.bn1 = batch_norm(first)
             self.act1 = nn.ReLU6(inplace=True)
@@ -111,10 +117,11 @@ class JPEGEfficientNetLite0(Classifier):
         return self.run_stages(self.forward_stem(coefficients))
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+        """Blocks of coefficients ``(B, Hb, Wb, 192)`` for the DCT stem, else the normalized image ``(B, 3, H, W)``."""
         if self.reads_blocks:
             return block_coefficients(coefficients, chroma=self.chroma)
-        image: Tensor = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
-        return image
+        image = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
+        return torch.clamp(image, self.black, self.white)
 
     def stage_modules(self, stage: str) -> list[str]:
         return {
