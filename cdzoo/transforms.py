@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,11 @@ class CoefficientTransform:
         return downscale(coefficients, factor)
 
     @property
+    def resizes(self) -> bool:
+        """True with ``resize`` or ``crop``: the transform then runs while files are read."""
+        return self.resize is not None or self.crop is not None
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """``(h, w)`` of every result; ``None`` if it depends on the file."""
         size = self.resize if self.crop is None else self.crop
@@ -162,7 +167,7 @@ class CoefficientTransform:
 
     def place(self, image_size: tuple[int, int]) -> Placement | None:
         """The part of an upright picture ``(H, W)`` that is resized, and to which size; ``None`` without resizing."""
-        if self.resize is None and self.crop is None:
+        if not self.resizes:
             return None
         from cdzoo.jpeg.resize import Placement
 
@@ -218,6 +223,7 @@ class RandomResizedCrop:
         interpolation, chroma, upright: as in :class:`CoefficientTransform`.
     """
 
+    resizes: ClassVar[bool] = True
     size: int | tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -19,7 +19,7 @@ from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
-from cdzoo.transforms import CoefficientTransform
+from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "read_upright"]
@@ -57,7 +57,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         strict: bool,
         upright: bool | None,
     ) -> None:
-        resizes = isinstance(transform, CoefficientTransform) and transform.place((8, 8)) is not None
+        resizes = isinstance(transform, CoefficientTransform | RandomResizedCrop) and transform.resizes
         if resizes and upright is not None:
             transform = dataclasses.replace(transform, upright=upright)  # type: ignore[type-var]
         super().__init__(None if resizes else transform)
@@ -168,13 +168,13 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
     Photographs of any sizes share batches if a transform brings them to one size, upright::
 
         dataset = CoefficientDataset("imagenet/train", transform=CoefficientTransform(resize=256, crop=224))
-        loader = DataLoader(dataset, batch_size=32, collate_fn=collate_coefficients, num_workers=4)
+        loader = DataLoader(dataset, batch_size=32, num_workers=4)
 
     Otherwise the files of a batch need one geometry (image size, sampling factors, color space), as the sampler gives::
 
         dataset = CoefficientDataset("imagenet/train", gray="ycbcr")
         sampler = SizeBucketSampler(dataset, batch_size=32, shuffle=True)
-        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_coefficients, num_workers=4)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=4)
 
     Files are those called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``, in any case; hidden files are left out.
 
@@ -191,7 +191,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         labels: as for :class:`~cdzoo.data.StreamDataset`.
         transform: applied to each file's coefficients, ``planes`` ``K x (1, Hb, Wb, 8, 8)`` int16. An error that it
             raises is raised, with a note that names the file. A :class:`cdzoo.transforms.CoefficientTransform` that
-            resizes works on whole batches.
+            resizes and a :class:`cdzoo.transforms.RandomResizedCrop` work while files are read, in ``num_threads``.
         gray: ``"keep"`` gives grey files one plane; ``"ycbcr"`` makes them YCbCr with chroma planes of zeros, the same
             picture exactly, so that they share batches with files in color. Applied before the transform.
         gray_sampling: the (vertical, horizontal) sampling factors that these grey files get; 4:2:0 by default.

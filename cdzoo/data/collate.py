@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from cdzoo.types import JPEGCoefficients, Latent
 
@@ -20,7 +21,7 @@ T = TypeVar("T", Latent, JPEGCoefficients)
 def collate_latents(samples: Sequence[Latent] | Sequence[tuple[Any, ...]]) -> Latent | tuple[Any, ...]:
     """Collate function for latents of equal shape, with or without labels.
 
-    The default collate function would turn ``image_size`` into tensors. A batch, such as an item of
+    A ``DataLoader`` without a collate function does the same. A batch, such as an item of
     :class:`~cdzoo.data.StreamShards` with a ``batch_size``, passes through. Image sizes may differ as long as the
     shapes agree, for instance after :class:`~cdzoo.transforms.LatentTransform` has resized the latents; the batch then
     has the ``image_size`` of its first latent.
@@ -45,8 +46,9 @@ def collate_coefficients(
 ) -> JPEGCoefficients | tuple[Any, ...]:
     """Collate function for JPEG coefficients of one geometry, with or without labels.
 
-    A batch, such as an item of :class:`~cdzoo.data.CoefficientShards` with a ``batch_size``, passes through. Samples
-    that are adjacent in memory, as from a dataset without a transform, are not copied: the batch shares their memory.
+    A ``DataLoader`` without a collate function does the same. A batch, such as an item of
+    :class:`~cdzoo.data.CoefficientShards` with a ``batch_size``, passes through. Samples that are adjacent in memory,
+    as from a dataset without a transform, are not copied: the batch shares their memory.
 
     Args:
         samples: coefficients with ``planes`` ``K x (b, Hb, Wb, 8, 8)``, or tuples of such (``b = 1``), a label and
@@ -167,3 +169,8 @@ def _cat(parts: Sequence[Tensor]) -> Tensor:
     if end * first.element_size() != storage.nbytes():
         return torch.cat(list(parts))
     return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())
+
+
+# PyTorch's way to teach its default collate function a type; it would turn image sizes into tensors otherwise.
+default_collate_fn_map[Latent] = lambda samples, *, collate_fn_map=None: collate_latents(samples)
+default_collate_fn_map[JPEGCoefficients] = lambda samples, *, collate_fn_map=None: collate_coefficients(samples)

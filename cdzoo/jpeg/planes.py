@@ -31,17 +31,11 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def check_coefficients(coefficients: object) -> None:
-    """Raises ``TypeError`` for what is given by mistake: pixels, or what the default collate function makes."""
+    """Raise ``TypeError`` for what is given by mistake, such as pixels."""
     if not isinstance(coefficients, JPEGCoefficients):
         raise TypeError(
             f"this reads JPEGCoefficients, not {type(coefficients).__name__}: read files with cdzoo.codecs.read_jpeg, "
             "or make coefficients of pixels with cdzoo.codecs.encode_jpeg"
-        )
-    size: Sequence[object] = coefficients.image_size
-    if isinstance(size[0], Tensor):
-        raise TypeError(
-            "the sizes of these JPEGCoefficients are tensors, which the default collate function makes of them; give "
-            "the DataLoader collate_fn=cdzoo.data.collate_coefficients"
         )
 
 

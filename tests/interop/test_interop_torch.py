@@ -190,7 +190,7 @@ def test_replicas_of_data_parallel() -> None:
     coefficients = cdzoo.codecs.encode_jpeg(X)
     torch.manual_seed(0)
     for mode in ("factored", "fused"):
-        converted = cdzoo.ops.to_jpeg_domain(resnet18(num_classes=3).double().eval(), mode=mode)
+        converted = cdzoo.ops.to_jpeg_domain(resnet18(num_classes=3).double().eval(), mode=mode, mean=0, std=1)
         assert torch.equal(replica_of(converted)(coefficients), converted(coefficients))
 
 

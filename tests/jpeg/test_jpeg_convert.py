@@ -169,7 +169,10 @@ def test_fused_equals_the_pixel_network(build: Callable[[], nn.Module], folded: 
 def test_default_normalisation_is_none() -> None:
     pixel = random_statistics(CifarResNet()).double()
     c = files(20, 20)
-    assert relative(to_jpeg_domain(pixel)(c), pixel(decode_jpeg(c, clamp=False, dtype=torch.float64))) < 1e-10
+    assert (
+        relative(to_jpeg_domain(pixel, mean=0, std=1)(c), pixel(decode_jpeg(c, clamp=False, dtype=torch.float64)))
+        < 1e-10
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -184,9 +187,9 @@ def test_networks_that_read_luma(mode: str, channels: int) -> None:
 
 def test_the_network_is_copied_and_keeps_its_mode() -> None:
     pixel = CifarResNet()
-    converted = to_jpeg_domain(pixel)
+    converted = to_jpeg_domain(pixel, mean=0, std=1)
     assert converted.training
-    assert not to_jpeg_domain(pixel.eval()).training
+    assert not to_jpeg_domain(pixel.eval(), mean=0, std=1).training
     assert type(pixel.conv1) is nn.Conv2d
     assert converted.model.conv1.weight is not pixel.conv1.weight
 
@@ -209,7 +212,7 @@ class Stateful(nn.Sequential):
 @pytest.mark.parametrize("mode", ["fused", "factored", "explicit"])
 def test_conversion_leaves_no_trace_in_the_network(mode: str) -> None:
     pixel = Stateful()
-    converted = to_jpeg_domain(pixel, mode=mode)
+    converted = to_jpeg_domain(pixel, mode=mode, mean=0, std=1)
     assert converted.folded == ("0" if mode == "fused" else None)
     for network in (pixel, converted.model):
         assert network.calls == 0
@@ -229,7 +232,7 @@ class Augmented(CifarResNet):
 @pytest.mark.parametrize("training", [True, False])
 def test_networks_that_read_the_image_otherwise_in_training(training: bool) -> None:
     pixel = random_statistics(Augmented()).double()
-    converted = to_jpeg_domain(pixel.train(training))
+    converted = to_jpeg_domain(pixel.train(training), mean=0, std=1)
     assert converted.folded is None
     c = files(16, 16)
     x = decode_jpeg(c, clamp=False, dtype=torch.float64)
@@ -239,7 +242,7 @@ def test_networks_that_read_the_image_otherwise_in_training(training: bool) -> N
 
 def test_networks_that_read_the_image_twice_get_the_image() -> None:
     pixel = Block(3, 8, 2).double().eval()
-    converted = to_jpeg_domain(pixel)
+    converted = to_jpeg_domain(pixel, mean=0, std=1)
     assert converted.folded is None
     c = files(17, 30, subsampling="4:1:1")
     assert relative(converted(c), pixel(decode_jpeg(c, clamp=False, dtype=torch.float64))) < 1e-10
@@ -333,12 +336,14 @@ def test_factored_runs_any_cnn(name: str) -> None:
 @pytest.mark.usefixtures("no_idct")
 @pytest.mark.parametrize("relu", ["exact", "asm", "apx"])
 def test_explicit_runs_on_buffers_without_an_inverse_dct(relu: str) -> None:
-    converted = to_jpeg_domain(CifarResNet(width=2), mode="explicit", relu=relu, num_frequencies=6).eval()
+    converted = to_jpeg_domain(
+        CifarResNet(width=2), mode="explicit", relu=relu, num_frequencies=6, mean=0, std=1
+    ).eval()
     with torch.no_grad():
         converted(files(16, 16))
     assert converted.model.conv1.get_buffer("xi_16x16").shape == (2, 2, 2, 8, 8, 3, 2, 2, 8, 8)
     with pytest.raises(AssertionError, match="an inverse DCT ran"):
-        to_jpeg_domain(CifarResNet(width=2), mode="factored")(files(16, 16))
+        to_jpeg_domain(CifarResNet(width=2), mode="factored", mean=0, std=1)(files(16, 16))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 18)], ids=str)
@@ -350,7 +355,8 @@ def test_explicit_and_factored_approximate_alike(relu: str, size: tuple[int, int
     with torch.no_grad():
         for n in (1, 15):
             factored, explicit = (
-                to_jpeg_domain(pixel, mode=mode, relu=relu, num_frequencies=n)(c) for mode in ("factored", "explicit")
+                to_jpeg_domain(pixel, mode=mode, relu=relu, num_frequencies=n, mean=0, std=1)(c)
+                for mode in ("factored", "explicit")
             )
             assert relative(explicit, factored) < 1e-10
             outputs[n] = factored
@@ -360,19 +366,19 @@ def test_explicit_and_factored_approximate_alike(relu: str, size: tuple[int, int
 
 
 def test_explicit_refuses_above_the_budget_before_it_builds_anything() -> None:
-    converted = to_jpeg_domain(CifarResNet(width=2), mode="explicit", memory_budget=10**6).eval()
+    converted = to_jpeg_domain(CifarResNet(width=2), mode="explicit", memory_budget=10**6, mean=0, std=1).eval()
     for _ in range(2):
         with pytest.raises(MemoryError, match=r"need 7\.75 MiB for images of 16x16 px, .* 976\.6 KiB"):
             converted(files(16, 16))
     assert not [name for name, _ in converted.named_buffers() if ".xi_" in name]
     with pytest.raises(MemoryError, match=r"TiB for images of 224x224 px"):
-        to_jpeg_domain(tv.resnet50(), mode="explicit")(files(224, 224, batch=1))
+        to_jpeg_domain(tv.resnet50(), mode="explicit", mean=0, std=1)(files(224, 224, batch=1))
 
 
 def test_explicit_names_what_has_no_form() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.SiLU())
     with pytest.raises(ValueError, match=r"functional\.silu has no JPEG-domain form.*factored"):
-        to_jpeg_domain(network, mode="explicit")(files(8, 8))
+        to_jpeg_domain(network, mode="explicit", mean=0, std=1)(files(8, 8))
 
 
 def test_explicit_says_why_memory_cannot_be_told() -> None:
@@ -382,7 +388,7 @@ def test_explicit_says_why_memory_cannot_be_told() -> None:
 
     network = Shifted(nn.Conv2d(3, 2, 1))
     with pytest.raises(ValueError, match=r"tensors of its own.*device=x\.device"):
-        to_jpeg_domain(network, mode="explicit")(files(8, 8))
+        to_jpeg_domain(network, mode="explicit", mean=0, std=1)(files(8, 8))
 
 
 class SpaceToDepth(nn.Sequential):
@@ -398,7 +404,7 @@ def test_the_first_convolution_need_not_read_the_image() -> None:
     network = SpaceToDepth(nn.Conv2d(48, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()).eval()
     c = files(32, 24)
     for mode in ("fused", "factored"):
-        found = to_jpeg_domain(network, mode=mode)(c)
+        found = to_jpeg_domain(network, mode=mode, mean=0, std=1)(c)
         found = found.pixels() if isinstance(found, CoefficientMap) else found
         torch.testing.assert_close(found, network(decode_jpeg(c, clamp=False)), rtol=1e-4, atol=1e-5)
 
@@ -515,7 +521,7 @@ def test_changes_of_a_view_that_would_be_lost_are_refused(change: Callable[[Tens
 def test_gradients_of_maps(size: tuple[int, int]) -> None:
     pixel = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
     c = files(*size)
-    converted = to_jpeg_domain(pixel, mode="factored").model
+    converted = to_jpeg_domain(pixel, mode="factored", mean=0, std=1).model
     forms = LayerForms(mode="factored", relu="exact", num_frequencies=15)
     x = decode_jpeg(c, clamp=False, dtype=torch.float64)
     expected_features = pixel[1](pixel[0](x))
@@ -550,13 +556,13 @@ def test_gradients_of_maps(size: tuple[int, int]) -> None:
 )
 def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        to_jpeg_domain(CifarResNet(), **options)
+        to_jpeg_domain(CifarResNet(), **{"mean": 0, "std": 1, **options})
 
 
 @pytest.mark.parametrize("mode", ["fused", "factored"])
 def test_cmyk_is_refused(mode: str) -> None:
     with pytest.raises(JPEGError, match="cmyk"):
-        to_jpeg_domain(CifarResNet(), mode=mode)(files(8, 8)._replace(color_space="cmyk"))
+        to_jpeg_domain(CifarResNet(), mode=mode, mean=0, std=1)(files(8, 8)._replace(color_space="cmyk"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from cdzoo._torch import reference_tensor
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.jpeg.nn.preprocessing import fixed_input_size, read_preprocessing
+from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["JPEGDomainModel", "to_jpeg_domain"]
@@ -33,28 +35,37 @@ __all__ = ["JPEGDomainModel", "to_jpeg_domain"]
 def to_jpeg_domain(
     model: nn.Module,
     *,
+    transforms: Any = None,
     mode: str = "fused",
     relu: str = "exact",
     num_frequencies: int = 15,
     chroma: str = "fancy",
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> JPEGDomainModel:
     """A copy of a CNN that reads :class:`cdzoo.JPEGCoefficients` instead of pixels.
 
     With ``relu="exact"``, its outputs are those of ``model((decode_jpeg(c, clamp=False, chroma=chroma) - mean) / std)``
-    up to rounding, for any image size and sampling, grey files included (three equal channels). Batch norm,
-    training mode, parameter names and dtype are the model's own.
+    up to rounding, for any image size and sampling, gray files included (three equal channels). Batch norm,
+    training mode, parameter names and dtype are the model's own. The preprocessing of a pretrained network comes along
+    as ``transforms``::
 
-    Arguments:
+        model = to_jpeg_domain(timm.create_model("tf_efficientnet_lite0", pretrained=True))
+        logits = model(read_jpeg(paths, transform=model.transforms))
+
+    Args:
         model: a CNN over ``(B, 3, H, W)``, or ``(B, 1, H, W)`` (it is given luma), as torchvision and timm build them.
+        transforms: the preprocessing: what torchvision's ``weights.transforms()`` returns, the dictionary of timm's
+            ``resolve_data_config``, or a :class:`cdzoo.transforms.CoefficientTransform`. Resize, crop, interpolation,
+            mean and std are taken from it. ``None`` takes them from timm's ``pretrained_cfg`` if the model has one.
         mode: ``"fused"``, ``"factored"`` or ``"explicit"``, see the module. Operations without a JPEG form run as
             DCT.op.IDCT in ``"factored"`` and raise when they are reached in ``"explicit"``.
         relu: ``"exact"``, or ``"asm"`` or ``"apx"`` (sec. 4.2), for ReLU only; not in ``"fused"``, which has pixels.
         num_frequencies: 1 to 15, of ASM and APX.
         chroma: upsampling of chroma, ``"fancy"`` (libjpeg's default) or ``"nearest"``.
-        mean: subtracted from pixels in [0, 1], one number or one per channel; none by default.
+        mean: subtracted from pixels in [0, 1], one number or one per channel; needed where ``transforms`` and the
+            model have none.
         std: pixels are divided by it, likewise.
         memory_budget: bytes that all explicit maps may take together, for one image size.
 
@@ -62,37 +73,46 @@ def to_jpeg_domain(
         A module ``(JPEGCoefficients) -> output of the model``.
 
     Raises:
-        ValueError: an unknown option, an approximated ReLU with ``"fused"``, or a network over neither 3 nor 1
-            channels.
+        ValueError: an unknown option, an approximated ReLU with ``"fused"``, a network over neither 3 nor 1
+            channels, a mean or std that is neither given nor found, or preprocessing without an equivalent.
+        TypeError: ``transforms`` of another kind.
         MemoryError: at the first call with an image size whose explicit maps exceed the budget.
     """
+    found = read_preprocessing(model, transforms, mean, std, chroma)
     entrance = JPEGEntrance(
         channels=_input_channels(model),
         mode=mode,
         relu=relu,
         num_frequencies=num_frequencies,
         chroma=chroma,
-        mean=mean,
-        std=std,
+        mean=found.mean,
+        std=found.std,
         memory_budget=memory_budget,
     )
-    return JPEGDomainModel(entrance, copy.deepcopy(model))
+    return JPEGDomainModel(entrance, copy.deepcopy(model), transforms=found.transforms)
 
 
 class JPEGDomainModel(nn.Module):
     """A CNN behind the entrance that its form needs; made by :func:`to_jpeg_domain`.
 
-    Arguments:
+    Args:
         entrance: the form; it is moved to the network's device and dtype.
         model: the network, which is taken over and changed.
+        transforms: the preprocessing of files; ``None`` if it is not known.
 
     Attributes:
         model: the network. Its parameters keep their names.
+        transforms: the transform for ``read_jpeg`` and the datasets, or ``None``.
+        input_size: ``(H, W)`` of the only images that the network takes; ``None`` for networks that take any.
         folded: name of the convolution that runs in the entrance (``"fused"`` only), or ``None``.
     """
 
-    def __init__(self, entrance: JPEGEntrance, model: nn.Module) -> None:
+    def __init__(
+        self, entrance: JPEGEntrance, model: nn.Module, *, transforms: CoefficientTransform | None = None
+    ) -> None:
         super().__init__()
+        self.transforms = transforms
+        self.input_size = fixed_input_size(model)
         self.folded = _foldable_convolution(model) if entrance.mode == "fused" else None
         if self.folded is not None:
             conv = model.get_submodule(self.folded)
@@ -109,10 +129,18 @@ class JPEGDomainModel(nn.Module):
         """``coefficients`` of a batch of files to the output of the network, logits ``(B, classes)`` for classifiers.
 
         Raises:
-            JPEGError: colour spaces and samplings without a linear decode.
-            ValueError: ``"explicit"`` and an operation that has no JPEG form.
+            JPEGError: color spaces and samplings without a linear decode.
+            ValueError: ``"explicit"`` and an operation that has no JPEG form; images of another size than the network
+                takes.
             MemoryError: ``"explicit"`` and maps above the memory budget.
         """
+        if self.input_size is not None and coefficients.image_size != self.input_size:
+            (height, width), (rows, columns) = coefficients.image_size, self.input_size
+            raise ValueError(
+                f"images of {height}x{width} px: this network takes {rows}x{columns} px only; read files with "
+                "read_jpeg(paths, transform=model.transforms), or give to_jpeg_domain transforms="
+                f"CoefficientTransform(resize=..., crop=({rows}, {columns}))"
+            )
         self.entrance.check_memory(self, coefficients)
         conv = None if self.folded is None else self.model.get_submodule(self.folded)
         assert conv is None or isinstance(conv, _FoldedConv2d)
