@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._threads import for_each
+from cdzoo.jpeg._markers import Frame
 from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
     Placement,
+    ResizePlan,
     as_result,
     empty_result,
-    make_plan,
+    finish_colors,
+    plan_resize,
     resize_coefficients,
     resize_planes,
     upright_size,
@@ -78,17 +84,72 @@ def read_transformed(
 
 def _read_resized(file: File, placement: Placement, chroma: str, orientation: int, out: list[Any]) -> Loss | None:
     geometry = file.opening.geometry
-    planes, qtables, loss = _decoded(file)
     if geometry.color_space in ("cmyk", "ycck"):
+        planes, qtables, loss = _decoded(file)
         whole = JPEGCoefficients(planes, qtables, *geometry)
         resized = resize_coefficients(whole, [placement], chroma=chroma, orientation=orientation)
         for plane, target in zip(resized.planes, out, strict=True):
             target[...] = plane[0].numpy()
         return loss
-    plan = make_plan(*geometry, chroma, orientation, placement)
+    plan = plan_resize(*geometry, chroma, orientation, placement)
+    if _read_in_one_pass(file, plan, out):
+        return None
+    planes, qtables, loss = _decoded(file)
     tables = qtables.numpy().astype(np.float32).reshape(len(planes), 64)
     resize_planes([plane[0].numpy() for plane in planes], tables, plan, out)
     return loss
+
+
+def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
+    """Decode and resize together; false if the file is not one that allows it: sequential, in order, of one scan."""
+    opening = file.opening
+    decoding = make_plan(opening)
+    if decoding is None or opening.frame.kind == "progressive":
+        return False
+    assert opening.qtables is not None
+    run, kernels = load_kernels().run, _kernels()
+    tables = opening.qtables.astype(np.float32)
+    targets = [
+        kernels.Target(*plan.axes[k], tables[k], plan.fills[k], out[k].reshape(-1)) for k in range(len(plan.axes))
+    ]
+    done = run(
+        kernels.decode_resized,
+        np.frombuffer(file.data, np.uint8),
+        opening.marker,
+        _workspace.segment(len(file.data)),
+        *decoding,
+        _workspace.state,
+        _workspace.band(opening.frame),
+        tuple(targets * 3)[:3],
+        plan.flips,
+        file.strict,
+    )
+    if done:
+        finish_colors(plan.color_space, out)
+    return bool(done)
+
+
+class _Workspace(Workspace):
+    def __init__(self) -> None:
+        super().__init__()
+        self._band = np.empty(0, np.int16)
+
+    def band(self, frame: Frame) -> NDArray[np.int16]:
+        """Room for a row of MCUs."""
+        size = sum(component.vertical * component.columns * 64 for component in frame.components)
+        if self._band.size < size:
+            self._band = np.empty(size, np.int16)
+        return self._band
+
+
+_workspace = _Workspace()
+
+
+@cache
+def _kernels() -> Any:
+    from cdzoo.jpeg.kernels import resized_files
+
+    return resized_files
 
 
 def _decoded(file: File) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:

@@ -143,14 +143,14 @@ def resize_coefficients(
     geometry = (coefficients.sampling, coefficients.image_size, coefficients.color_space)
 
     def resize(i: int) -> None:
-        plan = make_plan(*geometry, chroma, orientation, placements[i])
+        plan = plan_resize(*geometry, chroma, orientation, placements[i])
         resize_planes([plane[i] for plane in planes], qtables[i], plan, [plane[i] for plane in out])
 
     for_each(resize, len(placements), num_threads)
     return as_result(out, placements[0].size)
 
 
-class Plan(NamedTuple):
+class ResizePlan(NamedTuple):
     """What the kernel is told of a file.
 
     Attributes:
@@ -167,14 +167,14 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_plan(
+def plan_resize(
     sampling: tuple[tuple[int, int], ...],
     image_size: tuple[int, int],
     color_space: str,
     chroma: str,
     orientation: int,
     placement: Placement,
-) -> Plan:
+) -> ResizePlan:
     """The plan of a file of this geometry.
 
     Raises:
@@ -191,11 +191,14 @@ def make_plan(
         axes.append(made[factor, fancy])
     flips = np.array([vertical.flipped, horizontal.flipped, orientation >= 5], np.int64)
     fills = (_BLACK,) * 3 if color_space == "rgb" else (_BLACK, 0.0, 0.0)
-    return Plan(tuple(axes), flips, fills[: len(axes)], color_space)
+    return ResizePlan(tuple(axes), flips, fills[: len(axes)], color_space)
 
 
 def resize_planes(
-    planes: Sequence[NDArray[np.int16]], qtables: NDArray[np.float32], plan: Plan, out: Sequence[NDArray[np.float32]]
+    planes: Sequence[NDArray[np.int16]],
+    qtables: NDArray[np.float32],
+    plan: ResizePlan,
+    out: Sequence[NDArray[np.float32]],
 ) -> None:
     """Resize the planes ``(Hb, Wb, 8, 8)`` of one file into planes ``(hb, wb, 8, 8)``."""
     kernels, run = _load_kernels()

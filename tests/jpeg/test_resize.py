@@ -332,3 +332,76 @@ def test_inks_become_rgb_as_in_pillow(space: str) -> None:
     transform = CoefficientTransform(resize=32, crop=24)
     expected = tv.resize(decode_jpeg(c, clamp=False, dtype=torch.float64), [32], antialias=True)
     assert np.abs(pixels(transform(c)) - tv.center_crop(expected, [24, 24]).numpy()).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("restart_rows", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "gray", "progressive"])
+@pytest.mark.parametrize("size", [(90, 133), (37, 250), (203, 18)], ids=str)
+def test_one_pass_over_a_file_gives_what_its_coefficients_give(
+    size: tuple[int, int], kind: str, restart_rows: int
+) -> None:
+    image = photograph(size, 1, "L" if kind == "gray" else "RGB")
+    options = {"quality": 90, "restart_marker_rows": restart_rows, "progressive": kind == "progressive"}
+    if kind in ("4:4:4", "4:2:2", "4:2:0"):
+        options["subsampling"] = kind
+    data = saved(image, **options)
+    for transform in (
+        CoefficientTransform(resize=48, crop=40),
+        CoefficientTransform(resize=150, crop=(140, 60), interpolation="bicubic"),
+        CoefficientTransform(crop=16),
+    ):
+        expected = transform(read_jpeg(data))
+        for strict in (True, False):
+            found = read_jpeg(data, transform=transform, strict=strict)
+            assert all(torch.equal(a, b) for a, b in zip(found.planes, expected.planes, strict=True))
+
+
+def after_reading(data: bytes, transform: CoefficientTransform) -> JPEGCoefficients | str:
+    try:
+        return transform(read_jpeg(data))
+    except JPEGError as error:
+        return str(error)
+
+
+def while_reading(data: bytes, transform: CoefficientTransform) -> JPEGCoefficients | str:
+    try:
+        return read_jpeg(data, transform=transform)
+    except JPEGError as error:
+        return str(error)
+
+
+@pytest.mark.filterwarnings("ignore::cdzoo.jpeg.files.JPEGWarning")
+def test_damaged_files_are_resized_as_they_are_read() -> None:
+    transform = CoefficientTransform(resize=48, crop=40)
+    generator = np.random.default_rng(0)
+    whole = saved(photograph((90, 133), 1), quality=90, restart_marker_rows=1)
+    start = whole.index(b"\xff\xda") + 14
+    raised = 0
+    for i in range(60):
+        data = bytearray(whole)
+        if i % 3 == 0:
+            del data[int(generator.integers(start, len(data))) :]
+        for place in generator.integers(start, len(data), 1 + i % 4) if i % 3 else ():
+            data[place] = generator.integers(256)
+        expected, found = after_reading(bytes(data), transform), while_reading(bytes(data), transform)
+        if isinstance(expected, str):
+            assert found == expected
+            raised += 1
+            expected = transform(read_jpeg(bytes(data), strict=False))
+            found = read_jpeg(bytes(data), transform=transform, strict=False)
+        assert not isinstance(found, str)
+        assert all(torch.equal(a, b) for a, b in zip(found.planes, expected.planes, strict=True))
+    assert raised > 20
+
+
+def test_the_rest_below_a_crop_is_decoded_where_all_damage_counts() -> None:
+    data = saved(photograph((400, 40), 1), quality=90)
+    top = RandomResizedCrop(40, scale=(1, 1), ratio=(1, 1))
+    broken = data[:-200]
+    transform = CoefficientTransform(resize=40, crop=40)
+    with pytest.raises(JPEGError, match="end too early"):
+        read_jpeg(broken, transform=transform)
+    found = read_jpeg(broken, transform=transform, strict=False)  # no warning: nothing of it is missing
+    expected = read_jpeg(data, transform=transform)
+    assert all(torch.equal(a, b) for a, b in zip(found.planes, expected.planes, strict=True))
+    assert read_jpeg(data, transform=top).image_size == (40, 40)

@@ -17,7 +17,7 @@ from cdzoo.jpeg.kernels.jit import jit
 from cdzoo.jpeg.kernels.layout import MAX_SCANS, UNSEEN
 from cdzoo.jpeg.kernels.scan import decode_scan
 
-__all__ = ["decode_files"]
+__all__ = ["decode_files", "read_scan"]
 
 
 @jit
@@ -49,7 +49,7 @@ def _read_tables(data: Any, position: Any, end: int, tables: Any, state: Any) ->
 
 
 @jit
-def _read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bool:
+def read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> bool:
     """Read a SOS segment and check it against the scans before it; returns false if it is not in order."""
     count = np.int64(data[position])
     if count < 1 or count > 4 or end - position != 4 + 2 * count:
@@ -120,7 +120,7 @@ def _decode_file(
             position = end
             continue
         num_scans += 1
-        if code != 0xDA or num_scans > MAX_SCANS or not _read_scan(data, start, end, frame, state):
+        if code != 0xDA or num_scans > MAX_SCANS or not read_scan(data, start, end, frame, state):
             return False
         result = decode_scan(data, end, scratch, frame, state, tables, pairs, history, none, none)
         if result[0] != OK:

@@ -42,6 +42,10 @@ BLOCK = _record(
 )  # fmt: skip
 
 
+#: The bit buffer between two calls: 1 if the next call goes on there; position in the segment, valid bits, the bits.
+RESUME = _record("resumed", "position", "count", "buffer")
+
+
 class FrameFields(NamedTuple):
     """A frame; see :class:`cdzoo.jpeg._markers.Frame`."""
 
@@ -62,6 +66,7 @@ class State(NamedTuple):
     spare: int  # address of a block for what only completes an MCU
     rows: NDArray[np.int64]  # of four DC and four AC tables; -1: not defined
     progress: NDArray[np.int64]  # (4, 64): Al of the last scan, or UNSEEN
+    resume: NDArray[Any]  # one RESUME, for sequential scans
 
     @classmethod
     def empty(cls, spare: int) -> State:
@@ -75,4 +80,5 @@ class State(NamedTuple):
             spare,
             np.zeros(8, np.int64),
             np.zeros((4, 64), np.int64),
+            np.zeros(1, RESUME),
         )

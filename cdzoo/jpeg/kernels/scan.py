@@ -63,6 +63,7 @@ def decode_scan(
         component = frame.components[state.parts[0].component]
         columns, num_mcus = component.columns, component.columns * component.rows
     num_blocks = list_blocks(frame, state)
+    state.resume[0].resumed = 0
     interval = scan.interval if scan.interval > 0 else num_mcus
     num_segments = (num_mcus + interval - 1) // interval
     failure: Any = (OK, 0, 0, 0)

@@ -38,13 +38,17 @@ def decode_sequential(
 ) -> Any:  # fmt: skip
     """Decode MCUs ``first`` to ``last`` of a sequential scan.
 
-    Where the data end inside an MCU, the rest of it is decoded from zero bits, as libjpeg does.
+    Where the data end inside an MCU, the rest of it is decoded from zero bits, as libjpeg does. A call goes on where
+    the last one ended without damage, if ``state.resume`` says so.
     """
-    blocks, predictions = state.blocks, state.predictions
-    for i in range(4):
-        predictions[i] = 0
+    blocks, predictions, resume = state.blocks, state.predictions, state.resume[0]
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
+    if resume.resumed:
+        pos, count, buf = np.uint64(resume.position), np.uint64(resume.count), np.uint64(resume.buffer)
+    else:
+        for i in range(4):
+            predictions[i] = 0
     y = first // columns
     x = first - y * columns
     mcu = first
@@ -140,4 +144,5 @@ def decode_sequential(
             mcu += 1
         x = 0
         y += 1
+    resume.position, resume.count, resume.buffer = np.int64(pos), np.int64(count), np.int64(buf)
     return OK, last, pos - (count >> _THREE)
