@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 import cdzoo
 
@@ -38,10 +42,37 @@ SUBMODULES = {"codecs", "data", "errors", "models", "ops"}
 
 
 def test_public_names() -> None:
-    names = {name for name in vars(cdzoo) if not name.startswith("_")}
-    assert {name for name in names if not isinstance(getattr(cdzoo, name), ModuleType)} == PUBLIC
-    assert names >= SUBMODULES
+    assert set(dir(cdzoo)) == PUBLIC | SUBMODULES | {"__version__"}
+    assert all(isinstance(getattr(cdzoo, name), ModuleType) for name in SUBMODULES)
+    assert not any(isinstance(getattr(cdzoo, name), ModuleType) for name in PUBLIC)
     assert isinstance(cdzoo.__version__, str)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(cdzoo.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == cdzoo._HOMES | dict.fromkeys(cdzoo._SUBMODULES, "cdzoo")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = cdzoo.nothing
+
+
+def test_version_and_help_do_not_import_pytorch() -> None:
+    script = (
+        "import sys\n"
+        "from cdzoo.cli import main\n"
+        "for arguments in (['--version'], ['--help'], ['list', '--help'], ['classify', '--help'], ['nothing']):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy'} & set(sys.modules)))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_and_listing_loads_nothing_heavy() -> None:

@@ -7,16 +7,15 @@ import inspect
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdzoo._files import read_file
-from cdzoo._registry import Entry, find_entry, unknown_name
 from cdzoo._text import one_line
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
-from cdzoo.codecs import Codec, read_header
-from cdzoo.weights.find import find_weights, members
-from cdzoo.weights.folder import WeightsFolder
-from cdzoo.zoo import latent_interface, list_codecs, list_models
+
+if TYPE_CHECKING:
+    from cdzoo._registry import Entry
+    from cdzoo.weights.folder import WeightsFolder
 
 __all__ = ["add_commands"]
 
@@ -54,6 +53,9 @@ def add_commands(commands: Any) -> None:
 
 def list_names(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo list``."""
+    from cdzoo._registry import unknown_name
+    from cdzoo.zoo import list_codecs, list_models
+
     if args.codec not in (None, *list_codecs()):
         raise UsageError(str(unknown_name("codec", args.codec, list_codecs())))
     codecs = [n for n in list_codecs(args.pattern, pretrained=args.pretrained) if args.codec in (None, n)]
@@ -64,6 +66,10 @@ def list_names(args: argparse.Namespace, report: Report) -> None:
 
 
 def _entry(name: str) -> dict[str, Any]:
+    from cdzoo._registry import find_entry
+    from cdzoo.weights.find import members
+    from cdzoo.zoo import latent_interface
+
     latents = latent_interface(name)
     return {
         "name": name,
@@ -95,6 +101,10 @@ def _render_list(report: Report) -> str:
 
 def info(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo info``."""
+    from cdzoo._registry import unknown_name
+    from cdzoo.weights.find import find_weights
+    from cdzoo.zoo import list_codecs, list_models
+
     name: str = args.name
     known = [*list_codecs(), *list_models()]
     if name in known:
@@ -115,6 +125,10 @@ def info(args: argparse.Namespace, report: Report) -> None:
 
 
 def _builder_facts(name: str) -> dict[str, Any]:
+    from cdzoo._registry import find_entry
+    from cdzoo.coding.base import Codec
+    from cdzoo.weights.find import members
+
     entry = find_entry(name)
     module = entry.builder()
     facts: dict[str, Any] = {
@@ -151,6 +165,9 @@ def _weights_facts(source: WeightsFolder | None) -> dict[str, Any]:
 
 
 def _stream_facts(path: Path) -> dict[str, Any]:
+    from cdzoo.coding.container import read_header
+    from cdzoo.weights.find import members
+
     header = read_header(read_file(path), max_pixels=None)
     written_by = [
         str(member)

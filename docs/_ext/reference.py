@@ -26,7 +26,7 @@ def exports(package: str) -> dict[str, list[str]]:
     """The file -> names that a package's ``__init__.py`` re-exports, in its order."""
     tree = ast.parse(inspect.getsource(importlib.import_module(package)))
     found: dict[str, list[str]] = {}
-    for node in tree.body:
+    for node in ast.walk(tree):  # a package that imports on first use names its exports for type checkers only
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cdzoo."):
             names = [
                 alias.name for alias in node.names if alias.asname == alias.name
