@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard, overload
 
 import torch
 from torch import Tensor, nn
@@ -131,22 +131,53 @@ class ICAT(LatentClassifier):
 
     # -- images, latents -----------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor | Latent, scales: Tensor | None = None) -> ICATOutput | Tensor:  # type: ignore[override]
-        """Classify and rebuild images, or classify latents.
+    @overload  # type: ignore[override]
+    def forward(self, x: Latent, scales: None = None) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, scales: Tensor | None = None) -> ICATOutput | Tensor: ...
+    def forward(self, x: Tensor | Latent, scales: Tensor | None = None) -> ICATOutput | Tensor:
+        """Call :meth:`forward_images` or :meth:`forward_latents`.
 
         Args:
-            x: images ``(B, 3, H, W)``, RGB, in ``[0, 1]``, not normalised, any size from 1x1 (padded at the bottom and
-                on the right by replication); or latents, as a tensor ``(B, M, h, w)`` or a ``Latent``.
+            x: images ``(B, 3, H, W)``; or latents, as a ``Latent`` or as a tensor ``(B, M, h, w)``. A tensor of three
+                channels is taken for images, whatever ``M`` is.
             scales: of latents, not used.
 
         Returns:
-            for images an :class:`ICATOutput`; for latents logits ``(B, num_classes)``.
+            for images an :class:`ICATOutput`; for latents logits ``(B, num_classes)``. Call the two methods by name
+            where the type should not depend on the input.
 
         Raises:
             ValueError, TypeError: neither images nor latents of this network.
         """
-        if not _is_image(x):
-            return self.forward_head(self.forward_features(x, scales))
+        return self.forward_images(x) if _is_image(x) else self.forward_latents(x, scales)
+
+    def forward_latents(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """Classify latents.
+
+        Args:
+            y_hat: a ``Latent``, or a tensor ``(B, M, h, w)``.
+            scales: not used.
+
+        Returns:
+            logits ``(B, num_classes)``.
+
+        Raises:
+            ValueError, TypeError: not latents of this network.
+        """
+        tokens = self._embed(self.check_input(y_hat, scales)[0])[1]
+        return self.forward_head(self.norm(self.run_stages(tokens)))
+
+    def forward_images(self, x: Tensor) -> ICATOutput:
+        """Classify and rebuild images.
+
+        Args:
+            x: images ``(B, 3, H, W)``, RGB, in ``[0, 1]``, not normalized, any size from 1x1 (padded at the bottom and
+                on the right by replication).
+
+        Raises:
+            ValueError, TypeError: not images.
+        """
         latent, likelihoods = self._transmit(x)
         z_0, tokens = self._embed(latent.y_hat)
         early = self._run(tokens, 0, _AGGREGATED)

@@ -25,13 +25,14 @@ Recipe (Torfason et al., A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
+from cdzoo.models._state_dict import LoadedNames
 from cdzoo.models.classifier import ClassifierOptions, LatentOptions
 from cdzoo.models.cresnet import CResNet
 from cdzoo.models.latent_resnet import LatentResNet, Upscale, none_upscale
@@ -148,6 +149,16 @@ class RGBResNetD(Segmenter):
     ) -> None:
         net = RGBResNet(layers, in_channels=in_channels, num_classes=0, width=width, stride_in_1x1=stride_in_1x1)
         super().__init__(net, (net.layer3, net.layer4), num_classes=num_classes, output_stride=8)
+
+    def load_classifier(self, state_dict: Mapping[str, Tensor]) -> LoadedNames:
+        """As :meth:`Segmenter.load_classifier`; torchvision's state dict needs ``stride_in_1x1=False``.
+
+        Raises:
+            ValueError: a state dict of torchvision, and strides in the 1x1 convolutions.
+            WeightsError: a tensor is missing or has another shape. Nothing has been copied then.
+        """
+        self.backbone.check_version(getattr(state_dict, "_metadata", {}).get("", {}).get("version"))
+        return super().load_classifier(state_dict)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, 3, H, W)`` -> ``(B, num_features, ceil(H / 8), ceil(W / 8))``."""

@@ -6,13 +6,14 @@ ResNet-50 is that of He et al.; ResNet-71 has 13 units in conv4, where ResNet-50
                     ─▶ layer3 (1024, 14, 14) ─▶ layer4 (2048, 7, 7) ─▶ average ─▶ fc
 
 The paper puts a unit's stride into its first 1x1 convolution, as He et al. do. torchvision puts it into the 3x3 one:
-with ``stride_in_1x1=False`` ResNet-50 is torchvision's and takes its state dict as it is. The 71 counts conv1 and fc;
+with ``stride_in_1x1=False`` ResNet-50 is torchvision's and takes its state dict as it is; otherwise ``load_state_dict``
+refuses that state dict. The 71 counts conv1 and fc;
 by the rule that gives 39 in cResNet-39 it would be 69.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch.fx
@@ -44,6 +45,8 @@ class RGBResNet(Classifier):
         ValueError: ``layers`` does not hold four numbers, or ``width`` is not positive.
     """
 
+    _version = 2  # in the metadata of a state dict; torchvision's ResNet has 1, PyTorch's default
+
     def __init__(
         self,
         layers: Sequence[int] = (3, 4, 6, 3),
@@ -54,6 +57,7 @@ class RGBResNet(Classifier):
         stride_in_1x1: bool = True,
     ) -> None:
         super().__init__(in_channels=in_channels)
+        self.stride_in_1x1 = stride_in_1x1
         if len(layers) != 4:
             raise ValueError(f"layers={tuple(layers)} must be four numbers, for conv2, conv3, conv4 and conv5")
         n2, n3, n4, n5 = layers
@@ -71,6 +75,31 @@ class RGBResNet(Classifier):
         )
         self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
+
+    def check_version(self, version: int | None) -> None:
+        """Refuse a state dict of torchvision where the strides are in the 1x1 convolutions.
+
+        Names and shapes are the same, but the networks compute different functions. Only the version that PyTorch
+        keeps in a state dict tells them apart, so a plain dictionary is not checked.
+
+        Args:
+            version: of the module that the state dict was taken from; ``None`` if unknown.
+
+        Raises:
+            ValueError: the strides are in the 1x1 convolutions, and the state dict is not one of this class.
+        """
+        if self.stride_in_1x1 and version is not None and version < self._version:
+            raise ValueError(
+                "this state dict was not saved by cdzoo's ResNet; torchvision's has its strides in the 3x3 "
+                "convolutions and computes another function: build the network with stride_in_1x1=False. A state dict "
+                "of cdzoo 0.1.0 loads as dict(state_dict)"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
+    ) -> None:
+        self.check_version(local_metadata.get("version"))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, 3, H, W)`` -> ``(B, num_features, ceil(H / 32), ceil(W / 32))``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def _metadata(
     results = [
         EvalResult(
             task_type=pipeline_tag or "other",
-            dataset_type=(dataset or "unknown").lower(),
+            dataset_type=_dataset_id(dataset, datasets),
             dataset_name=dataset or "unknown",
             metric_type=metric,
             metric_value=value,
@@ -131,6 +132,13 @@ def _snippet(config: Mapping[str, Any]) -> str:
     else:
         codec_line = f"codec = ...  # the codec with fingerprint {codec['fingerprint']}"
     return f"{load}\n{codec_line}\nlogits = cdzoo.compose(codec, model).from_streams(streams)"
+
+
+def _dataset_id(dataset: str, known: list[str]) -> str:
+    """The identifier of a data set that is described in words: one of ``meta["datasets"]``, or made of the words."""
+    words = dataset.lower()
+    made = re.sub("[^a-z0-9]+", "-", words).strip("-")
+    return next((name for name in known if name.lower() in words), made or "unknown")
 
 
 def _rows(metrics: Mapping[str, Any], dataset: str = "") -> list[tuple[str, str, Any]]:

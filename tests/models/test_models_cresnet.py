@@ -248,3 +248,18 @@ def test_layers_must_fit_the_stages():
         CResNet((4, 6))
     with pytest.raises(ValueError, match=r"layers=\(4, 6, 3\) must be four numbers"):
         RGBResNet((4, 6, 3))
+
+
+def test_torchvisions_state_dict_is_refused_where_it_would_be_another_network():
+    torchvision = pytest.importorskip("torchvision")
+    theirs = torchvision.models.resnet50(weights=None, num_classes=7, width_per_group=64).state_dict()
+    paper = resnet50(num_classes=7)
+    before = {name: tensor.clone() for name, tensor in paper.state_dict().items()}
+    with pytest.raises(ValueError, match=r"torchvision's has its strides in the 3x3 .* stride_in_1x1=False"):
+        paper.load_state_dict(theirs)
+    with pytest.raises(ValueError, match="stride_in_1x1=False"):
+        cdzoo.models.resnet50_d(num_classes=3).load_classifier(theirs)
+    assert all(torch.equal(before[name], tensor) for name, tensor in paper.state_dict().items())
+    paper.load_state_dict(dict(theirs))  # nothing tells whose it is
+    resnet50(num_classes=7).load_state_dict(paper.state_dict())
+    resnet50(num_classes=7, stride_in_1x1=False).load_state_dict(theirs)

@@ -598,3 +598,17 @@ def test_the_command_line_compresses_classifies_and_decompresses(codec, tmp_path
     assert entry["top"][0]["class"] == int(codec.from_streams([stream]).argmax())
     assert main(["decompress", str(tmp_path / "photo.cdz"), "-o", str(tmp_path / "out.png"), *weights]) == 0
     assert (tmp_path / "out.png").is_file()
+
+
+def test_images_and_latents_have_methods_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = cdzoo.models.icat_small(width=0.0625, num_classes=3, in_channels=3).eval()
+    x = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        out = model.forward_images(x)
+        assert torch.equal(out.x_hat, model(x).x_hat)
+        # three latent channels: a plain tensor is taken for images, the methods leave no doubt
+        logits = model.forward_latents(out.latent.y_hat)
+        assert torch.equal(logits, model(out.latent))
+        torch.testing.assert_close(logits, out.logits)
+        assert isinstance(model(out.latent.y_hat), type(out))

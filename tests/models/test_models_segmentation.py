@@ -163,7 +163,7 @@ def test_from_classifier_is_what_the_builder_makes(name, tmp_path):
     segmenter = Segmenter.from_classifier(classifier.double(), num_classes=3)
     assert (segmenter.origin.builder, segmenter.num_classes, segmenter.training) == (name, 3, False)
     assert {n: v for n, v in segmenter.origin.arguments.items() if n in given} == {
-        n: "none" if v is None else v for n, v in given.items()
+        n: None if v is None else v for n, v in given.items()
     }
     assert {p.dtype for p in segmenter.parameters()} == {torch.float64}
     own = segmenter.backbone.state_dict()

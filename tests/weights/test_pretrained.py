@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 import cdzoo
+from cdzoo._registry import find_entry
 from cdzoo.cli import main
 from cdzoo.codecs import Codec, read_header
 from cdzoo.demo import PHOTO, load_photo
 from cdzoo.errors import WeightsError
 from cdzoo.images import read_image
 from cdzoo.transforms import CoefficientTransform
+from cdzoo.weights.building import build_codec
 from cdzoo.weights.card import model_card
 from cdzoo.weights.enums import PACKAGED, WeightsEnum
 from cdzoo.weights.folder import WeightsFolder
@@ -65,13 +67,15 @@ def test_the_card_is_up_to_date_and_its_lines_run(folder: Path) -> None:
     source = WeightsFolder.from_path(folder)
     card = (folder / "README.md").read_text(encoding="utf-8")
     size = (folder / "model.safetensors").stat().st_size
-    assert card == model_card({**source.config, "arguments": source.arguments}, source.tensors(), size)
+    config = {**source.config, "arguments": source.arguments}
+    tag = find_entry(source.builder).cls.pipeline_tag
+    assert card == model_card(config, source.tensors(), size, pipeline_tag=tag)
 
     lines = card.split("```python\n")[1].split("```")[0].replace("photo.jpg", PHOTO.as_posix())
     photo, names = load_photo(256), dict[str, Any]()
     names["images"] = photo
     if source.config["kind"] == "model" and source.config["codec"]:
-        names["streams"] = source.build_codec().compress(photo)
+        names["streams"] = build_codec(source).compress(photo)
     exec(lines, names)
     module = names[source.config["kind"]]
     assert not module.training

@@ -1,0 +1,102 @@
+"""Another package registers a codec and networks through an entry point, and everything finds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import contextlib, io, json, sys
+from pathlib import Path
+import timm, torch
+import cdzoo
+from cdzoo.cli import main
+from cdzoo.images import png_bytes
+from cdzoo.interop.timm import register
+
+assert "tinyzoo" not in sys.modules  # imported on first use only
+found = {"models": cdzoo.list_models("tiny*"), "codecs": cdzoo.list_codecs("tiny*")}
+found["readers"] = cdzoo.list_models("[tl]i*", codec="tinycodec")
+folder = Path(sys.argv[1])
+
+def cli(*arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main([*map(str, arguments), "--json"])
+    assert status == 0, out.getvalue()
+    return json.loads(out.getvalue())
+
+torch.manual_seed(0)
+codec = cdzoo.get_codec("tinycodec").eval()
+cdzoo.save_pretrained(codec, folder / "codec")
+images = torch.rand(2, 3, 40, 50)
+streams = codec.compress(images)
+found["header"] = cdzoo.codecs.read_header(streams[0]).codec
+for name in ("tinynet", "linear_head"):
+    model = cdzoo.get_model(name, num_classes=5).eval()
+    with torch.no_grad():
+        logits = cdzoo.compose(codec, model).from_streams(streams)
+    assert logits.shape == (2, 5)
+    cdzoo.save_pretrained(model, folder / name, codec=codec, meta={"classes": list("abcde")})
+    again = cdzoo.from_pretrained(folder / name)
+    assert (type(again), again.origin.builder, again.meta["classes"]) == (type(model), name, list("abcde"))
+    assert again.codec_fingerprint == codec.fingerprint
+    with torch.no_grad():
+        pair = cdzoo.compose(cdzoo.from_pretrained(folder / "codec"), again)
+        assert torch.equal(pair.from_streams(streams), logits)
+
+listed = cli("list", "tiny*")
+found["list"] = [entry["name"] for entry in listed["codecs"] + listed["models"]]
+found["info"] = cli("info", "tinynet")["arguments"]
+found["weights"] = cli("info", folder / "tinynet")["builder"]
+(folder / "photo.png").write_bytes(png_bytes(images[:1]))
+cli("compress", folder / "photo.png", "-o", folder, "--weights", folder / "codec")
+labels = cli("classify", folder / "photo.cdz", "--weights", folder / "tinynet", "--codec", folder / "codec")
+found["top"] = len(labels["files"][0]["top"])
+register()
+found["timm"] = timm.create_model("cdzoo_tinynet", num_classes=2).num_classes
+print(json.dumps(found))
+"""
+
+
+def run(program: str, tmp_path: Path, value: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program where an installed package has one entry point."""
+    installed = tmp_path / "site" / "tinyzoo-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tinyzoo\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[cdzoo.plugins]\ntiny = {value}\n")
+    paths = [str(installed.parent), str(ROOT / "tests" / "plugin"), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_installed_plugin_is_found_everywhere(tmp_path: Path) -> None:
+    done = run(PROGRAM, tmp_path, "tinyzoo", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "models": ["tinynet"],
+        "codecs": ["tinycodec"],
+        "readers": ["linear_head", "tinynet"],
+        "header": "tinycodec",
+        "list": ["tinycodec", "tinynet"],
+        "info": {"weights": None, "in_channels": 4, "num_classes": 3, "channels": 8, "latent_stride": 16},
+        "weights": "tinynet",
+        "top": 5,
+        "timm": 2,
+    }
+
+
+@pytest.mark.parametrize("value", ["no_such_module", "tinyzoo:nothing"])
+def test_a_plugin_that_fails_is_a_warning(value: str, tmp_path: Path) -> None:
+    program = "import cdzoo; print('cresnet39' in cdzoo.list_models())"
+    done = run(program, tmp_path, value)
+    assert done.stdout == "True\n"
+    assert f"the plugin 'tiny' ({value}) could not be loaded" in done.stderr
