@@ -25,10 +25,10 @@ def source_name(source: JPEGSource, index: int | None) -> str:
     Raises:
         TypeError: the source is something else.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str) or (not isinstance(source, _BYTES) and isinstance(source, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None)
-    if isinstance(name, str) and not isinstance(source, _BYTES):
+    if isinstance(name, str):
         return name
     if not is_source(source):
         raise TypeError(f"a JPEG source is a path, the bytes of a file, or an open file, not {type(source).__name__}")

@@ -229,9 +229,10 @@ def _common_geometry(files: list[File]) -> Geometry:
 
 
 def _shapes(files: list[File]) -> list[tuple[int, ...]]:
-    """The shapes of the planes and, last, of the quantisation tables."""
-    blocks = files[0].opening.geometry.blocks
-    return [*[(len(files), *grid, 8, 8) for grid in blocks], (len(files), len(blocks), 8, 8)]
+    """The shapes of the planes and, last, of the quantization tables."""
+    components = files[0].opening.frame.components
+    shapes = [(len(files), component.rows, component.columns, 8, 8) for component in components]
+    return [*shapes, (len(files), len(components), 8, 8)]
 
 
 def _fresh(files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:

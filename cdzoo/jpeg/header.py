@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Frame, Kind, Scan, Segments
 from cdzoo.jpeg._metadata import joined_profile, orientation
-from cdzoo.jpeg.geometry import Geometry, block_grids
+from cdzoo.jpeg.geometry import Geometry
 
 __all__ = ["JPEGHeader", "Opening", "known_opening", "read_opening"]
 
@@ -58,7 +58,6 @@ class JPEGHeader(NamedTuple):
 class Opening(NamedTuple):
     """A parsed header with the first scan and its tables: where decoding begins. Files share it; it never changes."""
 
-    header: JPEGHeader
     geometry: Geometry
     frame: Frame
     scan: Scan
@@ -66,6 +65,27 @@ class Opening(NamedTuple):
     qtables: NDArray[np.int32] | None  # (K, 64), or None if a component has none yet
     huffman: tuple[bytes, ...]  # DHT payloads: four DC tables, four AC tables; empty for what is not defined
     flawless: bool  # true if nothing was wrong with it
+    exif: bytes | None
+    xmp: bytes | None
+    icc: tuple[bytes, ...]
+
+    @property
+    def header(self) -> JPEGHeader:
+        """The public part, with metadata; not needed to decode."""
+        frame = self.frame
+        return JPEGHeader(
+            image_size=frame.image_size,
+            sampling=frame.sampling,
+            color_space=self.geometry.color_space,
+            kind=frame.kind,
+            num_components=len(frame.components),
+            block_sizes=self.geometry.blocks,
+            precision=8,
+            orientation=orientation(self.exif, self.xmp),
+            restart_interval=self.scan.restart_interval,
+            exif=self.exif,
+            icc_profile=joined_profile(self.icc) if self.icc else None,
+        )
 
 
 def read_opening(segments: Segments) -> Opening:
@@ -81,22 +101,8 @@ def read_opening(segments: Segments) -> Opening:
     qtables = [segments.quantization.get(component.table) for component in frame.components]
     complete = [table for table in qtables if table is not None]
     geometry = Geometry(frame.sampling, frame.image_size, segments.color_space)
-    header = JPEGHeader(
-        image_size=geometry.image_size,
-        sampling=geometry.sampling,
-        color_space=geometry.color_space,
-        kind=frame.kind,
-        num_components=len(frame.components),
-        block_sizes=block_grids(frame.image_size, frame.sampling),
-        precision=8,
-        orientation=orientation(segments.exif, segments.xmp),
-        restart_interval=scan.restart_interval,
-        exif=segments.exif,
-        icc_profile=joined_profile(segments.icc) if segments.icc else None,
-    )
     huffman = segments.usable_tables()
     return Opening(
-        header,
         geometry,
         frame,
         scan,
@@ -104,6 +110,9 @@ def read_opening(segments: Segments) -> Opening:
         np.concatenate(complete).reshape(-1, 64) if len(complete) == len(qtables) else None,
         tuple([huffman.get(kind + number, b"") for kind in (0, 16) for number in range(4)]),
         segments.complaint is None,
+        segments.exif,
+        segments.xmp,
+        tuple(segments.icc),
     )
 
 

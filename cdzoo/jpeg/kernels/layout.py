@@ -22,7 +22,7 @@ NATURAL = np.concatenate([ZIGZAG, np.full(64, 63)]).astype(np.uint8)
 
 
 def _record(*names: str) -> np.dtype[Any]:
-    return np.dtype([(name, np.int64) for name in names])
+    return np.dtype([(name, np.int64) for name in names], align=True)
 
 
 #: A component of a frame: identifier, sampling factors, rows and columns of blocks, number of blocks before it.

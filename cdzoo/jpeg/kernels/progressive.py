@@ -56,12 +56,12 @@ def decode_dc(
         stop = min(last, mcu + columns - x)
         while mcu < stop:
             for b in range(num_blocks):
-                n = np.uint64(b)
-                place = blocks[n].base + x * blocks[n].step
-                if x >= blocks[n].limit:
+                info = blocks[np.uint64(b)]
+                place = info.base + x * info.step
+                if x >= info.limit:
                     place = state.spare
                 block = int16s(np.uint64(place))
-                row = np.uint64(blocks[n].dc_row)
+                row = np.uint64(info.dc_row)
                 code = np.uint64(0)
                 if not refine:
                     code = np.uint64(tables[row, buf >> _TOP])
@@ -78,7 +78,7 @@ def decode_dc(
                         if code == 0:
                             return BAD_CODE, mcu, pos - (count >> _THREE)
                     length, width = code & _BYTE, code >> _EIGHT
-                    c = np.uint64(blocks[n].component)
+                    c = np.uint64(info.component)
                     value = receive(buf << length, width) + predictions[c]
                     buf <<= length + width
                     count -= length + width
