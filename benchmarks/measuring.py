@@ -26,7 +26,7 @@ import cdzoo
 
 LIBRARIES = (
     "torch", "torchvision", "timm", "compressai", "numpy", "numba", "pillow", "simplejpeg", "jpeglib",
-    "pyjpegio",
+    "pyjpegio", "torchcodec", "pyturbojpeg", "opencv-python-headless",
 )  # fmt: skip
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ GROUPS = {
     "entropy-coding": "entropy_coding",
     "learned-codecs": "learned_codecs",
     "jpeg-reading": "jpeg_reading",
+    "jpeg-any-size": "jpeg_any_size",
     "jpeg-to-labels": "jpeg_networks",
     "cdz-to-labels": "latent_networks",
     "growth": "growth",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cdzoo._checks import integer
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.planes import LEVEL_SHIFT, LUMA, check_coefficients, color_matrix, component_planes, mix
+from cdzoo.jpeg.planes import LEVEL_SHIFT, LUMA, check_coefficients, color_matrix, colors_of, component_planes, mix
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["SUBSAMPLINGS", "decode_jpeg", "encode_jpeg", "quality_tables"]
@@ -157,12 +157,12 @@ def decode_jpeg(
     shifts: tuple[float, ...] = (LEVEL_SHIFT,) * 3 if colors == "rgb" else (LEVEL_SHIFT, 0.0, 0.0)
     shifts = shifts[: len(matrix[0])] + (LEVEL_SHIFT,) * (colors != space)
     with outside_autocast(coefficients.qtables.device):
-        planes = component_planes(coefficients, shifts, chroma=chroma, dtype=dtype, inks=True)
-        x = mix(planes[: len(matrix[0])], matrix, 1)
-        if space == "ycck":  # which stands for the complement of the inks
-            x = 1 - x
-        if colors != space:
-            x = x * planes[3][:, None]
+        if colors == space:
+            x = colors_of(coefficients, shifts, matrix, chroma=chroma, dtype=dtype)
+        else:
+            planes = component_planes(coefficients, shifts, chroma=chroma, dtype=dtype, inks=True)
+            x = mix(planes[:3], matrix, 1)
+            x = (1 - x if space == "ycck" else x) * planes[3][:, None]  # YCC stands for the complement of the inks
     return x.clamp(0, 1) if clamp else x
 
 

@@ -18,7 +18,15 @@ from cdzoo.jpeg import dct
 from cdzoo.jpeg.geometry import num_blocks
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["LEVEL_SHIFT", "color_matrix", "component_planes", "mix", "neutral_planes", "subsampling_factors"]
+__all__ = [
+    "LEVEL_SHIFT",
+    "color_matrix",
+    "colors_of",
+    "component_planes",
+    "mix",
+    "neutral_planes",
+    "subsampling_factors",
+]
 
 LEVEL_SHIFT = 128 / 255
 LUMA = (0.299, 0.587, 0.114)
@@ -193,6 +201,34 @@ def component_planes(
         own = dct.unblockify(blocks[:, 0], component_size(size, factors[k]))
         out.append(upsample(own, factors[k], fancy=uses_fancy(factors[k], size, chroma), size=size))
     return out
+
+
+def colors_of(
+    coefficients: JPEGCoefficients,
+    shifts: tuple[float, ...],
+    matrix: Sequence[Sequence[float]],
+    *,
+    chroma: str,
+    dtype: torch.dtype,
+    basis: Tensor | None = None,
+) -> Tensor:
+    """Linear combinations of the components at the size of the image.
+
+    Args:
+        coefficients, shifts, chroma, dtype, basis: see :func:`component_planes`.
+        matrix: a row of factors for each color, one factor for each shift.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    planes, qtables, _, size, _ = coefficients
+    plain = all(factor == (1, 1) for factor in subsampling_factors(coefficients))
+    if not plain or not len(planes) == len(shifts) == 3:
+        return mix(component_planes(coefficients, shifts, chroma=chroma, dtype=dtype, basis=basis), matrix, 1)
+    # nothing is upsampled: two matrix products, and one copy from blocks to rows
+    blocks = pixel_blocks(torch.stack(planes, 1), qtables, shifts=shifts, dtype=dtype, basis=basis)
+    colors = blocks.new_tensor(matrix) @ blocks.flatten(2)
+    return dct.unblockify(colors.view(len(colors), len(matrix), *blocks.shape[2:]), size).contiguous()
 
 
 def color_matrix(color_space: str, channels: int) -> tuple[tuple[float, ...], ...]:

@@ -149,6 +149,23 @@ def test_decoders_and_networks_agree(scripts: dict[str, ModuleType]) -> None:
         assert torch.nn.functional.cosine_similarity(found, logits["cdzoo"]).min() > 0.8, name
 
 
+def test_photographs_of_any_size(scripts: dict[str, ModuleType]) -> None:
+    any_size = importlib.import_module("jpeg_any_size")
+    options = scripts["measuring"].Options(quick=True, threads=(1,))
+    found, skipped = any_size.ways()
+    assert not set(found) & set(skipped)
+    data = any_size.jpeg_file((866, 1155), 85, "4:2:0", False, options)
+    errors = {name: any_size.error(found[name](data), data) for name in ("cdzoo", "torchvision", "Pillow")}
+    assert errors["cdzoo"] < 1e-3 < 0.3 < errors["torchvision"] < errors["Pillow"] + 0.1 < 1.5
+    rows = list(any_size.rows(options))
+    for row in rows:
+        check(row)
+        assert {"torchvision", "Pillow", "Pillow draft"} <= set(row.peers)
+    assert {row.case["call"] for row in rows} == {
+        "bytes to input", "bytes to coefficients", "bytes to labels", "DataLoader",
+    }  # fmt: skip
+
+
 @pytest.mark.compressai
 @FILTER
 def test_the_accelerator_is_skipped_with_a_reason_or_runs(

@@ -13,7 +13,7 @@ from cdzoo.jpeg import dct
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET, JPEGConv2d, format_bytes
 from cdzoo.jpeg.nn.maps import CoefficientMap, LayerForms
 from cdzoo.jpeg.nn.stem import jpeg_coefficient_image, jpeg_stem_conv2d
-from cdzoo.jpeg.planes import check_coefficients, color_matrix, component_planes, mix, neutral_planes
+from cdzoo.jpeg.planes import check_coefficients, color_matrix, colors_of, neutral_planes
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["JPEGEntrance", "make_convolutions_explicit"]
@@ -110,9 +110,9 @@ class JPEGEntrance(nn.Module):
                 basis=self.basis,
             )
         shifts = tuple(-plane for plane in neutral_planes(coefficients.color_space, self.mean))
-        planes = component_planes(coefficients, shifts, chroma=self.chroma, dtype=dtype, basis=self.basis)
         rows = color_matrix(coefficients.color_space, self.channels)
-        return mix(planes, [[w / std for w in row] for row, std in zip(rows, self.std, strict=True)], 1)
+        matrix = [[w / std for w in row] for row, std in zip(rows, self.std, strict=True)]
+        return colors_of(coefficients, shifts, matrix, chroma=self.chroma, dtype=dtype, basis=self.basis)
 
     def check_memory(self, network: nn.Module, coefficients: JPEGCoefficients) -> None:
         """Refuses an image size whose explicit maps don't fit, before the first of them is built.
