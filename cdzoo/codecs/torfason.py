@@ -105,6 +105,7 @@ class TorfasonCodec(CalibratedCodec):
         self, *, latent_channels: int = 32, levels: int = 6, N: int = 128, channels: Sequence[int] | None = None
     ) -> None:
         check_size("N", N)
+        check_size("latent_channels", latent_channels)
         quantizer = SoftToHardQuantizer(levels)
         levels, outer = quantizer.levels, max(1, N // 2)
         if levels > _MAX_LEVELS:
