@@ -53,11 +53,10 @@ def outputs_and_gradients(module: Any, x: Tensor, *, training: bool) -> dict[str
     return {name: tensor.detach() for name, tensor in {**kept, **gradients}.items()}
 
 
-def record(name: str) -> dict[str, Tensor]:
-    """What CompressAI's model of that name makes of :func:`random_codec`'s weights."""
+def record(name: str, codec: Any) -> dict[str, Tensor]:
+    """Outputs, bytes and gradients of CompressAI's model of that name with a codec's weights."""
     from oracles.compressai_models import compressai_model
 
-    codec = random_codec(name)
     model = compressai_model(name, codec)
     x = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     with torch.no_grad():
@@ -75,6 +74,6 @@ def record(name: str) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    found = {key: tensor for name in NAMES for key, tensor in record(name).items()}
+    found = {key: tensor for name in NAMES for key, tensor in record(name, random_codec(name)).items()}
     save_file({key: tensor.contiguous().clone() for key, tensor in found.items()}, EXPECTED)
     EXPECTED.chmod(0o644)
