@@ -277,7 +277,7 @@ def test_upscaling_survives_saving_and_fights_weights(builder, tmp_path):
         assert type(loaded.upscale) is type(builder(**SMALL, upscale=upscale).upscale)
         assert type(builder(weights=folder, upscale=upscale).upscale) is type(loaded.upscale)
         other = "deconv" if upscale is None else None
-        with pytest.raises(ValueError, match=f"upscale='{other or 'none'}' conflicts with weights"):
+        with pytest.raises(ValueError, match=f"upscale={other!r} conflicts with weights"):
             builder(weights=folder, upscale=other)
     assert isinstance(builder(**SMALL).upscale, nn.Identity) is (builder is resnet49)
 
