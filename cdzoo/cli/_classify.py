@@ -84,7 +84,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
             entry |= {"damage": result.damage, "missing_blocks": result.missing_blocks}
         report.add({**entry, "top": label_entries(result.classes)}, number)
     if damaged:
-        report.note(f"{damaged} damaged JPEG files were read as far as possible; --strict reports them as errors")
+        report.note(f"damaged JPEG files that were read as far as possible: {damaged}; --strict reports them as errors")
 
 
 def label_entries(labels: Sequence[Label]) -> list[dict[str, Any]]:
