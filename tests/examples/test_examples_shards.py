@@ -20,6 +20,8 @@ from oracles.jpeg_files import encode, picture
 import cdzoo
 from cdzoo.data import write_shards
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_shards.py"
 
 # The runs in one launch, for starting a worker takes longer than all of them. Of "killed" rank 1 is killed in its
@@ -28,8 +30,6 @@ WORKER = """
 import itertools, json, os, signal, sys
 import torch.distributed as dist
 import train_shards
-
-pytestmark = pytest.mark.slow
 
 runs, start = json.loads(sys.argv[1]), os.environ["TORCHELASTIC_RESTART_COUNT"]
 in_step = train_shards.in_step
