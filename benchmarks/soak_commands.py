@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image
 from soak_files import Entry
 from soak_processes import Account, Finished, Process, Scenario, command
-from soak_setting import CODEC, Soak, die_at, growth, num_faults, resident_mb, seen_by_pillow, seen_by_readers
+from soak_setting import CODEC, Soak, die_at, growth, num_faults, resident_mb, seen_by_classify, seen_by_pillow
 
 from cdzoo.codecs import read_header
 from cdzoo.weights.enums import PACKAGED
@@ -79,10 +79,10 @@ def classify(soak: Soak) -> Iterator[Scenario]:
     """JPEG files and streams."""
     account = Account()
     files = [*soak.jpegs, *soak.streams]
-    run = soak.start("classify", soak.root, "--json").wait()
+    run = soak.start("classify", soak.root, "--strict", "--json").wait()
     account.run(run)
     account.files(
-        files, soak.root, run.rows, valid=_has_labels, must_fail=seen_by_readers, may_fail=_may_not_be_classified
+        files, soak.root, run.rows, valid=_has_labels, must_fail=seen_by_classify, may_fail=_may_not_be_classified
     )
     how = "JPEG files and streams; the networks refuse CMYK files, and streams of other codecs"
     yield account.scenario("classify", how, files=len(files), faults=num_faults(files))
@@ -251,13 +251,13 @@ def vanishing(soak: Soak) -> Iterator[Scenario]:
     victims = rng.sample(range(len(entries)), len(entries) // 3)
     gone = {entries[v].name for v in victims}
     paths = [folder / entries[v].name for v in victims]
-    run = soak.start("classify", *[folder / entry.name for entry in entries], "--json").wait(
+    run = soak.start("classify", *[folder / entry.name for entry in entries], "--strict", "--json").wait(
         watch=lambda: paths.pop().unlink(missing_ok=True) if paths else None
     )
     account.run(run)
     account.files(
         entries, folder, run.rows, valid=_has_labels,
-        must_fail=lambda entry: entry.name not in gone and seen_by_readers(entry),
+        must_fail=lambda entry: entry.name not in gone and seen_by_classify(entry),
         may_fail=lambda entry: entry.name in gone or _may_not_be_classified(entry),
     )  # fmt: skip
     how = "classify, with every name as an argument, while a third of the files are deleted"
@@ -354,7 +354,7 @@ def _is_faulty(entry: Entry) -> bool:
 
 
 def _may_not_be_classified(entry: Entry) -> bool:
-    return bool(entry.fault) or seen_by_readers(entry)
+    return bool(entry.fault) or seen_by_classify(entry)
 
 
 def _was_skipped(entry: Entry, row: dict[str, Any]) -> bool:

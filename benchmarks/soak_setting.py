@@ -94,6 +94,11 @@ def seen_by_readers(entry: Entry) -> bool:
     return entry.fault not in ("", "bits flipped") or (entry.variant == "cmyk" and not entry.fault)
 
 
+def seen_by_classify(entry: Entry) -> bool:
+    """There is a packaged network for every codec and for CMYK files; ``--strict`` shows damage of JPEG files."""
+    return bool(entry.fault) if entry.kind == "cdz" else entry.fault not in ("", "bits flipped")
+
+
 def resident_mb(pid: int) -> float:
     """Memory that a process occupies, in MiB; 0 if it has ended."""
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracles.small_modules import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -15,9 +16,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # one core each, for child processes, too; tests that are about threads ask for them
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-
-CALIBRATED = ["torfason2018", "choi2019"]
-"""Codecs whose tables are measured, not learned."""
 
 
 def smooth_images(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import CALIBRATED
+from oracles.small_modules import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header

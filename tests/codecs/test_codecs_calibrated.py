@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CALIBRATED
+from oracles.small_modules import CALIBRATED
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CALIBRATED
+from oracles.small_modules import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import CALIBRATED
+from oracles.small_modules import CALIBRATED
 from torch import Tensor, nn
 
 from cdzoo.codecs import Codec, TransformCodec

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CALIBRATED
-from oracles.small_modules import small
+from oracles.small_modules import CALIBRATED, small
 from torch import Tensor, nn
 
 import cdzoo

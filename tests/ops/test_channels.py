@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import CALIBRATED
+from oracles.small_modules import CALIBRATED
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -26,6 +26,9 @@ EXACTLY: dict[str, dict[str, object]] = {
 }
 """Builders whose small arguments are not the plain ones, and why."""
 
+CALIBRATED = ["torfason2018", "choi2019"]
+"""Codecs whose tables are measured, not learned."""
+
 
 def small(name: str, *, seed: int = 0) -> nn.Module:
     """A small module with values that no initialisation gives, buffers included."""
