@@ -157,7 +157,7 @@ def resident_memory(soak: Soak) -> Iterator[Scenario]:
     def work() -> int:
         sets: list[Any] = [
             StreamDataset(soak.root, soak.codec, labels=None),
-            CoefficientDataset(soak.root, labels=None),
+            CoefficientDataset(soak.root, labels=None, strict=True),
         ]
         after = {}
         for number in range(count):
