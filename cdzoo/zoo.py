@@ -90,11 +90,13 @@ def register_codec(
     """Register a codec under the name of the decorated function; as :func:`register_model`.
 
     Args:
-        cls: a subclass of :class:`cdzoo.Codec`.
+        cls: a subclass of :class:`cdzoo.Codec`, whose ``name`` is that of the function: streams carry it, and it finds
+            the builder again.
         make, weights, num_params, **preset: as in :func:`register_model`.
 
     Raises:
-        TypeError, ValueError: as :func:`register_model`.
+        TypeError: as :func:`register_model`.
+        ValueError: the name is taken, or ``cls.name`` is another one.
     """
     return _register("codec", cls, make, weights, num_params, preset)
 
@@ -114,6 +116,13 @@ def _register(
     options = {name: parameter for name, parameter in options.items() if name not in preset}
 
     def register(declared: Builder) -> Builder:
+        name = declared.__name__
+        if kind == "codec" and getattr(cls, "name", None) != name:
+            raise ValueError(
+                f"{cls.__name__}.name is {getattr(cls, 'name', None)!r}, but its builder is called {name!r}; both must "
+                "be the same, since streams carry the one and the other finds the codec"
+            )
+
         def builder(*, weights: WeightsLike = None, **options: Any) -> nn.Module:
             return build(entry, find_weights(weights, builder=entry.name), options)
 
@@ -126,7 +135,7 @@ def _register(
         )
         builder.__annotations__ = {p.name: p.annotation for p in (first, *options.values())} | {"return": returns}
         entry = Entry(
-            name=declared.__name__,
+            name=name,
             kind=kind,
             builder=builder,
             cls=cls,

@@ -39,6 +39,12 @@ cdzoo.save_pretrained(codec, folder / "codec")
 images = torch.rand(2, 3, 40, 50)
 streams = codec.compress(images)
 found["header"] = cdzoo.codecs.read_header(streams[0]).codec
+plain = cdzoo.get_codec("block_means", steps=32)
+again = cdzoo.from_pretrained(cdzoo.save_pretrained(plain, folder / "plain"))
+assert (again.name, again.steps, again.fingerprint) == ("block_means", 32, plain.fingerprint)
+padded = torch.nn.functional.pad(images, (0, 6, 0, 0), "replicate")
+means = 31 * torch.nn.functional.avg_pool2d(padded, 8)
+assert torch.equal(again.decompress(plain.compress(images)).y_hat, means.round())
 for name in ("tinynet", "linear_head"):
     model = cdzoo.get_model(name, num_classes=5).eval()
     with torch.no_grad():

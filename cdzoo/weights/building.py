@@ -204,7 +204,7 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
         raise _misfit(entry, source, error) from error
     _check_tensors(entry, source, module.state_dict(), own)
     codes = hasattr(module, "load_integer_state")
-    if codes and next(module.parameters()).itemsize < 4:
+    if codes and any(p.itemsize < 4 for p in module.parameters()):
         module.float()  # the default dtype made it narrow; rounded to it, this would be another codec
     if integers and not codes:
         raise WeightsError(f"{source}: has coding tables, but {entry.name} is not a codec")

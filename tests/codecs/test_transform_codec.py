@@ -271,6 +271,16 @@ def test_a_registered_codec_is_listed_saved_and_loaded(
     assert torch.equal(again.decompress(some.compress(x)).y_hat, some.encode(x).y_hat)
 
 
+def test_a_codec_is_registered_under_its_name() -> None:
+    with pytest.raises(ValueError, match=r"TinyCodec\.name is 'tiny_codec', but its builder is called 'other'"):
+
+        @cdzoo.register_codec(TinyCodec)
+        def other(*, weights: Any = None, **options: Any) -> TinyCodec:
+            raise AssertionError
+
+    assert "other" not in cdzoo.list_codecs()
+
+
 def test_the_command_line_uses_a_registered_codec(
     tiny: TinyCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
