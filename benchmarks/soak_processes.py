@@ -209,7 +209,7 @@ class Account:
         Args:
             entries: files that it has to speak of, below ``folder``.
             folder: an absolute path.
-            rows: objects with ``"file"``, and an ``"error"`` if it failed.
+            rows: objects with ``"file"``, an ``"error"`` if it failed, and ``"damage"`` if only a part could be read.
             valid: whether the result of a file is what it should be.
             must_fail: files that have to be reported.
             may_fail: files that may be reported.
@@ -224,15 +224,16 @@ class Account:
             if not own:
                 self.lost += 1
                 self.check(False, f"neither a result nor a reason: {entry}")
-            elif "error" in own[0]:
-                self.reported += 1
-                self.check(own[0]["error"], f"no reason: {entry}")
-                if not may_fail(entry):
-                    self.lost += 1
-                    self.check(False, f"undamaged, but reported: {entry}: {own[0]['error']}")
-            elif not valid(entry, own[0]):
+            elif "error" not in own[0] and not valid(entry, own[0]):
                 self.lost += 1
                 self.check(False, f"not what it should be: {entry}")
+            elif "error" in own[0] or "damage" in own[0]:
+                reason = own[0].get("error", own[0].get("damage"))
+                self.reported += 1
+                self.check(reason, f"no reason: {entry}")
+                if not may_fail(entry):
+                    self.lost += 1
+                    self.check(False, f"undamaged, but reported: {entry}: {reason}")
             else:
                 self.good += 1
                 self.unseen += bool(entry.fault)

@@ -95,7 +95,10 @@ def seen_by_readers(entry: Entry) -> bool:
 
 
 def seen_by_classify(entry: Entry) -> bool:
-    """There is a packaged network for every codec and for CMYK files; ``--strict`` shows damage of JPEG files."""
+    """Any damage of a stream; of a JPEG file, which is read as far as possible and marked, all but some flipped bits.
+
+    There is a packaged network for every codec and for CMYK files.
+    """
     return bool(entry.fault) if entry.kind == "cdz" else entry.fault not in ("", "bits flipped")
 
 

@@ -24,6 +24,7 @@ from cdzoo.data.coefficients import read_upright
 from cdzoo.data.collate import collate_coefficients, collate_latents
 from cdzoo.data.streams import StreamDecoder
 from cdzoo.errors import BitstreamError, JPEGError, PairingError
+from cdzoo.jpeg._sources import Fallback, check_fallback, transcoded
 from cdzoo.labels import Label, top_labels
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import Latent
@@ -67,11 +68,12 @@ class Classify(Task):
         top: number of classes in a result.
         transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
         strict: refuse damaged JPEG files; otherwise they are read as far as possible.
+        fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name.
         **options: as for :class:`~cdzoo.bulk.task.Task`.
 
     Raises:
         TypeError: a network over latents without its codec.
-        ValueError: a limit below 1, or ``transforms`` for a network over latents.
+        ValueError: a limit below 1, an unknown ``fallback``, or ``transforms`` for a network over latents.
     """
 
     columns: ClassVar = {"classes": "[int32]", "labels": "[string]", "probabilities": "[float]", "damage": "string"}
@@ -83,12 +85,14 @@ class Classify(Task):
         top: int = 5,
         transforms: Callable[[Any], Any] | None = None,
         strict: bool = False,
+        fallback: Fallback | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
-        self.model, self.top, self.strict = copy.deepcopy(model).eval(), top, strict
+        check_fallback(fallback)
+        self.model, self.top, self.strict, self.fallback = copy.deepcopy(model).eval(), top, strict, fallback
         self.meta = getattr(model, "meta", None) or {}
         self._decoder: StreamDecoder | None = None
         self._transforms = transforms
@@ -120,7 +124,8 @@ class Classify(Task):
         transforms: Any = self.model.transforms if composed else self._transforms
         config = transforms.config() if hasattr(transforms, "config") else getattr(transforms, "__qualname__", "")
         of = {"model": type(model).__name__, "weights": digest.hexdigest(), "transforms": config}
-        return {**super().facts, **of, "top": self.top, "strict": self.strict, **codec}
+        reading = {"strict": self.strict, "fallback": self.fallback}
+        return {**super().facts, **of, "top": self.top, **reading, **codec}
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)
@@ -130,10 +135,17 @@ class Classify(Task):
         if self._decoder is not None:
             size: Any = self._decoder.batch_key(data)
             return Item(file, size, (data, Classified(file.name, num_bytes=len(data))), size, len(data))
+        num_bytes = len(data)
         with _damage([]):
-            header = read_jpeg_header(data, strict=self.strict)
+            try:
+                header = read_jpeg_header(data, strict=self.strict)
+            except JPEGError as error:
+                if self.fallback is None or not error.unsupported:
+                    raise
+                data = transcoded(data, file.name, max_pixels=self.max_pixels)
+                header = read_jpeg_header(data)
         height, width = header.image_size
-        about = Classified(file.name, num_bytes=len(data), image_size=(height, width))
+        about = Classified(file.name, num_bytes=num_bytes, image_size=(height, width))
         if header.orientation >= 5:
             about = about._replace(image_size=(width, height))
         size = getattr(self._transforms, "size", None)
@@ -296,6 +308,7 @@ def classify(
     top: int = 5,
     batch_size: int = 32,
     device: torch.device | str | None = None,
+    fallback: Fallback | None = None,
 ) -> list[Classified]:
     """Label JPEG files from their DCT coefficients and ``.cdz`` streams from their latents, of any sizes.
 
@@ -312,6 +325,8 @@ def classify(
         top: number of classes for each file.
         batch_size: largest number of files in a batch.
         device: device of the network; by default a module's own, or the CPU.
+        fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name, such as a
+            PNG file called ``.jpg``; ``None`` treats them as errors.
 
     Returns:
         one result for each file, in order: ``path``, ``classes`` (``name``, ``probability``, ``number``, ``id``), or
@@ -319,7 +334,7 @@ def classify(
 
     Raises:
         FileNotFoundError: a folder without any JPEG file or stream.
-        ValueError: an unknown name, or a number below 1.
+        ValueError: an unknown name or ``fallback``, or a number below 1.
         WeightsError: the weights that were asked for cannot be found or loaded.
         PairingError: network and codec do not fit.
         ImportError: a package that the network needs is not installed.
@@ -333,7 +348,8 @@ def classify(
         if not found:
             raise FileNotFoundError(f"{os.fspath(path)}: no file ends in one of {', '.join(Networks.suffixes)}")
         files += [os.path.join(path, name) for name in found]
-    networks = Networks(model, weights, top=top, batch_size=batch_size, device=device)
+    check_fallback(fallback)
+    networks = Networks(model, weights, top=top, batch_size=batch_size, device=device, fallback=fallback)
     results: list[Classified | None] = [None] * len(files)
     for file, result in process(read_paths(files), networks):
         results[file.number] = Classified(file.name, error=result) if isinstance(result, Exception) else result

@@ -31,6 +31,11 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="number of classes to show (5)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="files in a batch, at most (32)")
     parser.add_argument("--strict", action="store_true", help="report damaged JPEG files as errors")
+    parser.add_argument(
+        "--fallback",
+        choices=["decode"],
+        help="decode: let Pillow decode files that are no JPEG files in spite of their name",
+    )
     parser.set_defaults(run=classify, render=_render)
 
 
@@ -67,6 +72,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
             top=args.top,
             batch_size=args.batch_size,
             strict=args.strict,
+            fallback=args.fallback,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -17,6 +17,8 @@ from cdzoo.data._shards import SampleShards, ShardLabels
 from cdzoo.data._webdataset import Paths
 from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
+from cdzoo.images import image_size
+from cdzoo.jpeg._sources import Fallback, check_fallback
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
@@ -39,7 +41,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
     """Decode files of any geometries, on several threads if asked to.
 
     Raises:
-        ValueError: an unknown ``gray``, an impossible ``gray_sampling``, or less than one thread.
+        ValueError: an unknown ``gray`` or ``fallback``, an impossible ``gray_sampling``, or less than one thread.
     """
 
     suffixes = JPEG_SUFFIXES
@@ -56,6 +58,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         num_threads: int | None,
         strict: bool,
         upright: bool | None,
+        fallback: Fallback | None = None,
     ) -> None:
         resizes = isinstance(transform, CoefficientTransform | RandomResizedCrop) and transform.resizes
         if resizes and upright is not None:
@@ -63,7 +66,8 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         super().__init__(None if resizes else transform)
         self._resize = transform if resizes else None
         self._upright = getattr(transform, "upright", False) if upright is None else upright
-        self._strict, self._warned = strict, False
+        check_fallback(fallback)
+        self._strict, self._fallback, self._warned = strict, fallback, False
         if gray not in get_args(Gray):
             raise ValueError(f"gray must be 'keep' or 'ycbcr', not {gray!r}")
         if num_threads is not None and num_threads < 1:
@@ -79,7 +83,15 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
 
     def bucket_key(self, head: bytes) -> Geometry:
         """Sampling, image size and color space of the coefficients that this decoder would give."""
-        header = read_jpeg_header(head)
+        try:
+            header = read_jpeg_header(head, strict=self._strict)
+        except JPEGError as error:
+            if self._fallback is None or not error.unsupported:
+                raise
+            try:
+                return Geometry(((1, 1),) * 3, image_size(head), "ycbcr")
+            except ValueError:
+                raise error from None
         if header.color_space == "gray" and self._gray_sampling is not None:
             return Geometry(self._gray_sampling, header.image_size, "ycbcr")
         return Geometry(header.sampling, header.image_size, header.color_space)
@@ -126,7 +138,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
             return error
 
     def _read(self, files: bytes | Sequence[bytes], num_threads: int) -> JPEGCoefficients:
-        options: Any = {"strict": self._strict, "max_pixels": self._max_pixels}
+        options: Any = {"strict": self._strict, "max_pixels": self._max_pixels, "fallback": self._fallback}
         if self._resize is not None:
             return read_jpeg(files, transform=self._resize, num_threads=num_threads, **options)
         if self._upright:
@@ -137,13 +149,20 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         return found if self._gray_sampling is None else gray_to_ycbcr(found, self._gray_sampling)
 
 
-def read_upright(data: bytes, *, max_pixels: int | None, strict: bool = True) -> JPEGCoefficients:
+def read_upright(
+    data: bytes, *, max_pixels: int | None, strict: bool = True, fallback: Fallback | None = None
+) -> JPEGCoefficients:
     """Read a file and turn it as its Exif orientation says, except images too small to be turned exactly.
 
     Raises:
         JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
     """
-    header = read_jpeg_header(data, strict=strict)
+    try:
+        header = read_jpeg_header(data, strict=strict)
+    except JPEGError as error:
+        if fallback is None or not error.unsupported:
+            raise
+        return read_jpeg(data, strict=strict, max_pixels=max_pixels, fallback=fallback)  # upright already
     coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
     # flipping an axis of the stored image needs a whole block along it, see upright
     flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
@@ -203,6 +222,8 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         upright: turn images as their Exif orientation says. By default, as the transform says (a
             ``CoefficientTransform`` turns them); without a transform, images stay as they are stored. Images too small
             to be turned exactly stay as they are.
+        fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name, as
+            :func:`cdzoo.codecs.read_jpeg` does. ``None`` treats them as errors.
         on_error: as for :class:`~cdzoo.data.StreamDataset`.
 
     Attributes:
@@ -231,6 +252,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         max_stream_bytes: int = MAX_STREAM_BYTES,
         strict: bool = False,
         upright: bool | None = None,
+        fallback: Fallback | None = None,
         on_error: OnError = "raise",
     ) -> None:
         decoder = CoefficientDecoder(
@@ -241,6 +263,7 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
             num_threads=num_threads,
             strict=strict,
             upright=upright,
+            fallback=fallback,
         )
         super().__init__(root, decoder, labels=labels, max_stream_bytes=max_stream_bytes, on_error=on_error)
 
@@ -283,7 +306,7 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
     ``.jpe`` or ``.jfif``, in any case.
 
     Ranks, workers, order and the arguments that are not listed here are as in :class:`~cdzoo.data.StreamShards`;
-    ``gray``, ``gray_sampling``, ``num_threads``, ``strict``, ``transform`` and ``upright`` are as in
+    ``fallback``, ``gray``, ``gray_sampling``, ``num_threads``, ``strict``, ``transform`` and ``upright`` are as in
     :class:`~cdzoo.data.CoefficientDataset`.
 
     Args:
@@ -316,6 +339,7 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
         max_stream_bytes: int = MAX_STREAM_BYTES,
         strict: bool = False,
         upright: bool | None = None,
+        fallback: Fallback | None = None,
         on_error: OnError = "raise",
         num_replicas: int | None = None,
         rank: int | None = None,
@@ -328,6 +352,7 @@ class CoefficientShards(SampleShards[JPEGCoefficients]):
             num_threads=num_threads,
             strict=strict,
             upright=upright,
+            fallback=fallback,
         )
         super().__init__(
             shards,

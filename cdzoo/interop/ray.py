@@ -21,7 +21,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -105,6 +105,7 @@ def classify(
     *,
     top: int = 5,
     strict: bool = False,
+    fallback: Literal["decode"] | None = None,
     transforms: Callable[[Any], Any] | None = None,
     part_size: int = 1000,
     batch_size: int = 16,
@@ -129,6 +130,8 @@ def classify(
         top: number of classes in a row.
         transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
         strict: report damaged JPEG files as errors; otherwise they are read as far as possible.
+        fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name; by default, they
+            are errors.
         part_size, batch_size, max_pixels, max_stream_bytes, concurrency, num_cpus, num_gpus: as for :func:`compress`.
 
     Returns:
@@ -142,6 +145,7 @@ def classify(
         model,
         top=top,
         strict=strict,
+        fallback=fallback,
         transforms=transforms,
         batch_size=batch_size,
         max_pixels=max_pixels,

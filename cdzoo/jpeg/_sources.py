@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from cdzoo.errors import JPEGError
 
-__all__ = ["JPEGSource", "is_source", "read_beginning", "read_source", "source_name", "transcoded"]
+__all__ = [
+    "Fallback",
+    "JPEGSource",
+    "check_fallback",
+    "is_source",
+    "read_beginning",
+    "read_source",
+    "source_name",
+    "transcoded",
+]
 
 JPEGSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+Fallback: TypeAlias = Literal["decode"]
 
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -85,6 +95,16 @@ def _binary(data: object) -> bytes:
     if not isinstance(data, bytes):
         raise TypeError(f'an open file gave {type(data).__name__} instead of bytes: open it in mode "rb"')
     return data
+
+
+def check_fallback(fallback: Any) -> None:
+    """Refuse an unknown way to read files that are no JPEG files.
+
+    Raises:
+        ValueError: neither ``"decode"`` nor ``None``.
+    """
+    if fallback not in (None, "decode"):
+        raise ValueError(f'fallback={fallback!r}: it is "decode" or None')
 
 
 def transcoded(data: bytes, name: str, *, max_pixels: int | None) -> bytes:

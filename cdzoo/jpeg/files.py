@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,16 @@ from cdzoo.jpeg._markers import Segments
 from cdzoo.jpeg._metadata import metadata_segments
 from cdzoo.jpeg._reader import File, Loss, decode_files
 from cdzoo.jpeg._resized_files import read_transformed
-from cdzoo.jpeg._sources import JPEGSource, is_source, read_beginning, read_source, source_name, transcoded
+from cdzoo.jpeg._sources import (
+    Fallback,
+    JPEGSource,
+    check_fallback,
+    is_source,
+    read_beginning,
+    read_source,
+    source_name,
+    transcoded,
+)
 from cdzoo.jpeg._writer import write_image
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.header import JPEGHeader, read_opening
@@ -92,7 +100,7 @@ def read_jpeg(
     strict: bool = True,
     num_threads: int | None = None,
     max_pixels: int | None = MAX_IMAGE_PIXELS,
-    fallback: Literal["decode"] | None = None,
+    fallback: Fallback | None = None,
 ) -> JPEGCoefficients:
     """Read the quantized DCT coefficients of one JPEG file, or of a batch of one geometry.
 
@@ -141,8 +149,7 @@ def read_jpeg(
     threads = thread_count(num_threads)
     if out is not None and not isinstance(out, JPEGCoefficients):
         raise TypeError(f"out must be JPEGCoefficients, such as an earlier call returned, not {type(out).__name__}")
-    if fallback not in (None, "decode"):
-        raise ValueError(f'fallback={fallback!r}: it is "decode" or None')
+    check_fallback(fallback)
 
     def open_file(i: int) -> File:
         name = source_name(sources[i], None if single else i)

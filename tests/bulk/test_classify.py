@@ -254,3 +254,27 @@ def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch
         (result, other) = cdzoo.classify([files / "0.jpg", files / "1.jpg"])
     assert "not installed" in str(result.error)
     assert "not installed" in str(other.error)
+
+
+def test_files_of_other_formats_are_decoded_on_request(tmp_path: Path) -> None:
+    image = picture(80, 60, "RGB", seed=3)
+    (tmp_path / "a.jpg").write_bytes(encode(image))
+    image.save(tmp_path / "b.jpg", "PNG")
+    (tmp_path / "c.jpg").write_bytes(b"neither")
+    good, refused, _ = cdzoo.classify(tmp_path)
+    assert good.error is None
+    assert isinstance(refused.error, JPEGError)
+    assert str(refused.error) == "byte 0: no JPEG file: it does not begin with FF D8"
+    network = cdzoo.get_model(JPEG_MODEL, weights="DEFAULT").eval()
+    for transforms in (network.transforms, CoefficientTransform()):  # with and without one size for all files
+        task = Classify(network, transforms=transforms, fallback="decode")
+        found = [result for _, result in process(read_paths(sorted(tmp_path.iterdir())), task)]
+        png = next(result for result in found if getattr(result, "path", "").endswith("b.jpg"))
+        assert png.num_bytes == (tmp_path / "b.jpg").stat().st_size
+        assert png.image_size == (image.height, image.width)
+        with torch.no_grad():
+            check(png, network(transforms(read_jpeg(tmp_path / "b.jpg", fallback="decode"))), 5)
+        assert sum(isinstance(result, JPEGError) and "Pillow cannot decode" in str(result) for result in found) == 1
+    assert cdzoo.classify(tmp_path, fallback="decode")[1].classes[0].name
+    with pytest.raises(ValueError, match="fallback='pillow'"):
+        cdzoo.classify(tmp_path, fallback="pillow")  # type: ignore[arg-type]

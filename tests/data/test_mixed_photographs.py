@@ -6,16 +6,18 @@ import io
 import tarfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import center_crop, resize
 
+from cdzoo.codecs import JPEGWarning, decode_jpeg, read_jpeg
 from cdzoo.data import CoefficientDataset, CoefficientShards, collate_coefficients
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg.files import JPEGWarning, read_jpeg
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
 
@@ -121,3 +123,57 @@ def test_random_crops_differ_by_file_and_call(root: Path) -> None:
     first = dataset[0]
     torch.manual_seed(3)
     assert same(first, dataset[0])
+
+
+@pytest.fixture
+def misnamed(tmp_path: Path) -> Path:
+    """A JPEG file, and PNG and WebP files that are called .jpg; the WebP file lies on its side."""
+    (tmp_path / "a.jpg").write_bytes(photograph(1))
+    image = Image.open(io.BytesIO(photograph(0))).convert("RGB")
+    image.save(tmp_path / "b.jpg", "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "c.jpg", "WEBP", lossless=True, exif=exif)
+    return tmp_path
+
+
+def test_files_of_other_formats_are_decoded_on_request(misnamed: Path) -> None:
+    plain = CoefficientDataset(misnamed, transform=TRANSFORM, labels=None)
+    assert plain[0].image_size == (32, 32)
+    for i, name in ((1, "b.jpg"), (2, "c.jpg")):
+        with pytest.raises(JPEGError, match=rf"{name}, byte 0: no JPEG file"):
+            plain[i]
+    dataset = CoefficientDataset(misnamed, transform=TRANSFORM, labels=None, fallback="decode")
+    batch = next(iter(DataLoader(dataset, batch_size=3)))
+    with Image.open(misnamed / "b.jpg") as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    for i, x in ((1, pixels), (2, pixels.rot90(-1, (2, 3)))):
+        expected = center_crop(resize(x, [40], antialias=True), [32, 32])
+        found = decode_jpeg(dataset[i], clamp=False)
+        assert (found - expected).square().mean().sqrt() < 1 / 255
+        assert (decode_jpeg(batch, clamp=False)[i] - found[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("upright", [None, True])
+def test_their_size_is_known_before_they_are_decoded(misnamed: Path, upright: bool | None) -> None:
+    dataset = CoefficientDataset(misnamed, labels=None, fallback="decode", upright=upright)
+    for i, key in enumerate(dataset.bucket_keys()[1:], 1):
+        found = dataset[i]
+        assert key is not None
+        assert (key.sampling, key.image_size, key.color_space) == found[2:]
+    assert dataset[1].image_size == dataset[2].image_size[::-1]
+    with pytest.raises(JPEGError, match="no JPEG file"):
+        CoefficientDataset(misnamed, labels=None).bucket_keys()
+    with pytest.raises(ValueError, match="fallback='pillow'"):
+        CoefficientDataset(misnamed, fallback="pillow")  # type: ignore[arg-type]
+
+
+def test_shards_with_files_of_other_formats(misnamed: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            tar.add(misnamed / name, name)
+    options: Any = {"transform": TRANSFORM, "batch_size": 3, "labels": None}
+    (batch,) = CoefficientShards(tmp_path / "x.tar", **options, fallback="decode")
+    assert same(batch, read_jpeg([misnamed / f"{n}.jpg" for n in "abc"], transform=TRANSFORM, fallback="decode"))
+    (batch,) = CoefficientShards(tmp_path / "x.tar", **options, on_error="skip")
+    assert len(batch.qtables) == 1

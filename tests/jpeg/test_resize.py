@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg.files import read_jpeg, write_jpeg
+from cdzoo.jpeg.files import JPEGWarning, read_jpeg, write_jpeg
 from cdzoo.jpeg.pixels import decode_jpeg, encode_jpeg
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
@@ -394,14 +395,21 @@ def test_damaged_files_are_resized_as_they_are_read() -> None:
     assert raised > 20
 
 
-def test_the_rest_below_a_crop_is_decoded_where_all_damage_counts() -> None:
-    data = saved(photograph((400, 40), 1), quality=90)
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_the_rest_below_a_crop_is_decoded_where_all_damage_counts(rows: int) -> None:
+    data = saved(photograph((400, 40), 1), quality=90, restart_marker_rows=rows)
     top = RandomResizedCrop(40, scale=(1, 1), ratio=(1, 1))
     broken = data[:-200]
     transform = CoefficientTransform(resize=40, crop=40)
     with pytest.raises(JPEGError, match="end too early"):
         read_jpeg(broken, transform=transform)
-    found = read_jpeg(broken, transform=transform, strict=False)  # no warning: nothing of it is missing
-    expected = read_jpeg(data, transform=transform)
-    assert all(torch.equal(a, b) for a, b in zip(found.planes, expected.planes, strict=True))
+    with warnings.catch_warnings(action="error"):
+        expected = read_jpeg(data, transform=transform, strict=False)
+    for size in (len(broken), len(data) - 2, len(data) - 1):
+        with pytest.warns(JPEGWarning) as whole:
+            read_jpeg(data[:size], strict=False)
+        with pytest.warns(JPEGWarning) as seen:
+            found = read_jpeg(data[:size], transform=transform, strict=False)
+        assert [str(warning.message) for warning in seen] == [str(warning.message) for warning in whole]
+        assert all(torch.equal(a, b) for a, b in zip(found.planes, expected.planes, strict=True))
     assert read_jpeg(data, transform=top).image_size == (40, 40)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cdzoo.jpeg.kernels.bits import MOST_PADDING, OK, open_segment
+from cdzoo.jpeg.kernels.bits import MOST_PADDING, OK, next_marker, open_segment
 from cdzoo.jpeg.kernels.files import read_scan
 from cdzoo.jpeg.kernels.jit import jit
 from cdzoo.jpeg.kernels.layout import UNSEEN
@@ -71,6 +71,17 @@ def _add(target: Any, room: Any, source: Any, b: int, flips: Any, g: Any) -> Any
 
 
 @jit
+def _ends(data: Any, marker: Any, segment: Any, last: Any) -> Any:
+    """Return true if, from the marker behind ``segment`` on, those of the others and the end of the image follow."""
+    while segment < last:
+        if marker + 1 >= data.size or data[marker + 1] != 0xD0 + (segment & 7):
+            return False
+        marker = next_marker(data, marker + 2)
+        segment += 1
+    return marker + 1 < data.size and data[marker] == 0xFF and data[marker + 1] == 0xD9
+
+
+@jit
 def decode_resized(
     data: Any, marker: int, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any, state: Any,
     band: Any, targets: Any, flips: Any, whole: bool,
@@ -84,7 +95,8 @@ def decode_resized(
         band: int16: room for one row of MCUs.
         targets: three of :class:`Target`; of gray files the first one counts.
         flips: see :func:`cdzoo.jpeg.kernels.resize.finish_rows`.
-        whole: whether the file is checked to its end; otherwise decoding stops behind the last row that is needed.
+        whole: decode the file to its end. Otherwise decoding stops behind the last row that is needed, and only the
+            markers that follow are looked at: files that end too early are found.
 
     Returns:
         Whether that worked; if not, the result holds anything.
@@ -114,6 +126,7 @@ def decode_resized(
         sizes[c] = frame.components[c].columns * 128
         places[c] = start
         start += heights[c] * sizes[c]
+    last_segment = (columns * num_rows - 1) // length
     mcu: Any = 0
     segment = 0
     size, behind = open_segment(data, pos, scratch)
@@ -147,5 +160,5 @@ def decode_resized(
                     finished[c] = _add(targets[c], rooms[c], places[c] + down * sizes[c], b, flips, finished[c])
             complete &= finished[c] == targets[c].vertical.groups.size
         if complete and not whole:
-            return True
-    return behind + 2 <= data.size and data[behind] == 0xFF and data[behind + 1] == 0xD9
+            break
+    return _ends(data, behind, segment, last_segment)
