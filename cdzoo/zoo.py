@@ -92,7 +92,7 @@ def register_codec(
     Args:
         cls: a subclass of :class:`cdzoo.Codec`, whose ``name`` is that of the function: streams carry it, and it finds
             the builder again.
-        make, weights, num_params, **preset: as in :func:`register_model`.
+        make: as in :func:`register_model`, like ``weights``, ``num_params`` and ``preset``.
 
     Raises:
         TypeError: as :func:`register_model`.

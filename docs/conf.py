@@ -32,6 +32,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "gallery", "auto_gallery/*.ipynb", "Thumbs.db"]
 nitpicky = True
+suppress_warnings = ["ref.python"]  # the name of an attribute in a list of attributes: several classes have a `meta`
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
@@ -42,7 +43,6 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True, "special-members": "__call__"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
@@ -56,7 +56,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
     ("py:.*", r"(torch|timm)\..*"),
-    ("py:.*", r"cdzoo\..*\.(M|T|Decoder|_\w+)"),  # type variables and protocols of private files, private bases
+    ("py:.*", r"cdzoo\..*\.(M|T|State|Builder|\w*Decoder|_\w+)"),  # type variables, protocols and private bases
 ]
 
 # -- doctests ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Sources: "Variational image compression with a scale hyperprior" (ICLR 2018, arXiv:1802.01436) and "Joint
 autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018, arXiv:1809.02736), the second one
 without its autoregressive part. Layers, training noise and likelihoods equal CompressAI's, under CompressAI's names, so
-that its checkpoints load (:mod:`cdzoo.coding.layers`). What differs:
+that its checkpoints load (``coding/layers.py``). What differs:
 
 * Images of any size: the image is padded to a multiple of 16 only, and the latent to a multiple of 4 inside the
   hyperprior, so that a latent always has ``ceil(H / 16) x ceil(W / 16)`` samples and no padding is coded.

@@ -64,9 +64,12 @@ def entry(path: str, obj: Any) -> str:
     return f".. py:data:: {name}\n   :module: {package}\n   :value: {obj!r}\n\n{body}\n"
 
 
-def section(module: str, package: str, names: list[str]) -> str:
-    """One file: title, docstring, exported names, and the classes behind them that are not exported."""
+def section(module: str, package: str, names: list[str], *, described: bool) -> str:
+    """One file: title, exported names, and if it is ``described`` here its docstring and classes not exported."""
     loaded, heading = importlib.import_module(module), title(module)
+    if not described:
+        entries = [entry(f"{package}.{name}", getattr(loaded, name)) for name in names]
+        return "\n".join([f"{heading}\n{'-' * len(heading)}\n", f".. currentmodule:: {package}\n", *entries])
     index = "   :no-index:\n" if callable(lookup(module)) else ""  # cdzoo.compose is a function and a file
     parts = [f"{heading}\n{'-' * len(heading)}\n", f".. automodule:: {module}\n   :no-members:\n{index}"]
     parts += [f".. currentmodule:: {package}\n"]
@@ -84,23 +87,29 @@ def classes(module: Any) -> list[tuple[str, type]]:
 class PublicAPI(SphinxDirective):
     """See the module.
 
-    ``:without:`` leaves files out; ``:behind:`` adds what the signatures of the rest mention, by its full name.
+    ``:without:`` leaves files out. Files in ``:described-elsewhere:`` give their exported names only. ``:behind:`` adds
+    what the signatures of the rest mention, by its full name.
     """
 
     required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"without": directives.unchanged, "behind": directives.unchanged}
+    option_spec: ClassVar[dict[str, Any]] = dict.fromkeys(
+        ("without", "described-elsewhere", "behind"), directives.unchanged
+    )
 
     def run(self) -> list[nodes.Node]:
         """All sections."""
         self.env.note_reread()  # the list of names changes without the page
         package = self.arguments[0]
-        grouped, without = exports(package), self.options.get("without", "").split()
+        without, elsewhere, behind = (self.options.get(name, "").split() for name in self.option_spec)
+        grouped = {file: names for file, names in exports(package).items() if file not in without}
         text = f".. automodule:: {package}\n   :no-members:\n\n"
         if grouped:
-            text += "\n".join(section(file, package, names) for file, names in grouped.items() if file not in without)
+            text += "\n".join(
+                section(file, package, names, described=file not in elsewhere) for file, names in grouped.items()
+            )
         else:
             text += "\n".join(entry(f"{package}.{name}", lookup(f"{package}.{name}")) for name in public_names(package))
-        if behind := self.options.get("behind", "").split():
+        if behind:
             text += "\nBehind these\n------------\n\n" + "\n".join(entry(name, lookup(name)) for name in behind)
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 

@@ -44,7 +44,7 @@ import sys
 from sphinx.application import Sphinx
 
 source, out = sys.argv[1:]
-app = Sphinx(source, source, out, f"{out}/doctrees", "html", status=None, warningiserror=False, keep_going=True)
+app = Sphinx(source, source, out, f"{out}/doctrees", "html", status=None, warningiserror=True, keep_going=True)
 app.build()
 html = app.statuscode
 app.builder = app.registry.create_builder(app, "doctest", env=app.env)
@@ -111,4 +111,4 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 def test_examples_on_the_pages_run(site: Path) -> None:
     tests = re.search(r"(\d+) tests?\n", (site / "output.txt").read_text(encoding="utf-8"))
     assert tests is not None
-    assert int(tests[1]) > 75
+    assert int(tests[1]) > 80
