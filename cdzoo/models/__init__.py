@@ -35,6 +35,8 @@ from cdzoo.models.jpeg_resnet import JPEGResNetSmall_Weights as JPEGResNetSmall_
 from cdzoo.models.jpeg_resnet import jpeg_resnet18 as jpeg_resnet18
 from cdzoo.models.jpeg_resnet import jpeg_resnet50 as jpeg_resnet50
 from cdzoo.models.jpeg_resnet import jpeg_resnet_small as jpeg_resnet_small
+from cdzoo.models.latent_efficientnet import LatentEfficientNetLite0_Weights as LatentEfficientNetLite0_Weights
+from cdzoo.models.latent_efficientnet import latent_efficientnet_lite0 as latent_efficientnet_lite0
 from cdzoo.models.latent_resnet import ResNet41_Weights as ResNet41_Weights
 from cdzoo.models.latent_resnet import ResNet49_Weights as ResNet49_Weights
 from cdzoo.models.latent_resnet import resnet41 as resnet41

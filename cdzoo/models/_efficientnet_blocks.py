@@ -7,15 +7,19 @@ tests compare them with timm's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["STAGES", "Conv2dSame", "batch_norm", "lite_stages"]
+from cdzoo.models._state_dict import load_named
+
+__all__ = ["LAST_CHANNELS", "STAGES", "Conv2dSame", "batch_norm", "lite_stages", "load_timm_lite"]
 
 STAGES = ((16, 1, 3, 1), (24, 2, 3, 2), (40, 2, 5, 2), (80, 3, 3, 2), (112, 3, 5, 1), (192, 4, 5, 2), (320, 1, 3, 1))
 """Of ``blocks.0`` to ``blocks.6``: channels, number of blocks, kernel size, stride of the first block."""
+LAST_CHANNELS = 1280
+"""Of the map in front of the classifier."""
 
 
 class Conv2dSame(nn.Conv2d):
@@ -108,3 +112,25 @@ def lite_stages(in_channels: int, channels: Iterable[int], first: int = 0) -> nn
         stages[str(number)] = nn.Sequential(*blocks)
         in_channels = out_channels
     return nn.Sequential(stages)
+
+
+def load_timm_lite(model: nn.Module, state_dict: Mapping[str, Tensor], *, own: tuple[str, ...]) -> None:
+    """Load timm's ``tf_efficientnet_lite0`` into a network whose names are timm's, but for ``fc``.
+
+    Args:
+        model: the network; layers of timm's that it lacks are left out.
+        state_dict: of timm's network.
+        own: prefixes of the names that timm's network lacks, which stay as they are.
+
+    Raises:
+        WeightsError: a name is missing or a shape differs; no parameter has been changed then.
+    """
+    names = [name for name in model.state_dict() if not name.startswith(own)]
+    pairs = [(name, f"classifier.{name[3:]}" if name.startswith("fc.") else name) for name in names]
+    load_named(
+        model,
+        state_dict,
+        pairs,
+        source="timm's tf_efficientnet_lite0",
+        way_out="for another number of classes load first, then call reset_classifier",
+    )

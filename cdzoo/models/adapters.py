@@ -7,6 +7,8 @@ later stages of a pretrained classifier. An adapter takes the place of the early
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +18,7 @@ from cdzoo.jpeg import dct
 from cdzoo.jpeg.planes import LUMA, component_size, pixel_blocks, subsampling_factors, upsample, uses_fancy
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["Adapter", "BlockAdapter", "LatentAdapter", "block_coefficients"]
+__all__ = ["Adapter", "BlockAdapter", "LatentAdapter", "LatentEntrance", "block_coefficients"]
 
 
 class ResidualConv(nn.Module):
@@ -51,7 +53,7 @@ class Adapter(nn.Module):
         self.blocks = nn.Sequential(*(ResidualConv(hidden) for _ in range(depth)))
         self.conv_out = nn.Conv2d(hidden, out_channels * enlarge**2, 1)
 
-    def adapt(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, h, w)`` -> ``(B, out_channels, enlarge * h, enlarge * w)``."""
         y: Tensor = self.conv_out(self.blocks(F.relu(self.bn_in(self.conv_in(x)))))
         return y if self.enlarge == 1 else F.pixel_shuffle(y, self.enlarge)
@@ -76,7 +78,7 @@ class BlockAdapter(Adapter):
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Coefficients ``(B, Hb, Wb, 192)`` of :func:`block_coefficients` -> features ``(B, out_channels, Hb, Wb)``."""
-        return self.adapt((blocks / self.deviations).to(self.conv_in.weight.dtype).permute(0, 3, 1, 2))
+        return super().forward((blocks / self.deviations).to(self.conv_in.weight.dtype).permute(0, 3, 1, 2))
 
 
 class LatentAdapter(Adapter):
@@ -106,7 +108,114 @@ class LatentAdapter(Adapter):
 
     def forward(self, y_hat: Tensor, scales: Tensor | None = None) -> Tensor:
         """Latents and scales ``(B, C, h, w)`` -> features ``(B, out_channels, enlarge * h, enlarge * w)``."""
-        return self.adapt(y_hat if scales is None else torch.cat([y_hat, scales.clamp_min(0.11).log()], 1))
+        return super().forward(with_log_scales(y_hat, scales))
+
+
+class OctaveConv(nn.Module):
+    """The linear entrance for images whose size is about ``2^octave`` times a base size; one cell of its output
+    covers the same part of the picture for every octave.
+
+    Within an octave the filters are linear in the logarithm of the size, ``weight + t * slope``: a pattern of so many
+    pixels is another pattern once the picture is resized.
+
+    Args:
+        in_channels: of latents, with their scales.
+        out_channels: of the result.
+        octave: -1 for ``2h x 2w`` cells (1x1 convolution and pixel shuffle), 0 for ``h x w`` (1x1 convolution), 1 for
+            ``h / 2 x w / 2``, rounded up (2x2 convolution of stride 2; the last row and column are repeated).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, octave: int) -> None:
+        super().__init__()
+        self.shuffle, self.side = (2, 1) if octave < 0 else (1, 1 << octave)
+        shape = (out_channels * self.shuffle**2, in_channels, self.side, self.side)
+        self.weight, self.slope = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
+        self.bias, self.bias_slope = (nn.Parameter(torch.zeros(shape[0])) for _ in range(2))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def forward(self, x: Tensor, t: float) -> Tensor:
+        """``(B, in_channels, h, w)`` -> cells; ``t`` is the logarithm to base 2 of the size within the octave."""
+        x = F.pad(x, (0, -x.shape[-1] % self.side, 0, -x.shape[-2] % self.side), mode="replicate")
+        x = F.conv2d(x, self.weight + t * self.slope, self.bias + t * self.bias_slope, stride=self.side)
+        return F.pixel_shuffle(x, self.shuffle)
+
+
+class LatentEntrance(nn.Module):
+    """Latents of images of any size to cells of their central square at one size.
+
+    An entrance per octave of size (:class:`OctaveConv`) gives cells of nearly the size that is wanted; linear
+    interpolation between cells does the rest. What follows is then the same for images of all sizes.
+
+    Args:
+        latent_channels: ``C`` of the codec.
+        cell_channels: of the convolutions' output.
+        latent_stride: pixels per latent sample.
+        size: rows and columns of cells; even.
+    """
+
+    def __init__(
+        self, latent_channels: int, cell_channels: int = 64, *, latent_stride: int = 16, size: int = 28
+    ) -> None:
+        super().__init__()
+        self.latent_stride, self.size = latent_stride, size
+        self.octaves = nn.ModuleList(OctaveConv(2 * latent_channels, cell_channels, octave) for octave in (-1, 0, 1))
+
+    def forward(self, y_hat: Tensor, scales: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The cells of the square in the middle of the images.
+
+        Args:
+            y_hat: latents ``(B, C, h, w)``.
+            scales: of the same shape.
+            image_size: ``(H, W)`` of the images in pixels.
+
+        Returns:
+            ``(B, 4 * cell_channels, size / 2, size / 2)``: 2x2 neighbors are stacked.
+        """
+        side = min(image_size)
+        top, left = ((n - side) / 2 for n in image_size)
+        return self.square(with_log_scales(y_hat, scales), top, left, side)
+
+    def square(self, x: Tensor, top: float, left: float, side: float) -> Tensor:
+        """The cells of any square.
+
+        Args:
+            x: latents and logarithms of scales, ``(B, 2 * C, h, w)``.
+            top: row of pixels where the square begins.
+            left: column of pixels where it begins.
+            side: pixels of its side.
+        """
+        position = math.log2(side / (self.latent_stride * self.size))
+        octave = min(max(round(position), -1), 1)
+        cells = self.octaves[octave + 1](x, min(max(position - octave, -1.0), 1.0))
+        pixels = self.latent_stride * 2.0**octave  # of a cell
+        rows, columns = (
+            interpolation(n, first / pixels, side / pixels / self.size, self.size).to(cells)
+            for n, first in zip(cells.shape[-2:], (top, left), strict=True)
+        )
+        return F.pixel_unshuffle(rows @ cells @ columns.T, 2)
+
+
+def with_log_scales(y_hat: Tensor, scales: Tensor | None) -> Tensor:
+    """Latents ``(B, C, h, w)``, followed by the logarithms of their scales if there are any."""
+    return y_hat if scales is None else torch.cat([y_hat, scales.clamp_min(0.11).log()], 1)
+
+
+def interpolation(length: int, first: float, step: float, size: int) -> Tensor:
+    """The matrix ``(size, length)`` of antialiased linear interpolation.
+
+    Args:
+        length: number of samples; sample ``i`` covers ``[i, i + 1]``.
+        first: where the result begins, in samples.
+        step: samples per sample of the result.
+        size: number of samples of the result. Beyond the ends, the first and the last sample are repeated.
+    """
+    centers = first + step * (torch.arange(size, dtype=torch.float64) + 0.5) - 0.5
+    reach = math.ceil(max(step, 1.0)) + 1
+    near = centers.floor()[:, None] + torch.arange(1 - reach, reach + 1)
+    weights = (1 - (near - centers[:, None]).abs() / max(step, 1.0)).clamp_min(0)
+    matrix = torch.zeros(size, length, dtype=torch.float64)
+    matrix.scatter_add_(1, near.clamp(0, length - 1).long(), weights / weights.sum(1, keepdim=True))
+    return matrix.float()
 
 
 def typical_deviations() -> Tensor:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
 from cdzoo.models._efficientnet_blocks import (
+    LAST_CHANNELS,
     STAGES,
     Conv2dSame,
     batch_norm,
     lite_stages,
+    load_timm_lite,
 )
 from cdzoo.models._resnet import scaled_channels
-from cdzoo.models._state_dict import load_named
 from cdzoo.models.adapters import BlockAdapter, block_coefficients
 from cdzoo.models.classifier import Classifier, init_resnet_weights
 from cdzoo.transforms import CoefficientTransform, InputTransform
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["JPEGEfficientNetLite0", "jpeg_efficientnet_lite0"]
 
 _CUT = 3  # the first stage that reads the features of the DCT stem
-_STEM_CHANNELS, _LAST_CHANNELS = 32, 1280
+_STEM_CHANNELS = 32
 
 
 class JPEGEfficientNetLite0(Classifier):
@@ -81,7 +82,7 @@ class JPEGEfficientNetLite0(Classifier):
         entrance = JPEGEntrance(chroma=chroma, mean=mean, std=std)
         self.reads_blocks, self.chroma = stem == "dct", chroma
         channels = [scaled_channels(row[0], width) for row in STAGES]
-        last = scaled_channels(_LAST_CHANNELS, width)
+        last = scaled_channels(LAST_CHANNELS, width)
         if self.reads_blocks:
             self.stem = BlockAdapter(channels[_CUT - 1], hidden=scaled_channels(80, width))
             self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
@@ -142,15 +143,7 @@ class JPEGEfficientNetLite0(Classifier):
         Raises:
             WeightsError: a name is missing or a shape differs; no parameter has been changed then.
         """
-        names = [name for name in self.state_dict() if not name.startswith("stem.")]
-        pairs = [(name, f"classifier.{name[3:]}" if name.startswith("fc.") else name) for name in names]
-        load_named(
-            self,
-            state_dict,
-            pairs,
-            source="timm's tf_efficientnet_lite0",
-            way_out="for another number of classes load first, then call reset_classifier",
-        )
+        load_timm_lite(self, state_dict, own=("stem.",))
 
 
 class JPEGEfficientNetLite0_Weights(WeightsEnum):
