@@ -26,6 +26,8 @@ __all__ = [
     "png_bytes",
     "read_image",
     "read_image_size",
+    "reduced",
+    "reduced_size",
     "to_pillow",
 ]
 
@@ -111,6 +113,22 @@ def _resized(x: Tensor, size: int) -> Tensor:
     x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return x[..., top : top + size, left : left + size]
+
+
+def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    """``(H, W)`` of an image whose longer side is at most ``max_side``; ``None`` keeps the size."""
+    longer = max(size)
+    if max_side is None or longer <= max_side:
+        return size
+    height, width = (max(1, round(n * max_side / longer)) for n in size)
+    return height, width
+
+
+def reduced(x: Tensor, max_side: int | None) -> Tensor:
+    """Images ``(B, 3, H, W)`` in ``[0, 1]``, reduced to :func:`reduced_size` (bicubic, antialiased)."""
+    height, width = x.shape[-2:]
+    size = reduced_size((height, width), max_side)
+    return x if size == (height, width) else F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def decode_image(data: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:

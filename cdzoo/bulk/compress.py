@@ -18,7 +18,7 @@ from cdzoo.bulk.task import Item, Task, process
 from cdzoo.codecs import Codec, StreamHeader, read_header
 from cdzoo.data.shard_writer import open_shard, sample_members
 from cdzoo.errors import BitstreamError, PairingError
-from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes
+from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes, reduced
 
 __all__ = ["Compress", "Decompress"]
 
@@ -28,6 +28,7 @@ class Compress(Task):
 
     Args:
         codec: the codec; copied.
+        max_side: reduce images whose longer side has more pixels, before they are compressed; ``None`` reduces none.
         **options: as for :class:`~cdzoo.bulk.task.Task`.
 
     Raises:
@@ -38,15 +39,18 @@ class Compress(Task):
     suffixes = tuple(sorted(IMAGE_SUFFIXES))
     columns: ClassVar = {"sample": "string", "bytes": "int64", "height": "int32", "width": "int32"}
 
-    def __init__(self, codec: Codec, **options: Any) -> None:
+    def __init__(self, codec: Codec, *, max_side: int | None = None, **options: Any) -> None:
         super().__init__(**options)
+        if max_side is not None and (isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 1):
+            raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
-        self.codec = copy.deepcopy(codec).cpu().eval()
+        self.codec, self.max_side = copy.deepcopy(codec).cpu().eval(), max_side
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint}
+        reduced_to = {} if self.max_side is None else {"max_side": self.max_side}
+        return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint, **reduced_to}
 
     def to(self, device: torch.device | str) -> None:
         self.codec.to(device)
@@ -61,7 +65,7 @@ class Compress(Task):
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
         device = next(self.codec.parameters()).device
-        images = [decode_image(item.value, max_pixels=self.max_pixels) for item in items]
+        images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
         if len({x.shape for x in images}) > 1:  # a header without its size, or with a wrong one
             return [stream for x in images for stream in self.codec.compress(x.to(device))]
         return self.codec.compress(torch.cat(images).to(device))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdzoo._files import read_file, remove_leftovers, write_atomically
 from cdzoo._text import one_line
-from cdzoo.cli._files import Output, add_inputs, existing, exists, find_jobs, make_folder, plan_outputs
+from cdzoo.cli._files import Output, add_inputs, existing, exists, find_jobs, make_folder, plan_outputs, positive
 from cdzoo.cli._report import Report, UsageError, table, width_x_height
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="output folder")
     parser.add_argument("--codec", metavar="NAME", help="codec (bmshj2018_hyperprior, or the codec of the weights)")
     parser.add_argument("--weights", metavar="WEIGHTS", help="name, hf://owner/repo or folder")
+    parser.add_argument(
+        "--max-side", type=positive, metavar="N", help="reduce images to at most N pixels on the longer side"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files, even if they are up to date")
     parser.set_defaults(run=compress, render=_render_compress)
     parser = commands.add_parser(
@@ -60,7 +63,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     from cdzoo.cli._load import get_device, load_codec
     from cdzoo.codecs import read_header
     from cdzoo.errors import BitstreamError
-    from cdzoo.images import read_image_size
+    from cdzoo.images import read_image_size, reduced_size
 
     device = get_device(args.device)
     codec = load_codec(args.codec, args.weights)
@@ -74,11 +77,12 @@ def compress(args: argparse.Namespace, report: Report) -> None:
         except BitstreamError as error:
             raise exists(output) from error
         found = (header.codec, header.fingerprint, header.image_size)
-        if found != (codec.name, codec.fingerprint, read_image_size(output.source)):
+        size = reduced_size(read_image_size(output.source), args.max_side)
+        if found != (codec.name, codec.fingerprint, size):
             raise exists(output)
         return header
 
-    task = Compress(codec, batch_size=1)  # the streams do not depend on the other files
+    task = Compress(codec, max_side=args.max_side, batch_size=1)  # the streams do not depend on the other files
     task.to(device)
     _run(task, outputs, kept, lambda data, stream: read_header(stream, max_pixels=None), args.overwrite, report)
 

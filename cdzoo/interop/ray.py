@@ -56,6 +56,7 @@ def compress(
     output: str | os.PathLike[str],
     *,
     labels: bool = False,
+    max_side: int | None = None,
     part_size: int = 1000,
     batch_size: int = 16,
     max_pixels: int | None = MAX_IMAGE_PIXELS,
@@ -76,6 +77,7 @@ def compress(
         output: folder for the results, which the workers see too.
         labels: write class numbers beside the streams: of a folder, its class subfolders in alphabetical order; of
             shards, their ``.cls`` members.
+        max_side: reduce images whose longer side has more pixels, before they are compressed.
         part_size: images of a folder in a part, and so in a shard. Each input shard is one part.
         batch_size: largest number of images of one size that are encoded together.
         max_pixels: refuse images of more pixels.
@@ -93,7 +95,12 @@ def compress(
         RuntimeError: parts whose workers died repeatedly; the message names them. Finished parts stay.
     """
     task = Compress(
-        codec, batch_size=batch_size, max_pixels=max_pixels, max_stream_bytes=max_stream_bytes, with_labels=labels
+        codec,
+        max_side=max_side,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        max_stream_bytes=max_stream_bytes,
+        with_labels=labels,
     )
     return _run(task, source, Path(output), part_size, concurrency, num_cpus, num_gpus)
 

@@ -356,6 +356,28 @@ def test_what_a_killed_run_left_is_removed(
     assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "tiny.cdz"]
 
 
+def test_images_are_reduced_before_they_are_compressed(
+    weights: types.SimpleNamespace, run: Run, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
+    Image.fromarray(pixels).resize((180, 60)).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:20, :40]).save(tmp_path / "small.png")
+    args = ("compress", tmp_path, "-o", tmp_path / "out", "--weights", weights.codec, "--max-side")
+    assert run(*args, 90).status == 0
+    assert run(*args, 90).out.endswith("0 written, 2 skipped, 0 failed\n")
+    for name in ("a", "small"):
+        stream = (tmp_path / "out" / f"{name}.cdz").read_bytes()
+        with Image.open(tmp_path / f"{name}.png") as image:
+            expected = image.resize((90, 30), Image.Resampling.BICUBIC) if name == "a" else image.copy()
+        assert read_header(stream).image_size == expected.size[::-1]
+        codec, y_hat = weights.module, weights.module.decompress([stream]).y_hat
+        of_pillow = codec.encode(torch.from_numpy(np.array(expected)).permute(2, 0, 1)[None] / 255).y_hat
+        assert (y_hat != of_pillow).float().mean() < 0.02  # Pillow rounds pixels
+    result = run(*args, 80, "--json")  # the stream of another size is not up to date
+    assert result.status == 1
+    assert "exists and is not the result" in result.json["files"][0]["error"]
+
+
 # -- decompress --------------------------------------------------------------------------------------------------
 
 
