@@ -14,7 +14,8 @@ from compressai.entropy_models import GaussianConditional
 from measuring import Options, Row, compare, torch_threads
 from torch import Tensor
 
-from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
+from cdzoo.coding.rans import decode_batch, encode_batch
+from cdzoo.coding.tables import SymbolTables
 
 GROUP = "entropy-coding"
 SHAPES = ((16, 192, 14, 14), (1, 192, 32, 48), (4, 192, 32, 48))

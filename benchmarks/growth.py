@@ -1,4 +1,4 @@
-"""What reading one image costs as images grow, in one thread: JPEG files, and bits of a learned codec.
+"""Cost of reading one image as images grow, in one thread: JPEG files, and streams of a learned codec.
 
 cdzoo stops at coefficients and at latents, where its networks start; the peers go on to pixels.
 """

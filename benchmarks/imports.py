@@ -1,4 +1,4 @@
-"""How long a fresh process takes to import cdzoo, beside torchvision, timm and CompressAI.
+"""Time that a fresh process takes to import cdzoo, beside torchvision, timm and CompressAI.
 
 All of them import PyTorch, which is most of it: *beyond torch* is what is left where it has been imported before.
 Processor time, of files that have been read before.

@@ -73,7 +73,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 def ways(
     model: Any, twin: OnPixels, files: list[bytes], threads: int, over: Map, device: str = "cpu"
 ) -> dict[str, Callable[[], Tensor]]:
-    """What takes the files to logits on the CPU, by name."""
+    """Functions from files to logits on the CPU, by name."""
     header = read_jpeg(files[0])
     factor = model.transforms.factor(header.image_size)
     small = tuple(-(-side // factor) for side in header.image_size)

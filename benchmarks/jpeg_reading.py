@@ -50,7 +50,7 @@ def pillow_decode(data: bytes) -> Tensor:
 
 
 def readers(files: list[bytes], paths: list[str]) -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
-    """What reads the ``i``-th file, by name, ours first; and what can't be had here."""
+    """Functions that read the ``i``-th file, by name, ours first; and names of readers that are not installed."""
     found: dict[str, Callable[[int], Any]] = {
         "cdzoo": lambda i: read_jpeg(files[i]),
         "torchvision": lambda i: torchvision_decode(files[i]),

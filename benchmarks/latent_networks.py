@@ -45,7 +45,7 @@ def _composed(codecs: Pair, found: dict[str, Any]) -> dict[str, Any]:
 def ways(
     codecs: Pair, ours: dict[str, Any], resnet50: nn.Module, bits: Coded, threads: int
 ) -> dict[str, Callable[[], Tensor]]:
-    """What takes bits to logits on the CPU, by name."""
+    """Functions from streams to logits on the CPU, by name."""
     device = next(resnet50.parameters()).device
 
     def through_pixels() -> Tensor:

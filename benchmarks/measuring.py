@@ -1,6 +1,6 @@
 """Rows of the benchmark: each way runs once a round, in an order that rotates, and medians are compared.
 
-One thread is timed by processor time, which neighbours on a busy machine disturb less than the time on the wall;
+One thread is timed by processor time, which neighbors on a busy machine disturb less than the time on the wall;
 several threads, and accelerators, by the latter. A turn of a short task is a loop, so that the scheduler matters less.
 """
 
@@ -37,7 +37,7 @@ class Skipped(Exception):
 
 
 class Options(NamedTuple):
-    """What the command was asked for.
+    """Options of the command.
 
     Attributes:
         quick: tiny sizes and few rounds: shows that everything runs, not how fast.
@@ -126,7 +126,7 @@ def timed(
 ) -> dict[str, list[float]]:
     """Milliseconds of each task in each round.
 
-    Arguments:
+    Args:
         tasks: by name.
         options: set the number of rounds.
         wall: time on the wall; else processor time of the whole process.
@@ -186,7 +186,7 @@ def torch_threads(count: int) -> Iterator[Callable[[Callable[[T], Any], Sequence
 
 
 def machine(options: Options) -> dict[str, Any]:
-    """What the figures depend on: libraries, processor, memory, system, load."""
+    """The machine that the figures depend on: libraries, processor, memory, system, load."""
     versions = {"python": platform.python_version(), "cdzoo": cdzoo.__version__}
     for name in LIBRARIES:
         try:
@@ -213,7 +213,7 @@ def to_json(header: Mapping[str, Any], skipped: Mapping[str, str], rows: Sequenc
 
 
 def from_json(text: str) -> tuple[dict[str, Any], dict[str, str], list[Row]]:
-    """What :func:`to_json` wrote: header, groups that were skipped, rows."""
+    """Read the output of :func:`to_json`: header, groups that were skipped, rows."""
     found = json.loads(text)
     rows = []
     for entry in found["rows"]:

@@ -30,7 +30,7 @@ SMALL = 64
 
 
 def path(name: str, folder: Path) -> Callable[[str], object]:
-    """What a child does with a file, by its path; nothing is imported that another path needs."""
+    """The function that a child process runs on a file, by name; it imports nothing that only others need."""
     import numpy as np
     import torch
 

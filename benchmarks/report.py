@@ -76,7 +76,7 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def about(group: str) -> str:
-    """What the file that measures a group says of it, without its first line, and without what is indented."""
+    """The description of a group: the docstring of its file, without the first line and without indented lines."""
     text = ast.get_docstring(ast.parse((HERE / f"{GROUPS[group]}.py").read_text(encoding="utf-8"))) or ""
     first, *others = text.split("\n\n")
     paragraphs = [paragraph for paragraph in others if not paragraph.startswith(" ")]
@@ -114,7 +114,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def behind(rows: Sequence[Row]) -> str:
-    """Where cdzoo is not ahead: slower or larger, and even."""
+    """Rows in which cdzoo is not ahead: slower or larger, and even."""
     lines = []
     for row in rows:
         for name, peer in row.peers.items():

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[s
     header, skipped, rows = machine(options), {}, []  # type: dict[str, Any], dict[str, str], list[Row]
 
     def write() -> None:
-        """What there is, after each row, so that a run that is cut off leaves it."""
+        """Write all rows so far, after each row, so that a run that is cut off leaves them."""
         header["load_after"] = round(os.getloadavg()[0], 1)
         if args.json:
             args.json.write_text(to_json(header, skipped, rows), encoding="utf-8")

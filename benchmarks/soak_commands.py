@@ -400,7 +400,7 @@ def _check_outputs(account: Account, folder: Path, run: Finished) -> None:
 
 
 def _captured(*arguments: str | Path) -> dict[str, Any]:
-    """What a command printed as JSON, in this process."""
+    """The JSON that a command prints, run in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = command(*arguments)()

@@ -151,7 +151,7 @@ def killed_worker(soak: Soak) -> Iterator[Scenario]:
 
 
 def resident_memory(soak: Soak) -> Iterator[Scenario]:
-    """Whether a process grows while it reads."""
+    """Check that a process does not grow while it reads."""
     account, count = Account(), len(soak.entries)
 
     def work() -> int:
@@ -230,7 +230,7 @@ def _break_shard(path: Path, way: str, rng: random.Random) -> None:
 
 
 def _read_shards(soak: Soak, account: Account, name: str, paths: Sequence[Path]) -> tuple[Counter[int], list[str]]:
-    """How often each label comes, and the errors."""
+    """The number of times that each label comes, and the errors."""
     notes = soak.scratch / f"notes-{time.monotonic_ns()}"
     options: dict[str, Any] = {"batch_size": 16, "on_error": functools.partial(_note, notes)}
     start = time.monotonic()

@@ -47,7 +47,7 @@ JPEG_KINDS: dict[str, Callable[[Image.Image, io.BytesIO, int], None]] = {
     "baseline 4:4:4": lambda image, file, quality: image.save(file, "JPEG", quality=quality, subsampling=0),
     "progressive": lambda image, file, quality: image.save(file, "JPEG", quality=quality, progressive=True),
     "restart markers": lambda image, file, quality: image.save(file, "JPEG", quality=quality, restart_marker_blocks=3),
-    "grey": lambda image, file, quality: image.convert("L").save(file, "JPEG", quality=quality),
+    "gray": lambda image, file, quality: image.convert("L").save(file, "JPEG", quality=quality),
     "cmyk": lambda image, file, quality: image.convert("CMYK").save(file, "JPEG", quality=quality),
 }
 _KINDS = ("jpg", "jpg", "jpg", "jpg", "jpg", "png", "webp", "cdz", "cdz", "cdz")

@@ -29,7 +29,7 @@ __all__ = ["Account", "Finished", "Process", "Scenario", "command"]
 
 
 class Finished(NamedTuple):
-    """What a process left: its status (``None`` if it hung), what it wrote, its wall time."""
+    """The result of a process: its status (``None`` if it hung), its output, its wall time."""
 
     status: int | None
     out: str
@@ -85,7 +85,7 @@ class Process:
             file.close()
 
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """True if it has not ended yet."""
         if self._status is None and self._popen is not None:
             self._status = self._popen.poll()
         elif self._status is None:

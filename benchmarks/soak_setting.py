@@ -1,4 +1,4 @@
-"""What the scenarios of the soak share: the folder, how processes are started, which damage must be seen by whom."""
+"""Setting of all scenarios of the soak: the folder, how processes are started, which damage must be seen by whom."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ class Soak:
         return folder, copy_files(chosen, self.root, folder)
 
     def same_stream(self, entry: Entry, row: dict[str, Any]) -> bool:
-        """Whether a stream is the one that the first run wrote for this image."""
+        """True if a stream is the one that the first run wrote for this image."""
         return Path(row["output"]).read_bytes() == self.reference[entry.name]
 
 
 def num_faults(entries: Iterable[Entry]) -> int:
-    """How many files are damaged."""
+    """The number of damaged files."""
     return sum(bool(entry.fault) for entry in entries)
 
 
 def seen_by_pillow(entry: Entry) -> bool:
-    """What no reader of images can take for one; other damage it may decode."""
+    """Kinds of damage that no reader of images can take for an image; it may decode other damage."""
     return entry.fault in ALWAYS_SEEN
 
 

@@ -58,7 +58,7 @@ def check_images(x: Tensor) -> None:
     if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
         raise ValueError(
             f"images must have shape (B, 3, H, W) with B, H, W >= 1, not {tuple(x.shape)}; "
-            "add a batch dimension with x[None], and repeat a grey channel with x.expand(-1, 3, -1, -1)."
+            "add a batch dimension with x[None], and repeat a gray channel with x.expand(-1, 3, -1, -1)."
         )
 
 
@@ -117,7 +117,7 @@ def check_latent(latent: object, *, name: str, channels: int, stride: int) -> tu
 
 
 def thread_count(num_threads: int | None) -> int:
-    """What ``num_threads`` stands for.
+    """The number of threads that ``num_threads`` means.
 
     Raises:
         TypeError, ValueError: not an integer, or below 1.

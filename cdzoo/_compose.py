@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._torch import reference_tensor
-from cdzoo.coding.base import Codec, Stream
+from cdzoo.coding.base import Codec
+from cdzoo.coding.streams import Stream
 from cdzoo.errors import PairingError
 from cdzoo.transforms import LatentTransform
 from cdzoo.types import MAX_IMAGE_PIXELS, Latent
@@ -20,7 +21,7 @@ __all__ = ["CompressedDomainModel", "compose"]
 class CompressedDomainModel(nn.Module):
     """A frozen codec and a network over its latents; made by :func:`compose`.
 
-    The codec takes no part in training: its parameters are not registered with this module, so that optimisers,
+    The codec takes no part in training: its parameters are not registered with this module, so that optimizers,
     ``train()`` and ``state_dict()`` see the network alone.
 
     Attributes:
@@ -97,7 +98,7 @@ class CompressedDomainModel(nn.Module):
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    """What is inside a compiled, a data parallel or an averaged module."""
+    """The module inside a compiled, a data parallel or an averaged one."""
     return getattr(module, "_orig_mod", getattr(module, "module", None))
 
 

@@ -97,7 +97,10 @@ class _Announcement(event.Listener):  # type: ignore[misc]
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Where Numba decorates or compiles. ``NUMBA_DISABLE_JIT``, which is set to debug other code, is ignored."""
+    """A context in which Numba decorates or compiles.
+
+    ``NUMBA_DISABLE_JIT``, which is set to debug other code, is ignored.
+    """
     with _lock, event.install_listener("numba:compile", _Announcement()):
         disabled = numba.config.DISABLE_JIT
         numba.config.DISABLE_JIT = 0

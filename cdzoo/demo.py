@@ -190,15 +190,15 @@ def _draw(
 
 
 def _channel_square(latent: Tensor, channels: Sequence[int], side: int) -> Image.Image:
-    """Draw channels in rows of two; zero is mid-grey, and each channel's largest magnitude is black or white."""
+    """Draw channels in rows of two; zero is mid-gray, and each channel's largest magnitude is black or white."""
     from PIL import Image
 
     square = Image.new("RGB", (side, side), "white")
     tile = (side - 4) // 2
     for i, channel in enumerate(channels):
         values = latent[channel]
-        grey = 0.5 + values / (2 * values.abs().max().clamp(min=1e-9))
-        image = to_pillow(grey.expand(3, -1, -1)).resize((tile, tile), Image.Resampling.NEAREST)
+        gray = 0.5 + values / (2 * values.abs().max().clamp(min=1e-9))
+        image = to_pillow(gray.expand(3, -1, -1)).resize((tile, tile), Image.Resampling.NEAREST)
         square.paste(image, ((i % 2) * (side - tile), (i // 2) * (side - tile)))
     return square
 

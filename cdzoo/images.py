@@ -46,8 +46,8 @@ _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
     """Read an image file as the input of a codec.
 
-    The picture is turned as its Exif orientation says. Grey, palette and CMYK images become RGB by Pillow's plain
-    conversion; color profiles (ICC) are not applied. Transparent images are put on white. Grey images of 16 bits
+    The picture is turned as its Exif orientation says. Gray, palette and CMYK images become RGB by Pillow's plain
+    conversion; color profiles (ICC) are not applied. Transparent images are put on white. Gray images of 16 bits
     keep their precision; color images of 16 bits get 8 bits from Pillow. Of an animation, the first frame is read.
 
     Args:
@@ -240,10 +240,10 @@ def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
     from PIL import Image
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.float32) / np.float32(1 if image.mode == "F" else 65535)
-        if not (grey.min() >= 0 and grey.max() <= 1):
-            raise ValueError(f"grey values of mode {image.mode} outside {'[0, 1]' if image.mode == 'F' else '16 bits'}")
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = np.asarray(image, dtype=np.float32) / np.float32(1 if image.mode == "F" else 65535)
+        if not (gray.min() >= 0 and gray.max() <= 1):
+            raise ValueError(f"gray values of mode {image.mode} outside {'[0, 1]' if image.mode == 'F' else '16 bits'}")
+        return np.repeat(gray[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

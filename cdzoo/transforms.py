@@ -1,4 +1,4 @@
-"""What a network needs done to a codec's output, or to a file's coefficients, before it reads them."""
+"""Transforms of a network's input: of a codec's latents, or of a file's coefficients."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["CoefficientTransform", "InputTransform", "LatentTransform", "RandomR
 
 @dataclass(frozen=True)
 class LatentTransform:
-    """Prepare a :class:`~cdzoo.types.Latent` for a network: subtract channel means, resize by nearest neighbour.
+    """Prepare a :class:`~cdzoo.types.Latent` for a network: subtract channel means, resize by nearest neighbor.
 
-    Deng and Karam (sec. 5.3) bring latents and scales to 28x28 by nearest neighbour; Torfason et al. (A.4)
+    Deng and Karam (sec. 5.3) bring latents and scales to 28x28 by nearest neighbor; Torfason et al. (A.4)
     subtract the training set's mean of each latent channel; Wang et al. do neither. ``weights.transforms()`` returns
     the instance that a set of weights was trained with, and ``cdzoo.compose`` applies it.
 
@@ -90,10 +90,10 @@ class CoefficientTransform:
     """Prepare JPEG files for a network: photographs of any size and sampling at the size that the network reads.
 
     With ``resize`` or ``crop``, what torchvision's ``Resize(antialias=True)`` and ``CenterCrop`` do to pixels happens
-    between coefficients, by one matrix per axis: dequantisation, inverse DCT, chroma upsampling, resizing and crop are
+    between coefficients, by one matrix per axis: dequantization, inverse DCT, chroma upsampling, resizing and crop are
     all linear. The result equals the same steps on the linear decode (:func:`cdzoo.codecs.decode_jpeg` with
     ``clamp=False``) to 2e-5 of the range of pixels. It is always ``"ycbcr"`` with float32 planes of the resized
-    picture, tables of ones and sampling 1x1, so that every JPEG-domain network takes it, and files of all colour
+    picture, tables of ones and sampling 1x1, so that every JPEG-domain network takes it, and files of all color
     spaces go into one batch.
 
     With ``shorter_side``, files stay what they are and are reduced by 1, 2, 4 or 8, by the low-frequency corner of

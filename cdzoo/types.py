@@ -23,10 +23,10 @@ MAX_IMAGE_PIXELS = 178_956_970
 
 
 class Latent(NamedTuple):
-    """What a learned codec gives a network: the quantised latent of a batch of images of one size.
+    """The quantized latent of a batch of images of one size: the output of a learned codec, the input of networks.
 
     Attributes:
-        y_hat: quantised latent values, ``(B, M, h, w)`` float32, ``h = ceil(H / stride)``, ``w = ceil(W / stride)``.
+        y_hat: quantized latent values, ``(B, M, h, w)`` float32, ``h = ceil(H / stride)``, ``w = ceil(W / stride)``.
         scales: standard deviations ``(B, M, h, w)`` float32 as the hyperprior's decoder puts them out, without a
             lower bound; ``None`` for codecs without a hyperprior.
         image_size: ``(H, W)`` of the images in pixels, before any padding.
@@ -48,7 +48,7 @@ class Latent(NamedTuple):
 
 
 class CodecOutput(NamedTuple):
-    """What ``codec(x)`` returns for training; differentiable in training mode.
+    """The output of ``codec(x)``, for training; differentiable in training mode.
 
     Attributes:
         x_hat: reconstruction ``(B, 3, H, W)``, RGB, nominally in ``[0, 1]`` (not clamped, so that gradients survive).
@@ -65,11 +65,11 @@ class JPEGCoefficients(NamedTuple):
     """A batch of JPEG files of one geometry after entropy decoding only.
 
     Attributes:
-        planes: ``K`` int16 tensors ``(B, Hb, Wb, 8, 8)``, one per component: quantised DCT coefficients in natural
+        planes: ``K`` int16 tensors ``(B, Hb, Wb, 8, 8)``, one per component: quantized DCT coefficients in natural
             (row-major) order, ``Hb, Wb = ceil(component size / 8)``, without the padding of incomplete MCUs. Results
             that no file can hold, such as those of :func:`cdzoo.data.downscale`, have floating-point planes and tables
             of ones.
-        qtables: quantisation tables ``(B, K, 8, 8)`` int32, natural order.
+        qtables: quantization tables ``(B, K, 8, 8)`` int32, natural order.
         sampling: ``K`` pairs of (vertical, horizontal) sampling factors.
         image_size: ``(H, W)`` in pixels.
         color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
@@ -100,7 +100,7 @@ register_serializable(Latent, CodecOutput, JPEGCoefficients)
 
 @dataclass(frozen=True)
 class Origin:
-    """How a module was built and where its weights are from: ``module.origin`` of every module that a builder made.
+    """The origin of a module: how it was built and where its weights are from; ``module.origin`` of all built modules.
 
     Attributes:
         builder: the registered name.

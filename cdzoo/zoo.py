@@ -251,7 +251,7 @@ def get_weight(name: str) -> WeightsEnum:
 
 
 class LatentInterface(NamedTuple):
-    """What passes between a codec and a network, at the default arguments of their builders.
+    """The latents that a codec gives or a network reads, at the default arguments of its builder.
 
     Attributes:
         stride: pixels per latent sample, in each direction.
@@ -264,7 +264,7 @@ class LatentInterface(NamedTuple):
     any_stride: bool = False
 
     def fits(self, codec: LatentInterface) -> bool:
-        """Whether a network can read what a codec gives, if it is built for its channels and stride."""
+        """True if a network can read the latents of a codec, once it is built for its channels and stride."""
         return (self.any_stride or self.stride == codec.stride) and (codec.scales or not self.scales)
 
 

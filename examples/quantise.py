@@ -2,7 +2,7 @@
 
     python examples/quantise.py photos --out jpeg_resnet18.int8.onnx
 
-The model reads what read_jpeg gives: planes (int16) and quantisation tables (int32) of one file at a time, of the
+The model reads what read_jpeg gives: planes (int16) and quantization tables (int32) of one file at a time, of the
 geometry that the first file has after a crop to --size. The entrance stays in float32; convolutions and the classifier
 are int8.
 """

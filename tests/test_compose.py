@@ -77,7 +77,7 @@ def test_the_networks_transform_is_applied(codec: Codec, make_images: MakeImages
     model, x = cdzoo.compose(codec, inner), make_images(1, 64, 64)
     latent = codec.encode(x)
     y_hat = latent.y_hat - torch.arange(24.0).view(1, -1, 1, 1)
-    rows = torch.arange(28) * 4 // 28  # nearest neighbour: each source sample seven times
+    rows = torch.arange(28) * 4 // 28  # nearest neighbor: each source sample seven times
     with torch.no_grad():
         expected = inner(y_hat[:, :, rows][..., rows], latent.scales[:, :, rows][..., rows])
         assert torch.equal(model(x), expected)
@@ -191,7 +191,7 @@ class TestLatentTransform:
     def test_the_identity_copies_nothing(self) -> None:
         assert LatentTransform()(self.latent).y_hat is self.latent.y_hat
 
-    def test_nearest_neighbour_repeats_samples(self) -> None:
+    def test_nearest_neighbor_repeats_samples(self) -> None:
         out = LatentTransform(size=(8, 8))(self.latent)
         assert torch.equal(out.y_hat, self.latent.y_hat.repeat_interleave(2, 2).repeat_interleave(2, 3))
         assert out.scales is not None

@@ -40,19 +40,19 @@ def test_any_size(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert np.abs(read(Image.fromarray(pixels), tmp_path / "a.png") - pixels).max() < 1e-4
 
 
-def test_grey_and_bilevel(tmp_path: Path) -> None:
-    grey = PIXELS[..., 0]
-    assert np.abs(read(Image.fromarray(grey), tmp_path / "a.png") - grey[..., None]).max() < 1e-4
-    bits = grey > 127
+def test_gray_and_bilevel(tmp_path: Path) -> None:
+    gray = PIXELS[..., 0]
+    assert np.abs(read(Image.fromarray(gray), tmp_path / "a.png") - gray[..., None]).max() < 1e-4
+    bits = gray > 127
     assert np.abs(read(Image.fromarray(bits), tmp_path / "b.png") - 255 * bits[..., None]).max() < 1e-4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
-def test_16_bit_grey_keeps_its_precision(tmp_path: Path, suffix: str) -> None:
-    grey = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
-    grey.flat[:2] = 0, 65535
-    expected = grey[..., None].astype(np.float64) / 257  # 65535 / 255
-    assert np.abs(read(Image.fromarray(grey), tmp_path / f"a{suffix}") - expected).max() < 1e-3
+def test_16_bit_gray_keeps_its_precision(tmp_path: Path, suffix: str) -> None:
+    gray = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
+    gray.flat[:2] = 0, 65535
+    expected = gray[..., None].astype(np.float64) / 257  # 65535 / 255
+    assert np.abs(read(Image.fromarray(gray), tmp_path / f"a{suffix}") - expected).max() < 1e-3
 
 
 def test_integer_and_float_tiffs(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cdzoo._files import find_files, read_file, write_atomically
 from cdzoo.data._sources import class_folders
 from cdzoo.data._webdataset import Member, Paths, find_shards, read_member, read_samples
 
-__all__ = ["BulkSummary", "File", "Part", "make_plan", "read_part", "summarise", "unfinished"]
+__all__ = ["BulkSummary", "File", "Part", "make_plan", "read_part", "summarize", "unfinished"]
 
 _PLAN = "plan.json"
 
@@ -175,7 +175,7 @@ def unfinished(parts: Sequence[Part], output: Path) -> list[Part]:
     return [part for part in parts if part.table not in there]
 
 
-def summarise(parts: Sequence[Part], output: Path, *, skipped: int) -> BulkSummary:
+def summarize(parts: Sequence[Part], output: Path, *, skipped: int) -> BulkSummary:
     """Counts of the results, from the footers of the tables."""
     import pyarrow.parquet as pq
 

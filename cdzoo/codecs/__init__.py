@@ -15,8 +15,8 @@ from cdzoo.coding.calibrated import CalibratedCodec as CalibratedCodec
 from cdzoo.coding.container import StreamHeader as StreamHeader
 from cdzoo.coding.container import read_header as read_header
 from cdzoo.coding.identity import CodingState as CodingState
-from cdzoo.coding.rans import SymbolTables as SymbolTables
 from cdzoo.coding.symbols import SymbolCoder as SymbolCoder
+from cdzoo.coding.tables import SymbolTables as SymbolTables
 from cdzoo.coding.transform import TransformCodec as TransformCodec
 from cdzoo.jpeg.files import JPEGHeader as JPEGHeader
 from cdzoo.jpeg.files import JPEGWarning as JPEGWarning

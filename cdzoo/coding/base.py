@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Generic, NamedTuple, Self
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor, nn
 
 from cdzoo._checks import check_images, check_latent, check_range, thread_count
 from cdzoo._torch import inference_layers, untraced, without_autocast
-from cdzoo.coding.container import StreamHeader, pack, unpack
+from cdzoo.coding.container import pack
 from cdzoo.coding.identity import Identity, State
+from cdzoo.coding.streams import Stream, open_streams
 from cdzoo.coding.symbols import Quantizer, Reader, SymbolCoder, Writer
 from cdzoo.coding.tiles import analyze, pad_to_multiple, synthesize
-from cdzoo.errors import BitstreamError, PairingError
+from cdzoo.errors import BitstreamError
 from cdzoo.types import MAX_IMAGE_PIXELS, CodecOutput, Latent, Origin
 
-__all__ = ["Codec", "Stream", "pad_to_multiple"]
-
-
-class Stream(NamedTuple):
-    """A stream that passed every check which needs no decoding; made by :meth:`Codec.open_streams`.
-
-    Attributes:
-        position: index in the list of streams.
-        header: its header.
-        parts: its entropy-coded parts.
-    """
-
-    position: int
-    header: StreamHeader
-    parts: tuple[memoryview, ...]
+__all__ = ["Codec"]
 
 
 class Codec(nn.Module, ABC, Generic[State]):
@@ -195,8 +183,7 @@ class Codec(nn.Module, ABC, Generic[State]):
 
     def _rest_of_forward(self, y: Tensor, image_size: tuple[int, int]) -> CodecOutput:
         y_hat, scales, likelihoods = self.estimate(y)
-        height, width = image_size
-        x_hat = self.synthesize(y_hat)[..., :height, :width]
+        x_hat = self.synthesize(y_hat)[..., : image_size[0], : image_size[1]]
         return CodecOutput(x_hat, Latent(y_hat, scales, image_size), likelihoods)
 
     # -- inference -----------------------------------------------------------------------------------------------
@@ -235,17 +222,11 @@ class Codec(nn.Module, ABC, Generic[State]):
         self._encode_with(writer, x)
         assert self._identity is not None  # brought up to date by the line above
         size, fingerprint = (int(x.shape[-2]), int(x.shape[-1])), self._identity.fingerprint
-        return [
-            pack(self.name, fingerprint, size, checksum, parts)
-            for parts, checksum in zip(writer.parts, writer.checksums, strict=True)
-        ]
+        coded = zip(writer.checksums, writer.parts, strict=True)
+        return [pack(self.name, fingerprint, size, checksum, parts) for checksum, parts in coded]
 
     def decompress(
-        self,
-        streams: Sequence[bytes],
-        *,
-        max_pixels: int | None = MAX_IMAGE_PIXELS,
-        num_threads: int | None = None,
+        self, streams: Sequence[bytes], *, max_pixels: int | None = MAX_IMAGE_PIXELS, num_threads: int | None = None
     ) -> Latent:
         """Bits to latents; no pixel is computed.
 
@@ -266,10 +247,8 @@ class Codec(nn.Module, ABC, Generic[State]):
         opened = self.open_streams(streams, max_pixels=max_pixels)
         sizes = {stream.header.image_size for stream in opened}
         if len(sizes) > 1:
-            raise ValueError(
-                f"streams of unequal image sizes in one batch: {sorted(sizes)}; "
-                "group them by read_header(...).image_size"
-            )
+            known = f"streams of unequal image sizes in one batch: {sorted(sizes)}"
+            raise ValueError(f"{known}; group them by read_header(...).image_size")
         return self.decode_streams(opened, total=len(opened), num_threads=num_threads)
 
     def decode(self, latent: Latent) -> Tensor:
@@ -299,29 +278,7 @@ class Codec(nn.Module, ABC, Generic[State]):
         Raises:
             BitstreamError, PairingError, TypeError, ValueError: as :meth:`decompress`.
         """
-        if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
-            kind = type(streams).__name__
-            raise TypeError(f"streams must be a list of bytes, not {kind}; pass [stream] for one image")
-        if len(streams) == 0:
-            raise ValueError("no streams: decompress needs at least one")
-        total, fingerprint, opened = len(streams), self.fingerprint, []
-        for position, stream in enumerate(streams):
-            try:
-                header, parts = unpack(stream, max_pixels=max_pixels)
-            except BitstreamError as error:
-                raise error.at(position, total) from error
-            if header.codec == self.name and len(parts) != self.num_parts:
-                reason = f"{len(parts)} parts, where {self.name} writes {self.num_parts}; the stream is forged"
-                raise BitstreamError(reason, position=position, total=total)
-            if header.codec != self.name or header.fingerprint != fingerprint:
-                raise PairingError(
-                    f"written by {header.codec} with fingerprint {header.fingerprint}, but this codec is {self.name} "
-                    f"with fingerprint {fingerprint}; load the weights that wrote the stream",
-                    position=position,
-                    total=total,
-                )
-            opened.append(Stream(position, header, parts))
-        return opened
+        return open_streams(streams, self.name, self.fingerprint, self.num_parts, max_pixels=max_pixels)
 
     @untraced
     def decode_streams(self, opened: Sequence[Stream], *, total: int, num_threads: int | None = None) -> Latent:
@@ -374,10 +331,8 @@ class Codec(nn.Module, ABC, Generic[State]):
 
     def _reference(self) -> Tensor:
         """A parameter, or else a buffer, of the device and dtype in which the transforms compute."""
-        tensor: Tensor | None = next(self.parameters(), None)
-        if tensor is None:
-            tensor = next((b for b in self.buffers() if b.is_floating_point()), None)
-        return torch.empty(0) if tensor is None else tensor
+        tensors = itertools.chain(self.parameters(), (b for b in self.buffers() if b.is_floating_point()))
+        return next(tensors, torch.empty(0))
 
     # -- identity ------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cdzoo._checks import check_images, check_size
-from cdzoo.coding.base import Codec, pad_to_multiple
+from cdzoo.coding.base import Codec
 from cdzoo.coding.identity import CodingState
-from cdzoo.coding.rans import SymbolTables
 from cdzoo.coding.symbols import SymbolCoder, channel_indexes, named_tables, round_to_symbols, tables_from
+from cdzoo.coding.tables import SymbolTables
+from cdzoo.coding.tiles import pad_to_multiple
 from cdzoo.ops.channels import ChannelSelect, check_channels, select_channels
 from cdzoo.types import CodecOutput
 

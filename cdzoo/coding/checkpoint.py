@@ -14,8 +14,9 @@ from cdzoo._checks import check_images, check_range, check_size
 from cdzoo.coding.base import Codec
 from cdzoo.coding.identity import State
 from cdzoo.coding.layers import EntropyBottleneck, image_transforms
-from cdzoo.coding.rans import SymbolTables, encode_batch
+from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.symbols import channel_indexes, round_to_symbols
+from cdzoo.coding.tables import SymbolTables
 
 __all__ = ["TABLE_BUFFERS", "CompressAICodec", "Metric", "bottleneck_strings", "split_checkpoint", "tables_at"]
 

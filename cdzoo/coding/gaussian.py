@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cdzoo.coding.base import Codec, pad_to_multiple
+from cdzoo.coding.base import Codec
 from cdzoo.coding.identity import CodingState
 from cdzoo.coding.integer_decoder import ACTIVATION_BITS, IntegerDecoder
 from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, gaussian_tables, scale_table
-from cdzoo.coding.rans import SymbolTables
 from cdzoo.coding.symbols import SymbolCoder, channel_indexes, named_tables, tables_from
+from cdzoo.coding.tables import SymbolTables
+from cdzoo.coding.tiles import pad_to_multiple
 
 __all__ = ["FactorizedState", "GaussianPrior", "HyperpriorState"]
 

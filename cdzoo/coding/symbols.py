@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
+from cdzoo.coding.rans import decode_batch, encode_batch
+from cdzoo.coding.tables import SymbolTables
 from cdzoo.errors import BitstreamError
 
 __all__ = [

@@ -29,7 +29,7 @@ __all__ = ["CoefficientDataset", "CoefficientDecoder", "CoefficientShards", "rea
 Gray = Literal["keep", "ycbcr"]
 Sampling = tuple[tuple[int, int], ...]
 
-# A grey block of zeros, coded in two bits with tables of one code each.
+# A gray block of zeros, coded in two bits with tables of one code each.
 _CODE = "01" + "00" * 16
 _TINY = bytes.fromhex(
     f"ffd8 ffdb004300{'01' * 64} ffc0000b080008000801011100 ffc4001400{_CODE} ffc4001410{_CODE}"
@@ -211,9 +211,9 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         transform: applied to each file's coefficients, ``planes`` ``K x (1, Hb, Wb, 8, 8)`` int16. An error that it
             raises is raised, with a note that names the file. A :class:`cdzoo.transforms.CoefficientTransform` that
             resizes and a :class:`cdzoo.transforms.RandomResizedCrop` work while files are read, in ``num_threads``.
-        gray: ``"keep"`` gives grey files one plane; ``"ycbcr"`` makes them YCbCr with chroma planes of zeros, the same
+        gray: ``"keep"`` gives gray files one plane; ``"ycbcr"`` makes them YCbCr with chroma planes of zeros, the same
             picture exactly, so that they share batches with files in color. Applied before the transform.
-        gray_sampling: the (vertical, horizontal) sampling factors that these grey files get; 4:2:0 by default.
+        gray_sampling: the (vertical, horizontal) sampling factors that these gray files get; 4:2:0 by default.
         num_threads: files read at the same time; ``torch.get_num_threads()`` by default, 1 in a worker process.
         max_pixels: refuse images of more pixels than this; ``None`` for no limit.
         max_stream_bytes: refuse files and members of more bytes than this, before they are read.

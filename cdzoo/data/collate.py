@@ -60,7 +60,7 @@ def collate_coefficients(
         ``torch.utils.data.default_collate``.
 
     Raises:
-        ValueError: no samples, labels in some only, or unequal image sizes, sampling factors, colour spaces or shapes.
+        ValueError: no samples, labels in some only, or unequal image sizes, sampling factors, color spaces or shapes.
         TypeError: samples of another kind.
     """
     return _collate(samples, JPEGCoefficients, _join_coefficients, "collate_coefficients")
@@ -134,7 +134,7 @@ def _join_coefficients(files: Sequence[JPEGCoefficients]) -> JPEGCoefficients:
             raise ValueError(
                 f"coefficients of unequal geometry in one batch: sample 0 is {_geometry(first)}, and sample {number} "
                 f"{_geometry(file)}; group the files, as cdzoo.data.SizeBucketSampler does, bring them to one size "
-                "in the dataset's transform, or, if only grey files differ, give the dataset gray='ycbcr'"
+                "in the dataset's transform, or, if only gray files differ, give the dataset gray='ycbcr'"
             )
     shapes = [[tuple(plane.shape[1:]) for plane in file.planes] for file in files]
     for number, own in enumerate(shapes):

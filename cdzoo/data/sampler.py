@@ -13,7 +13,7 @@ __all__ = ["SizeBucketSampler", "replica"]
 
 
 class SizeBucketSampler(Sampler[list[int]]):
-    """Batch sampler whose batches hold images of one size only; JPEG files of one sampling and colour space, too.
+    """Batch sampler whose batches hold images of one size only; JPEG files of one sampling and color space, too.
 
     The order depends on ``seed`` and on the epoch, and on nothing else: as with torch's ``DistributedSampler``, call
     ``set_epoch`` before each epoch, or every epoch goes through the data in the same order. ::

@@ -86,13 +86,13 @@ def write_shards(
 
 
 def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
-    labelled: bool | None = None
+    labeled: bool | None = None
     kind = ""
     for number, item in enumerate(streams):
         source, label = (item, None) if isinstance(item, str | os.PathLike) else item
-        if labelled not in (None, label is not None):
+        if labeled not in (None, label is not None):
             raise ValueError(f"{source}: streams come with labels and without; give all of them one, or none")
-        labelled = label is not None
+        labeled = label is not None
         suffix = ".jpg" if os.fspath(source).lower().endswith(JPEG_SUFFIXES) else ".cdz"
         if kind not in ("", suffix):
             # a dataset ignores the other kind

@@ -39,7 +39,7 @@ except ModuleNotFoundError as error:
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.classify import Classify
 from cdzoo.bulk.compress import Compress
-from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarise, unfinished
+from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarize, unfinished
 from cdzoo.bulk.task import Task
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
 from cdzoo.data._decode import MAX_STREAM_BYTES
@@ -195,7 +195,7 @@ def _pickled(error: Exception) -> bytes:
 
 
 def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
-    """How many workers to start.
+    """The number of workers to start.
 
     Raises:
         ValueError: the cluster can never start one.
@@ -264,4 +264,4 @@ def _run(
                 f"{len(missing)} of {len(parts)} parts are not finished, among them those whose workers died; first "
                 f"{names} ({error}); start the same run again to continue"
             ) from error
-    return summarise(parts, output, skipped=len(parts) - len(todo))
+    return summarize(parts, output, skipped=len(parts) - len(todo))

@@ -1,4 +1,4 @@
-"""Metadata of a JPEG file: Exif, XMP and colour profile, read from marker segments and written to them.
+"""Metadata of a JPEG file: Exif, XMP and color profile, read from marker segments and written to them.
 
 Sources: Exif 3.0 (CIPA DC-008), 4.5 and 4.7; Adobe's XMP specification, part 3, 1.1.3; ICC.1:2022, annex B.4.
 """
@@ -53,7 +53,7 @@ def _exif_orientation(tiff: bytes) -> int | None:
 
 
 def joined_profile(chunks: Sequence[bytes]) -> bytes | None:
-    """A colour profile from the payloads of its segments, in any order; ``None`` if one is missing."""
+    """A color profile from the payloads of its segments, in any order; ``None`` if one is missing."""
     parts = {chunk[12]: chunk[14:] for chunk in chunks if len(chunk) >= 14}
     counts = {chunk[13] for chunk in chunks if len(chunk) >= 14}
     if len(counts) != 1 or sorted(parts) != list(range(1, counts.pop() + 1)):

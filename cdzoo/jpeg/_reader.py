@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cdzoo._threads import for_each
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg._markers import Scan, ScanHeader, Segments
+from cdzoo.jpeg._markers import Scan, Segments
+from cdzoo.jpeg._segments import ScanHeader
 from cdzoo.jpeg.header import Opening, known_opening, read_opening
 from cdzoo.jpeg.kernels.plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._threads import for_each
-from cdzoo.jpeg._markers import Frame
 from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg._segments import Frame
 from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
     Placement,

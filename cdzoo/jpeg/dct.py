@@ -2,7 +2,7 @@
 
 Everything here is linear, differentiable and orthonormal: a block of pixels and its block of coefficients have the
 same sum of squares, and the coefficient (0, 0) is eight times the mean of the block. Coefficients carry no level
-shift and no quantisation; these belong to files, not to the transform.
+shift and no quantization; these belong to files, not to the transform.
 
 Erratum: eq. 22 of the paper gives the DC coefficient a factor of 1 / (2 sqrt(2 N)) for both axes together. With N = 8
 that is 1 / 8, the right number, but the formula is right for no other N (two axes give 1 / N).
@@ -31,7 +31,7 @@ _UNZIGZAG = sorted(range(64), key=lambda i: _ZIGZAG[i])
 def dct_matrix(*, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Tensor:
     """The orthonormal DCT-II of length 8 as a matrix ``(8, 8)``: row = frequency, column = sample.
 
-    Arguments:
+    Args:
         dtype: a floating-point type; the entries are rounded to it once, from double precision.
         device: where the matrix is put; PyTorch's default device if none is given.
 
@@ -54,7 +54,7 @@ def basis_matrix(*, dtype: torch.dtype = torch.float64, device: torch.device | s
 def dct2d(x: Tensor) -> Tensor:
     """Orthonormal 2-D DCT-II of 8x8 blocks (eq. 5).
 
-    Arguments:
+    Args:
         x: pixels ``(..., 8, 8)``, any floating-point dtype.
 
     Returns:
@@ -83,7 +83,7 @@ def idct2d(c: Tensor) -> Tensor:
 def blockify(x: Tensor) -> Tensor:
     """Cuts planes into 8x8 blocks (the map B of eq. 4); incomplete blocks are filled with zeros.
 
-    Arguments:
+    Args:
         x: ``(B, C, H, W)``, or any ``(..., H, W)``.
 
     Returns:
@@ -100,7 +100,7 @@ def blockify(x: Tensor) -> Tensor:
 def unblockify(blocks: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
     """Inverse of :func:`blockify`.
 
-    Arguments:
+    Args:
         blocks: ``(B, C, Hb, Wb, 8, 8)``, or any ``(..., Hb, Wb, 8, 8)``.
         image_size: ``(H, W)`` to crop to; ``None`` keeps every row and column of the blocks.
 

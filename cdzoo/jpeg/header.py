@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg._markers import Frame, Kind, Scan, Segments
+from cdzoo.jpeg._markers import Scan, Segments
 from cdzoo.jpeg._metadata import joined_profile, orientation
+from cdzoo.jpeg._segments import Frame, Kind
 from cdzoo.jpeg.geometry import Geometry
 
 __all__ = ["JPEGHeader", "Opening", "known_opening", "read_opening"]

@@ -51,7 +51,7 @@ _CHROMINANCE = [
 
 
 def quality_tables(quality: int) -> Tensor:
-    """The two quantisation tables ``(2, 8, 8)`` int32 (luma, chroma; natural order) of libjpeg's quality scale.
+    """The two quantization tables ``(2, 8, 8)`` int32 (luma, chroma; natural order) of libjpeg's quality scale.
 
     Args:
         quality: 1 (smallest file) to 100 (all entries 1).
@@ -68,19 +68,19 @@ def quality_tables(quality: int) -> Tensor:
 
 
 def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> JPEGCoefficients:
-    """Quantised JPEG coefficients of images, computed on the device of ``x``.
+    """Quantized JPEG coefficients of images, computed on the device of ``x``.
 
     Chroma is averaged over boxes, images are completed to whole blocks by replication, tables are those of Annex K
-    scaled by libjpeg's rule. Colours are converted without libjpeg's rounding to integers on the way, so single
+    scaled by libjpeg's rule. Colors are converted without libjpeg's rounding to integers on the way, so single
     coefficients may differ from its own by one.
 
     Args:
-        x: ``(B, 3, H, W)`` RGB or ``(B, 1, H, W)`` grey, floating point in [0, 1]; values outside are clamped.
+        x: ``(B, 3, H, W)`` RGB or ``(B, 1, H, W)`` gray, floating point in [0, 1]; values outside are clamped.
         quality: 1 to 100, libjpeg's scale.
-        subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on grey.
+        subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on gray.
 
     Returns:
-        Coefficients of colour space ``"ycbcr"`` or ``"gray"``. No gradient: rounding has none.
+        Coefficients of color space ``"ycbcr"`` or ``"gray"``. No gradient: rounding has none.
 
     Raises:
         TypeError: ``x`` is not a tensor.
@@ -129,7 +129,7 @@ def decode_jpeg(
     chroma: str = "fancy",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The linear decode: dequantise, inverse DCT, level shift, upsample, YCbCr to RGB; nothing is rounded.
+    """The linear decode: dequantize, inverse DCT, level shift, upsample, YCbCr to RGB; nothing is rounded.
 
     Args:
         coefficients: a batch of files, on any device. CMYK and YCCK files are taken for Adobe's, with inverted inks,
@@ -140,7 +140,7 @@ def decode_jpeg(
         dtype: of the result.
 
     Returns:
-        RGB ``(B, 3, H, W)``; three equal channels for grey files.
+        RGB ``(B, 3, H, W)``; three equal channels for gray files.
 
     Raises:
         JPEGError: sampling factors that don't divide each other, planes of a wrong shape.

@@ -1,6 +1,6 @@
-"""From quantised coefficients to component planes and colour: the linear decode (Ehrlich and Davis, eq. 9-10).
+"""From quantized coefficients to component planes and color: the linear decode (Ehrlich and Davis, eq. 9-10).
 
-Dequantise, inverse DCT, level shift, chroma upsampling, YCbCr to RGB; no rounding and no clamping anywhere, so that
+Dequantize, inverse DCT, level shift, chroma upsampling, YCbCr to RGB; no rounding and no clamping anywhere, so that
 all of it is one affine map. Samples are in units of the full range (1 = 255 levels) and the level shift is kept
 apart: a plane here is ``sample / 255 - 128 / 255``, which is 0 for neutral chroma.
 """
@@ -55,7 +55,7 @@ def subsampling_factors(coefficients: JPEGCoefficients, *, inks: bool = False) -
         inks: whether CMYK and YCCK files are accepted, whose decode to RGB is not linear.
 
     Raises:
-        JPEGError: the sampling factors don't divide the largest, the planes don't fit the image size, or the colour
+        JPEGError: the sampling factors don't divide the largest, the planes don't fit the image size, or the color
             space is not accepted.
     """
     check_coefficients(coefficients)
@@ -106,7 +106,7 @@ def component_size(image_size: tuple[int, int], factor: tuple[int, int]) -> tupl
 
 
 def uses_fancy(factor: tuple[int, int], image_size: tuple[int, int], chroma: str) -> bool:
-    """Whether libjpeg's "fancy" upsampling applies: factor 2, and more than two columns if these are interpolated."""
+    """True if libjpeg's "fancy" upsampling applies: factor 2, and more than two columns if these are interpolated."""
     if chroma not in ("nearest", "fancy"):
         raise ValueError(f'chroma={chroma!r}: upsample "nearest" (replication) or "fancy" (libjpeg\'s triangle filter)')
     wide = component_size(image_size, factor)[1] > 2
@@ -121,7 +121,7 @@ def dequantized(plane: Tensor, qtable: Tensor, dtype: torch.dtype) -> Tensor:
 def pixel_blocks(
     planes: Tensor, qtables: Tensor, *, shifts: tuple[float, ...], dtype: torch.dtype, basis: Tensor | None = None
 ) -> Tensor:
-    """Dequantised inverse DCT of components of one size, plus a shift for each, as one batched matrix product.
+    """Dequantized inverse DCT of components of one size, plus a shift for each, as one batched matrix product.
 
     Args:
         planes: ``(B, k, Hb, Wb, 8, 8)`` integers.
@@ -232,9 +232,9 @@ def colors_of(
 
 
 def color_matrix(color_space: str, channels: int) -> tuple[tuple[float, ...], ...]:
-    """What component planes are multiplied with to give ``channels`` colours, 3 (RGB) or 1 (luma): a row per colour.
+    """The matrix from component planes to ``channels`` colors, 3 (RGB) or 1 (luma): a row per color.
 
-    Rows may be wider than a grey file has components: its chroma planes are then constant.
+    Rows may be wider than a gray file has components: its chroma planes are then constant.
     """
     if channels == 3:
         return _IDENTITY if color_space == "rgb" else YCBCR_TO_RGB

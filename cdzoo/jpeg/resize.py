@@ -1,12 +1,12 @@
 """Photographs of any size at the size of a network, from coefficients to coefficients.
 
-Dequantisation, inverse DCT, chroma upsampling, antialiased resizing, flips and crop are linear maps along one axis
+Dequantization, inverse DCT, chroma upsampling, antialiased resizing, flips and crop are linear maps along one axis
 each. Composed with the DCT of the result they are one banded matrix per axis and component, so that the linear decode
 is resized exactly, and no picture of full size is ever made. On the CPU a compiled kernel does it
 (:mod:`cdzoo.jpeg.kernels.resize`), elsewhere matrix products do.
 
 The result is always ``"ycbcr"``, sampled 1x1, with float32 planes and tables of ones, so that files of every kind go
-into one batch: grey files get chroma planes of zeros, RGB, CMYK and YCCK files are converted.
+into one batch: gray files get chroma planes of zeros, RGB, CMYK and YCCK files are converted.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def resize_coefficients(
 
 
 class ResizePlan(NamedTuple):
-    """What the kernel is told of a file.
+    """The description of a file for the kernel.
 
     Attributes:
         axes: the vertical and the horizontal axis of each component.

@@ -8,7 +8,7 @@ A block grid starts at the top left corner. What mirrors an image must therefore
 multiple of :func:`alignment` pixels, 16 for the usual 4:2:0 files. Other sizes raise, or are trimmed first.
 
 Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, see :class:`cdzoo.types.JPEGCoefficients`.
-The random transforms draw from PyTorch's generator, once for a batch.
+The same transforms as modules are in :mod:`cdzoo.jpeg.transform_modules`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdzoo._checks import integer
 from cdzoo._torch import outside_autocast
@@ -28,21 +28,16 @@ from cdzoo.jpeg.geometry import num_blocks
 from cdzoo.types import JPEGCoefficients
 
 __all__ = [
-    "CenterCrop",
-    "Downscale",
-    "RandomCrop",
-    "RandomHorizontalFlip",
-    "RandomRotation90",
-    "RandomVerticalFlip",
-    "Scale",
     "alignment",
     "center_crop",
+    "checked_factor",
     "crop",
     "downscale",
     "gray_to_ycbcr",
     "horizontal_flip",
     "rotate",
     "scale",
+    "size_pair",
     "transpose",
     "upright",
     "vertical_flip",
@@ -58,7 +53,7 @@ def alignment(coefficients: JPEGCoefficients) -> tuple[int, int]:
 def horizontal_flip(coefficients: JPEGCoefficients, *, trim: bool = False) -> JPEGCoefficients:
     """Mirror left and right: the blocks change order, and odd horizontal frequencies their sign.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         trim: cut columns off the right first until whole blocks are left; otherwise such widths raise.
 
@@ -87,7 +82,7 @@ def transpose(coefficients: JPEGCoefficients) -> JPEGCoefficients:
 def rotate(coefficients: JPEGCoefficients, angle: int, *, trim: bool = False) -> JPEGCoefficients:
     """Rotate counter-clockwise, as torchvision does.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         angle: degrees, a multiple of 90.
         trim: as for :func:`horizontal_flip`, on the side that comes to lie at the top or left.
@@ -108,7 +103,7 @@ def rotate(coefficients: JPEGCoefficients, angle: int, *, trim: bool = False) ->
 def upright(coefficients: JPEGCoefficients, orientation: int, *, trim: bool = True) -> JPEGCoefficients:
     """Undo an Exif orientation, as :func:`cdzoo.codecs.read_jpeg_header` reports it.
 
-    Arguments:
+    Args:
         coefficients: a batch of files of this orientation.
         orientation: 1 to 8; 1 is upright already.
         trim: as for :func:`horizontal_flip`; true by default, for photographs of any size.
@@ -130,7 +125,7 @@ def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width
 
     Exact in every component; "fancy" upsampling of chroma looks one sample beyond the box and so differs at its edges.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         top: first row, a multiple of the alignment.
         left: first column, likewise.
@@ -160,14 +155,14 @@ def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width
 def center_crop(coefficients: JPEGCoefficients, size: int | tuple[int, int]) -> JPEGCoefficients:
     """Cut out the middle, up to less than one block grid cell off it; smaller images are kept whole along that axis.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         size: (rows, columns) to keep, or one number for both.
 
     Raises:
         ValueError: ``size`` is less than 1.
     """
-    box, cells = _size_pair(size), alignment(coefficients)
+    box, cells = size_pair(size), alignment(coefficients)
     kept = tuple(min(n, whole) for n, whole in zip(box, coefficients.image_size, strict=True))
     spare = tuple(whole - n for whole, n in zip(coefficients.image_size, kept, strict=True))
     top, left = (room // 2 // cell * cell for room, cell in zip(spare, cells, strict=True))
@@ -179,9 +174,9 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
 
     An 8x8 block whose lowest ``n x n`` frequencies (``n = 8 / factor``) are kept is a block of ``n x n`` pixels. These
     are gathered into 8x8 blocks again, by one linear map of coefficients and without pixels. The results are no
-    integers, so that planes become floating-point, with quantisation tables of ones; networks take them as they are.
+    integers, so that planes become floating-point, with quantization tables of ones; networks take them as they are.
 
-    Arguments:
+    Args:
         coefficients: a batch of files.
         factor: 1, 2, 4 or 8; 8 leaves the means of the blocks.
 
@@ -192,7 +187,7 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     Raises:
         ValueError: another factor.
     """
-    factor = _factor(factor)
+    factor = checked_factor(factor)
     if factor == 1:
         return coefficients
     height, width = (-(-n // factor) for n in coefficients.image_size)
@@ -215,10 +210,10 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
 def gray_to_ycbcr(
     coefficients: JPEGCoefficients, sampling: tuple[tuple[int, int], ...] = ((2, 2), (1, 1), (1, 1))
 ) -> JPEGCoefficients:
-    """Grey files as colour files without colour: chroma planes of zeros, so that both kinds go into one batch.
+    """Gray files as color files without color: chroma planes of zeros, so that both kinds go into one batch.
 
-    Arguments:
-        coefficients: grey files, or others, which are returned as they are.
+    Args:
+        coefficients: gray files, or others, which are returned as they are.
         sampling: (vertical, horizontal) factors of Y, Cb and Cr; those of Y are the largest.
 
     Raises:
@@ -236,113 +231,10 @@ def gray_to_ycbcr(
     return JPEGCoefficients(tuple(planes), coefficients.qtables.repeat(1, 3, 1, 1), sampling, size, "ycbcr")
 
 
-class RandomHorizontalFlip(nn.Module):
-    """:func:`horizontal_flip` with probability ``p``; sizes that are not aligned are trimmed, flipped or not.
-
-    Args:
-        p: probability.
-    """
-
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        self.p = _probability(p)
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all flipped or none."""
-        return _random_flip(coefficients, 1, self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
-class RandomVerticalFlip(RandomHorizontalFlip):
-    """:func:`vertical_flip` with probability ``p``; sizes that are not aligned are trimmed, flipped or not."""
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all flipped or none."""
-        return _random_flip(coefficients, 0, self.p)
-
-
-class RandomRotation90(nn.Module):
-    """:func:`rotate` by 0, 90, 180 or 270 degrees, each as likely.
-
-    Both sides are trimmed to whole cells of the coarser grid, whatever the angle, so that square images, and images of
-    one sampling that is alike in rows and columns, stay of one geometry. Others swap their sides at 90 and 270 degrees.
-    """
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all by the same angle; unchanged if they are smaller than one cell."""
-        turns = int(torch.randint(4, ()))
-        cell = max(alignment(coefficients))
-        height, width = (n - n % cell for n in coefficients.image_size)
-        if min(height, width) == 0:
-            return coefficients
-        return rotate(crop(coefficients, 0, 0, height, width), 90 * turns)
-
-
-class RandomCrop(nn.Module):
-    """:func:`crop` at a random corner of the block grid; smaller images are kept whole along that axis.
-
-    Args:
-        size: (rows, columns) to keep, or one number for both.
-    """
-
-    def __init__(self, size: int | tuple[int, int]) -> None:
-        super().__init__()
-        self.size = _size_pair(size)
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all cut at the same corner."""
-        kept = tuple(min(n, whole) for n, whole in zip(self.size, coefficients.image_size, strict=True))
-        top, left = (
-            int(torch.randint((whole - n) // cell + 1, ())) * cell
-            for whole, n, cell in zip(coefficients.image_size, kept, alignment(coefficients), strict=True)
-        )
-        return crop(coefficients, top, left, *kept)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}"
-
-
-class CenterCrop(RandomCrop):
-    """:func:`center_crop` to ``size``."""
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files, all cut alike."""
-        return center_crop(coefficients, self.size)
-
-
-class Downscale(nn.Module):
-    """:func:`downscale` by ``factor``.
-
-    Args:
-        factor: 1, 2, 4 or 8.
-    """
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = _factor(factor)
-
-    def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files."""
-        return downscale(coefficients, self.factor)
-
-    def extra_repr(self) -> str:
-        return f"factor={self.factor}"
-
-
 def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
     """The former name of :func:`downscale`; deprecated, since ``scale(c, 2)`` makes images smaller."""
     warnings.warn("cdzoo.data.scale is now called downscale", DeprecationWarning, stacklevel=2)
     return downscale(coefficients, factor)
-
-
-class Scale(Downscale):
-    """The former name of :class:`Downscale`; deprecated."""
-
-    def __init__(self, factor: int) -> None:
-        warnings.warn("cdzoo.data.Scale is now called Downscale", DeprecationWarning, stacklevel=2)
-        super().__init__(factor)
 
 
 _Ratio = tuple[int, int]
@@ -385,16 +277,12 @@ def _flip(coefficients: JPEGCoefficients, axis: int, trim: bool) -> JPEGCoeffici
     return coefficients._replace(planes=tuple(planes))
 
 
-def _random_flip(coefficients: JPEGCoefficients, axis: int, p: float) -> JPEGCoefficients:
-    flip = float(torch.rand(())) < p
-    cell = alignment(coefficients)[axis]
-    if coefficients.image_size[axis] < cell:  # nothing to mirror by whole blocks
-        return coefficients
-    whole = _trimmed(coefficients, axis, True, "flip")
-    return _flip(whole, axis, False) if flip else whole
+def checked_factor(factor: int) -> int:
+    """1, 2, 4 or 8.
 
-
-def _factor(factor: int) -> int:
+    Raises:
+        ValueError: another value.
+    """
     number = integer(factor)
     if number not in (1, 2, 4, 8):
         raise ValueError(f"factor={factor}: blocks of 8x8 shrink by 1, 2, 4 or 8")
@@ -411,16 +299,15 @@ def _shrinking(factor: int) -> Tensor:
     return torch.einsum("ajm,mf->ajf", dct_matrix(device="cpu").view(8, factor, n), small / math.sqrt(factor))
 
 
-def _size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """``(rows, columns)``, in pixels, from one number or a pair.
+
+    Raises:
+        ValueError: less than 1 pixel, or something else.
+    """
     one = integer(size)
     given = tuple(size) if one is None and isinstance(size, Iterable) else (one, one)
     pair = tuple(n for n in map(integer, given) if n is not None and n >= 1)
     if len(given) != 2 or len(pair) != 2:
         raise ValueError(f"size={size!r}: give at least 1 pixel, as one whole number or as (rows, columns)")
     return pair[0], pair[1]
-
-
-def _probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: a probability lies in [0, 1]")
-    return p

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cdzoo._checks import check_images
 from cdzoo._torch import register_serializable
-from cdzoo.coding.base import pad_to_multiple
 from cdzoo.coding.layers import conv, deconv
+from cdzoo.coding.tiles import pad_to_multiple
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.models.classifier import LatentClassifier, linear_classifier, selected_stages
@@ -29,7 +29,7 @@ _GRID = (14, 14)  # of the position embeddings: 224 pixels
 
 
 class ICATOutput(NamedTuple):
-    """What ``model(images)`` returns: the fields of :class:`~cdzoo.types.CodecOutput`, and logits.
+    """The output for images: the fields of :class:`~cdzoo.types.CodecOutput`, and logits.
 
     Attributes:
         x_hat: reconstruction ``(B, 3, H, W)``, RGB, nominally in ``[0, 1]`` (not clamped, so that gradients survive).
@@ -208,7 +208,7 @@ class ICAT(LatentClassifier):
         *,
         scales: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """What the blocks put out, without the class token, at 1/16 of the image; the arguments are timm's.
+        """Outputs of the blocks, without the class token, at 1/16 of the image; the arguments are timm's.
 
         Args:
             x: images ``(B, 3, H, W)``, or latents ``(B, M, h, w)``.
@@ -220,7 +220,7 @@ class ICAT(LatentClassifier):
             scales: of latents, not used.
 
         Returns:
-            the maps in the order of the network; in front of them, unless ``intermediates_only``, the normalised tokens
+            the maps in the order of the network; in front of them, unless ``intermediates_only``, the normalized tokens
             of the last block that was run, which is what ``forward_features`` returns for the last of all.
 
         Raises:
@@ -296,10 +296,10 @@ class ICAT(LatentClassifier):
     def _transmit(self, x: Tensor) -> tuple[Latent, dict[str, Tensor]]:
         """Images to the latent that arrives, and likelihoods."""
         check_images(x)
-        y_hat, scales, likelihoods = self._quantise(self.analyze(pad_to_multiple(x, self.latent_stride)))
+        y_hat, scales, likelihoods = self._quantize(self.analyze(pad_to_multiple(x, self.latent_stride)))
         return Latent(y_hat, scales, (x.shape[-2], x.shape[-1])), likelihoods
 
-    def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    def _quantize(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         return y, None, {}
 
     def analyze(self, x: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ class ICAT(LatentClassifier):
         return z_0, tokens + _resampled(self.pos_embed, _GRID, (y_hat.shape[2], y_hat.shape[3]))
 
     def _run(self, tokens: Tensor, start: int, end: int) -> list[Tensor]:
-        """What blocks ``start`` to ``end - 1`` put out."""
+        """The outputs of blocks ``start`` to ``end - 1``, tokens ``(B, 1 + h w, C)`` each."""
         outputs = []
         for index in range(start, end):
             tokens = self.blocks[index](tokens)

@@ -1,4 +1,4 @@
-"""What the segmenters share: strides turned into dilations, the head, and logits at the size of the image.
+"""Parts of all segmenters: strides turned into dilations, the head, and logits at the size of the image.
 
 Sources: Chen et al., DeepLab, TPAMI 2018; Torfason et al., ICLR 2018, section 5.1.
 """

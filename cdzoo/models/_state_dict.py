@@ -1,4 +1,4 @@
-"""Filling a network with tensors of another one, by name: all that were asked for, or none."""
+"""Copying tensors of another network by name: all that are asked for, or none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LoadedNames", "fits", "load_named"]
 
 
 class LoadedNames(NamedTuple):
-    """What became of the tensors on both sides.
+    """The names on both sides, by what was done with their tensors.
 
     Attributes:
         taken: names in this network that were filled.
@@ -28,7 +28,7 @@ class LoadedNames(NamedTuple):
 
 
 def fits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], name: str) -> bool:
-    """Whether both sides have a tensor of that name and one shape."""
+    """True if both sides have a tensor of that name, of equal shape."""
     return name in state_dict and state_dict[name].shape == own[name].shape
 
 

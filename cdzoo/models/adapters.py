@@ -227,13 +227,13 @@ def typical_deviations() -> Tensor:
 
 
 def block_coefficients(coefficients: JPEGCoefficients, *, chroma: str = "fancy") -> Tensor:
-    """Dequantised coefficients of Y, Cb and Cr at the resolution of luma, one vector for each 8x8 block of the image.
+    """Dequantized coefficients of Y, Cb and Cr at the resolution of luma, one vector for each 8x8 block of the image.
 
     Components that are stored at the resolution of the image are taken as they are. Others are upsampled; their
     incomplete blocks repeat the last row and column.
 
     Args:
-        coefficients: grey, YCbCr or RGB files.
+        coefficients: gray, YCbCr or RGB files.
         chroma: upsampling, ``"fancy"`` or ``"nearest"``.
 
     Returns:

@@ -1,24 +1,28 @@
-"""cResNet-39, -51 and -72.
+"""cResNet-39, -51 and -72: ResNets without their first layers, which read the latent of a codec.
 
 Source: Torfason et al., Towards Image Understanding from Deep Compression Without Decoding, ICLR 2018.
 
-A ResNet without the root block and the stage above 28x28: what is left reads the latent of a codec of stride 8 (section
-4.2, tables 1 and 3). To make up for the missing layers, -51 and -72 have more blocks in conv4; they cost what ResNet-50
-and ResNet-71 (:mod:`cdzoo.models.rgb_resnet`) cost on pixels.
+An image of 224x224 pixels has a latent of 28x28 samples (stride 8). That is the size of the feature maps in stage conv3
+of a ResNet. So cResNet drops the stem and stage conv2 and starts with conv3 (section 4.2, tables 1 and 3). cResNet-51
+and -72 get more blocks in conv4: they need as many multiply-adds as ResNet-50 and ResNet-71 on pixels
+(:mod:`cdzoo.models.rgb_resnet`).
 
     y_hat (C, 28, 28) ─▶ layer2 (512, 28, 28) ─▶ layer3 (1024, 14, 14) ─▶ layer4 (2048, 7, 7) ─▶ average ─▶ fc
                          conv3 of the paper      conv4                    conv5
 
-Where the paper is at odds with itself: the caption of table 3 gives conv3_1 a stride of 2, but its own output sizes and
-multiply-adds need 1 there, which is what stands here. The number in the name counts the convolutions of the residual
-units, without the shortcuts' and without ``fc``.
+The number in the name counts the convolutions of the residual blocks, without shortcuts and without ``fc``.
 
-With ``use_scales`` it is the baseline of FA-cResNet (Deng & Karam, section 5.5): block 0 of layer 2 becomes two
-parallel blocks, C->512 on the latent and C->4 on the hyperprior's scales, concatenated and mapped to 512 by a 1x1
-convolution. That baseline has ``stride_in_1x1=False`` and ``latent_stride=16``.
+One detail differs from the text of the paper. The caption of table 3 gives conv3_1 a stride of 2, but the output sizes
+and multiply-adds in the same table need a stride of 1. This implementation has a stride of 1.
 
-Recipe (appendix A.4): 28 epochs, SGD with momentum 0.9, rate 0.025 divided by 10 after epochs 8, 16 and 24, weight
-decay 1e-4, batch 64; random 28x28 crops of the latent and mirroring, channel means subtracted.
+With ``use_scales=True`` the network is the baseline of FA-cResNet (Deng & Karam, arXiv:2305.08000, section 5.5). Block
+0 of layer 2 is replaced by two parallel blocks: one maps the latent to 512 channels, the other maps the hyperprior's
+scales (one standard deviation per latent value) to 4 channels. Both outputs are concatenated, and a 1x1 convolution
+maps them to 512 channels. The baseline also has ``stride_in_1x1=False`` and ``latent_stride=16``.
+
+Training recipe (appendix A.4): 28 epochs of SGD with momentum 0.9 and weight decay 1e-4, batches of 64, a learning rate
+of 0.025 that is divided by 10 after epochs 8, 16 and 24. Training uses random 28x28 crops of the latent and random
+mirroring. The mean of each channel is subtracted. ``examples/recipes/torfason2018.py`` implements it.
 """
 
 from __future__ import annotations

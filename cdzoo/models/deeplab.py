@@ -1,26 +1,32 @@
-"""Segmentation from latents, and from pixels: cResNet-d, ResNet-d, and ResNet-41 with the same head.
+"""Semantic segmentation of latents and of pixels: cResNet-d, ResNet-d, and ResNet-41 with the same head.
 
 Sources: Torfason et al., Towards Image Understanding from Deep Compression Without Decoding, ICLR 2018, section 5.1 and
 appendix A.5; Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2 (ResNet-41).
 
-A trained classifier keeps its parameters and loses its last strides: convolutions behind them look as far as before
-because they are dilated (2 in conv4, 4 in conv5), and features stay at 1/8 of the image. In the place of its linear
-layer stand four dilated 3x3 convolutions, whose sum is the logits; these are upsampled to the image's size.
+A segmenter is a trained classifier with three changes, as in DeepLab:
+
+1. The strides of the last two stages become 1, so that features stay at 1/8 of the image. The 3x3 convolutions of these
+   stages are dilated instead (by 2 in conv4, by 4 in conv5), so that each sees the same part of the image as before.
+   Parameters do not change.
+2. Four dilated 3x3 convolutions, whose outputs are added, replace the linear layer. They give logits at every position.
+3. Logits are upsampled to the size of the image.
 
     y_hat (C, H/8, W/8) ─▶ layer2 ─▶ layer3, dilation 2 ─▶ layer4, dilation 4 (2048, H/8, W/8)
                         ─▶ 3x3 with dilation 6 + 12 + 18 + 24 (classes, H/8, W/8) ─▶ bilinear (classes, H, W)
 
-What the papers leave open: each of the four convolutions has a bias, as in the published code of DeepLab; upsampling
-takes pixels as squares (``align_corners=False``), as torchvision's segmenters do. Wang et al. say only that ResNet-41
-serves as the backbone of its segmentation networks; here it does so in the manner of Torfason et al., with whom it is
-compared.
+Example::
 
     segmenter = Segmenter.from_classifier(cresnet39(weights=...))
     compose(codec, segmenter).from_streams(streams).argmax(1)
 
-Recipe (Torfason et al., A.5): 20,000 steps of SGD, momentum 0.9, weight decay 5e-4, batch 10; rate 0.001, head 0.01
-(``parameter_groups``), times ``(1 - step / 20000) ** 0.9`` (``torch.optim.lr_scheduler.PolynomialLR``); random crops of
-320x320 pixels or 40x40 latent samples, mirroring, channel means subtracted.
+The papers leave three details open. Each of the four convolutions has a bias, as in the published code of DeepLab.
+Upsampling uses ``align_corners=False``, as torchvision's segmenters do. Wang et al. only say that ResNet-41 is the
+backbone of their segmentation networks; here it is changed like the networks of Torfason et al.
+
+Training recipe (Torfason et al., A.5): 20,000 steps of SGD with momentum 0.9 and weight decay 5e-4, batches of 10, a
+learning rate of 0.001 (0.01 for the head, see ``parameter_groups``) times ``(1 - step / 20000) ** 0.9``
+(``torch.optim.lr_scheduler.PolynomialLR``). Training uses random crops of 320x320 pixels (40x40 latent samples) and
+random mirroring. The mean of each channel is subtracted.
 """
 
 from __future__ import annotations
@@ -165,7 +171,7 @@ class RGBResNetD(Segmenter):
         return self.backbone.forward_features(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> ``(B, num_classes, H, W)``.
+        """Images ``(B, 3, H, W)``, normalized as the weights expect, any size -> ``(B, num_classes, H, W)``.
 
         Raises:
             ValueError: wrong number of channels.

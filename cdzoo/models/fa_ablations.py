@@ -1,6 +1,6 @@
 """The ablations of FA-cResNet-39 (Deng & Karam, arXiv:2305.08000, section 5.7, table 3).
 
-``fa_cresnet39_ablation`` is :func:`~cdzoo.models.fa_cresnet39` with one thing changed at a time:
+``fa_cresnet39_ablation`` is :func:`~cdzoo.models.fa_cresnet39` with arguments for all rows of table 3:
 
     table 3                      argument                            the paper's choice
     input                        use_scales=False                    True
@@ -13,9 +13,12 @@
     CAU bottleneck architecture  reduction=1 ... 64, or "1fc"        16
     FEU architecture             num_convs=(2, 2, 2) ... (4, 5, 6)   (3, 4, 5)
 
-``fa_resnet50`` is the pixel network with the same modules, of "FA effect". What the paper leaves open: how layer 2
-begins when its adaptation module comes last (here as in the cResNet-39 with scales, two parallel bottlenecks and the
-fusion), and how many 3x3 convolutions the pixel network's four modules have (here 2, 3, 4, 5).
+FA is a feature adaptation module. It consists of a channel attention unit (CAU) and a feature enhancement unit (FEU).
+
+``fa_resnet50`` is a ResNet-50 on pixels with FA modules, for the rows "FA effect".
+
+The paper leaves two details open. With ``fa_position="post"``, layer 2 begins as in the cResNet-39 that reads scales:
+with two parallel bottlenecks and the fusion. The four modules of ``fa_resnet50`` have 2, 3, 4 and 5 3x3 convolutions.
 """
 
 from __future__ import annotations

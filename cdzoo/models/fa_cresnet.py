@@ -1,24 +1,33 @@
-"""FA-cResNet-39.
+"""FA-cResNet-39: a cResNet with attention modules that adapt latents to a pretrained ResNet-50.
 
 Source: Deng & Karam, DNN-Compressed Domain Visual Recognition with Feature Adaptation, arXiv:2305.08000.
 
-A ResNet-50 without its stem and first stage that reads a hyperprior codec's latent **and** its standard deviations.
-Feature adaptation modules (section 4.1, :mod:`cdzoo.ops`) replace block 0 of layer 2 and follow block 0 of layers 3
-and 4:
+The network reads the latent of a hyperprior codec **and** the latent's scales: the standard deviations that the
+hyperprior predicts, one for each latent value. It is a ResNet-50 without stem and layer 1. Feature adaptation (FA)
+modules (section 4.1, :class:`cdzoo.ops.FeatureAdaptation`) replace block 0 of layer 2, and follow block 0 of layers 3
+and 4. Each FA module weights the channels by attention and adds the output of a few 3x3 convolutions.
 
     y_hat  ─▶ FA C->512 ─┐
                          ├─▶ concat ─▶ 1x1 516->512 ─▶ layer 2 ─▶ layer 3 ─▶ layer 4 ─▶ average ─▶ fc
-    scales ─▶ FA C->4  ──┘                             blocks     0,FA,1-5   0,FA,1-2
-                                                       1-3
+    scales ─▶ FA C->4  ──┘                             blocks     blocks     blocks
+                                                       1-3        0,FA,1-5   0,FA,1-2
 
-What the paper leaves open and what stands here: the "convolutional block" behind the concatenation is a 1x1 with batch
-norm and ReLU; it has no pretrained weights, so stage 1 trains it too; strides sit in the 3x3 convolutions, as in the
-ResNet-50 that the weights come from. Equation 9 writes ``+`` for the concatenation. Parameters, multiply-adds and pass
-sizes are those of table 2.
+The FA modules exist because a pretrained ResNet-50 has never seen latents: all other layers start from its weights
+(section 4.2, :meth:`FAcResNet.init_from_resnet50`).
 
-Recipe (section 5.3): latents and scales are cropped by one box and resized to 28x28 by nearest neighbour; 35 epochs on
-ImageNet, SGD with momentum 0.9, batch 64, weight decay 5e-4. Adaptation modules: rate 0.01, divided by 10 after epochs
-10 and 25; everything else is frozen for 15 epochs (stage 1), then trained at 1e-4 (stage 2).
+The paper leaves three details open. This implementation chooses:
+
+- The "convolutional block" after the concatenation (the fusion) is a 1x1 convolution with batch norm and ReLU. It has
+  no pretrained weights, so it is trained in stage 1 as well.
+- The strides are in the 3x3 convolutions, as in the ResNet-50 that the weights come from.
+- Equation 9 writes ``+`` for the concatenation.
+
+Parameters, multiply-adds and feature map sizes are those of table 2.
+
+Training recipe (section 5.3): 35 epochs on ImageNet with SGD, momentum 0.9, weight decay 5e-4, batches of 64. Latents
+and scales are cropped by the same box and resized to 28x28 by nearest neighbor. FA modules and fusion have a learning
+rate of 0.01, divided by 10 after epochs 10 and 25. All other layers are frozen for 15 epochs (stage 1). Then they are
+trained with a rate of 1e-4 (stage 2). ``examples/recipes/fa_cresnet2023.py`` implements it.
 """
 
 from __future__ import annotations

@@ -1,25 +1,35 @@
-"""A Vision Transformer that reads a codec's latent, and helps to rebuild the image: compression and classification.
+"""ICAT: a Vision Transformer that compresses an image and classifies it from its latent.
 
-Source: Bai et al., Towards End-to-End Image Compression and Analysis with Transformers, AAAI 2022. A convolutional
-encoder takes the place of the patches of DeiT-S; what it makes of the image is what is coded, classified, and decoded:
+Source: Bai et al., Towards End-to-End Image Compression and Analysis with Transformers, AAAI 2022.
+
+A convolutional encoder ``g_a`` replaces the patch embedding of DeiT-S. Its output, the latent, is coded, classified and
+decoded. The decoder ``g_s`` also reads the features of the first three Transformer blocks (aggregation):
 
     x ──► g_a ──y──► Q, bits ──► y_hat ──► embed ──z_0──► + position, class token ──► 12 blocks ──► norm ──► fc
                                                     │                                  │  │  │
                                                     └──► aggregation of z_0, z_1, z_2, z_3 ◄──┘ ──► g_s ──► x_hat
 
-Images are in [0, 1]; the network normalises them with ImageNet's mean and deviation, and undoes that behind ``g_s``.
-With ``hyperprior=True`` it is a codec, with mean-scale Gaussians (Minnen et al. 2018, without the autoregressive part);
-scales and means are coded with integers, as in :mod:`cdzoo.codecs.hyperprior`. Without, ``y_hat`` is ``y``.
+Images are in [0, 1]. The network normalizes them by ImageNet's mean and standard deviation, and undoes that after
+``g_s``. With ``hyperprior=True`` the network is a codec too. Its entropy model is a mean-scale hyperprior (Minnen et
+al. 2018, without the autoregressive part), whose scales and means are computed with integers, as in
+:mod:`cdzoo.codecs.hyperprior`. Without a hyperprior nothing is quantized: ``y_hat`` is ``y``.
 
-What the paper leaves open and what stands here: the hyperprior has half the stride of Minnen's (5x5/1, 5x5/2 in place
-of two 5x5/2), so that 224 is a multiple of all strides, 32; LeakyReLU has a slope of 0.01; ``g_a`` and ``g_s`` start
-from He's values, so that a first latent deviates by one or two and survives rounding; the class token has a position
-too, as in DeiT; sizes other than 224x224 get position embeddings interpolated bicubically, as in timm; training clips
-gradients to a norm of 1. The scales of equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
+The paper leaves some details open. This implementation chooses:
 
-Recipe. One step from random values does not converge; there are two, each with the loss of equation 6::
+- The hyperprior has half the stride of Minnen's (5x5/1 and 5x5/2 in place of twice 5x5/2). So 224 is a multiple of the
+  product of all strides, 32.
+- LeakyReLU has a slope of 0.01.
+- ``g_a`` and ``g_s`` start from He's values. So latents of the untrained network deviate from 0 by one or two, and are
+  not all rounded to 0.
+- The class token has a position embedding, as in DeiT. For images that are not 224x224, position embeddings are
+  interpolated bicubically, as in timm.
+- Training clips gradients to a norm of 1.
+- The scale factors in equation 6 are those of :class:`cdzoo.ops.RateDistortionAccuracyLoss`.
 
-    model = icat_small()                                           # 1. no quantisation, no rate
+Training recipe. Training from random values in one step does not converge. There are two steps, each with the loss of
+equation 6::
+
+    model = icat_small()                                           # 1. no quantization, no rate
     loss = RateDistortionAccuracyLoss(alpha=1, beta=0.001)
     out = model(x)
     loss(out, x, out.logits, target).loss.backward()
@@ -29,13 +39,13 @@ Recipe. One step from random values does not converge; there are two, each with 
     loss = RateDistortionAccuracyLoss(alpha=0.3, beta=0.003)
     out = codec(x)
     loss(out, x, out.logits, target).loss.backward()
-    codec.aux_loss().backward()                                    # the quantiles have an optimiser of their own
+    codec.aux_loss().backward()                                    # the quantiles have an optimizer of their own
 
-Both take 300 epochs, batches of 1024, and a cosine schedule with 5 epochs of warm-up.
-The first has AdamW at 1e-3 and DeiT's augmentations without its moving average of weights; the second Adam at 1e-4 and,
-because the hyperprior takes others badly, random resized crops and mirroring alone. In the second, ``alpha`` sets the
-rate (0.1, 0.3, 0.6), and ``alpha / beta`` what the bits are spent on: 100 in the paper, 50 for better images, 200 for
-better labels.
+Both steps take 300 epochs with batches of 1024 and a cosine schedule with 5 epochs of warm-up. The first uses AdamW
+with a learning rate of 1e-3 and DeiT's augmentations, without its moving average of weights. The second uses Adam with
+a rate of 1e-4, and only random resized crops and mirroring, because other augmentations harm the hyperprior. In the
+second step ``alpha`` sets the bit rate (0.1, 0.3, 0.6), and ``alpha / beta`` sets the balance between images and
+labels: 100 in the paper, 50 for better images, 200 for better labels. ``examples/recipes/icat2022.py`` implements it.
 """
 
 from __future__ import annotations
@@ -103,7 +113,7 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
         """See :class:`~cdzoo.codecs.Codec`."""
         return {"N": self.N, "M": self.M}
 
-    def _quantise(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    def _quantize(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         return self.estimate(y)
 
     @property

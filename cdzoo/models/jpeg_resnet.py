@@ -1,25 +1,28 @@
-"""Residual networks over JPEG coefficients.
+"""Residual networks that read JPEG coefficients.
 
 Source: Ehrlich & Davis, Deep Residual Learning in the JPEG Transform Domain, ICCV 2019.
 
     JPEGCoefficients ─▶ entrance ─▶ convolution, batch norm, ReLU, shortcut ... ─▶ average ─▶ fc
 
-The layers are PyTorch's. In ``mode="fused"`` the entrance undoes the transform once, together with the first
-convolution where it can, and the layers see plain tensors: with exact ReLU that *is* the paper's network after its
-adjacent pairs of DCT and inverse DCT have cancelled. In ``"factored"`` and ``"explicit"`` they see a
-:class:`~cdzoo.jpeg.nn.maps.CoefficientMap` and run in their JPEG-domain form, ReLU exact or by ASM or APX
-(section 4.2). All modes have the same parameters and train.
+All layers but the entrance are PyTorch's. There are three modes, with the same parameters; all can be trained:
 
-``jpeg_resnet_small`` is the network of section 5.1: three residual blocks, the last two with stride 2, so that 32x32
-pixels end in one 8x8 block. The paper's figure 3 shows blocks and sizes; what it leaves open is chosen here: 16, 32 and
-64 channels; two 3x3 convolutions to a block; batch norm after each; a 1x1 convolution with batch norm on every
+- ``mode="fused"``: the entrance applies the inverse DCT once, together with the first convolution where that is
+  possible. All other layers get plain tensors. With exact ReLU, this is the paper's network after all adjacent pairs of
+  DCT and inverse DCT have cancelled.
+- ``mode="factored"`` and ``mode="explicit"``: layers get a :class:`~cdzoo.jpeg.nn.maps.CoefficientMap` and run in the
+  JPEG domain. ReLU is exact, or approximated by the paper's ASM or APX (section 4.2).
+
+``jpeg_resnet_small`` is the network of section 5.1: three residual blocks, the last two with stride 2. So 32x32 pixels
+end in one block of 8x8. Figure 3 of the paper shows blocks and sizes. It leaves open what this implementation chooses:
+16, 32 and 64 channels; two 3x3 convolutions per block, each with batch norm; a 1x1 convolution with batch norm on every
 shortcut, since every block changes the number of channels; no stem.
 
-``jpeg_resnet18`` and ``jpeg_resnet50`` are torchvision's networks, stem and max pool included; they take its weights.
+``jpeg_resnet18`` and ``jpeg_resnet50`` are torchvision's networks, with stem and max pooling, and load its weights.
 
-The paper feeds "losslessly compressed" images, whose coefficients are not integers. Pass those as floating-point planes
-with quantisation tables of ones. It also calls this representation faster than pixels: the explicit network takes 77
-times the multiply-adds of the pixel network, see :mod:`cdzoo.jpeg.nn.convert`.
+The paper trains on "losslessly compressed" images, whose coefficients are not integers. To do the same, pass
+floating-point planes with quantization tables of ones. The paper also claims that the JPEG domain is faster than
+pixels. For the explicit network that is not so: it takes 77 times the multiply-adds of the pixel network
+(see :mod:`cdzoo.jpeg.nn.convert`).
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdzoo.errors import WeightsError
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
-from cdzoo.models._resnet import bottleneck_stage, scaled_channels
+from cdzoo.models._resnet import BasicBlock, StemmedResNet, scaled_channels
 from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
 from cdzoo.transforms import CoefficientTransform, InputTransform
 from cdzoo.types import JPEGCoefficients
@@ -46,30 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["JPEGClassifier", "JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, ``(B, C, H, W)`` to ``(B, out_channels, H', W')``, as in torchvision."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        out: Tensor = self.relu(x + shortcut)
-        return out
 
 
 class JPEGClassifier(Classifier):
@@ -161,7 +140,7 @@ class JPEGResNetSmall(JPEGClassifier):
         return x
 
 
-class JPEGResNet(JPEGClassifier):
+class JPEGResNet(JPEGClassifier, StemmedResNet):
     """torchvision's ResNet over coefficients; all parameter names are torchvision's.
 
     Args:
@@ -206,8 +185,6 @@ class JPEGResNet(JPEGClassifier):
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> None:
         super().__init__(in_channels=in_channels)
-        if len(layers) != 4:
-            raise ValueError(f"layers={tuple(layers)} must be four numbers, for layer1 to layer4")
         statistics = self.derived_arguments({"in_channels": in_channels, "mean": mean, "std": std})
         self.entrance = JPEGEntrance(
             channels=in_channels,
@@ -219,21 +196,7 @@ class JPEGResNet(JPEGClassifier):
             std=statistics["std"],
             memory_budget=memory_budget,
         )
-        widths = [scaled_channels(channels, width) for channels in (64, 128, 256, 512)]
-        stage, expansion = (bottleneck_stage, 4) if bottleneck else (_basic_stage, 1)
-        self.conv1 = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = stage(widths[0], widths[0], layers[0])
-        self.layer2 = stage(expansion * widths[0], widths[1], layers[1], stride=2)
-        self.layer3 = stage(expansion * widths[1], widths[2], layers[2], stride=2)
-        self.layer4 = stage(expansion * widths[2], widths[3], layers[3], stride=2)
-        c1, c2, c3, c4 = (expansion * channels for channels in widths)
-        self.set_stages(
-            ("relu", widths[0], 2), ("layer1", c1, 2), ("layer2", c2, 2), ("layer3", c3, 2), ("layer4", c4, 2)
-        )
-        self._finish(c4, num_classes)
+        self._finish(self.set_trunk(layers, width, bottleneck=bottleneck), num_classes)
 
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``; a coefficient map of that shape unless fused."""
@@ -243,9 +206,6 @@ class JPEGResNet(JPEGClassifier):
         self.entrance.check_memory(self, coefficients)
         stem: Tensor = self.bn1(self.entrance(coefficients, self.conv1))
         return stem
-
-    def stage_modules(self, stage: str) -> list[str]:
-        return ["maxpool", "layer1"] if stage == "layer1" else [stage]
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
         """Loads the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.
@@ -274,12 +234,6 @@ class JPEGResNet(JPEGClassifier):
                 "then call reset_classifier"
             )
         self.load_state_dict(state_dict)
-
-
-def _basic_stage(in_channels: int, planes: int, num_blocks: int, *, stride: int = 1) -> nn.Sequential:
-    """``num_blocks`` basic blocks in a row, the first of them with the stride."""
-    first = BasicBlock(in_channels, planes, stride=stride)
-    return nn.Sequential(first, *(BasicBlock(planes, planes) for _ in range(num_blocks - 1)))
 
 
 # -- weights and builders ----------------------------------------------------------------------------------------

@@ -1,25 +1,31 @@
-"""ResNet-41 and ResNet-49: residual networks over latents of any size.
+"""ResNet-41 and ResNet-49: residual networks that read latents of images of any size.
 
 Source: Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2, table 1a, section 4.6.
 
-A latent of stride 16 is too small for what is left of a ResNet-50 behind its stem. ResNet-41 doubles its height and
-width, brings it to the 256 channels of conv2, and goes on as ResNet-50 from conv3, which keeps the size. ResNet-49 is
-for large photographs: nothing is enlarged, and the latent enters conv2, without the stem.
+ResNet-41 is for latents of images of usual size. A latent of stride 16 is half as large as the feature maps in stage
+conv3 of a ResNet-50. So ResNet-41 doubles its height and width, maps it to the 256 channels that conv3 expects, and
+continues as ResNet-50 from conv3, with a stride of 1 there. ResNet-49 is for large photographs. It enlarges nothing: a
+ResNet-50 without its stem reads the latent.
 
     ResNet-41   y_hat (C, h, w) ─▶ upscale (C, 2h, 2w) ─▶ 1x1 (256, 2h, 2w) ─▶ layer2 (512, 2h, 2w)
                                 ─▶ layer3 (1024, h, w) ─▶ layer4 (2048, h/2, w/2) ─▶ average ─▶ fc
     ResNet-49   y_hat (C, h, w) ─▶ layer1 (256, h, w) ─▶ layer2 (512, h/2, w/2) ─▶ layer3 ─▶ layer4 ─▶ average ─▶ fc
 
-Where the paper is unclear, and what stands here. "A deconvolutional layer and a pixel shuffle layer" enlarge: they are
-two choices (a 4x4 transposed convolution of stride 2; a 3x3 convolution to ``4 C`` channels and a shuffle), since both
-in a row would enlarge by four. The 1x1 convolution has batch norm and ReLU, so that layer 2 gets what it gets in
-ResNet-50: values that are not negative. Strides sit in the 3x3 convolutions, as in torchvision's ResNet-50. In
-ResNet-49 with 256 latent channels the shortcut of conv2's first unit is the identity, for nothing changes there. 41
-counts ``upscale``, the 1x1 and the 39 convolutions of the units, without the shortcuts' and ``fc``; 49 counts ``fc``.
+The paper is unclear in some details. This implementation chooses:
 
-Recipe (section 3.4): the codec is trained first and stays fixed; batches have a random size of 224 to 448 pixels
-(:class:`cdzoo.ops.RandomSizeCollate`), latents are never resized; nothing is subtracted from them. To read a subset of
-the channels (section 3.4.4), see ``channels`` and :mod:`cdzoo.ops.channels`.
+- "A deconvolutional layer and a pixel shuffle layer" are two ways to enlarge (both in a row would enlarge by four):
+  a 4x4 transposed convolution of stride 2, or a 3x3 convolution to ``4 C`` channels and a pixel shuffle.
+- The 1x1 convolution has batch norm and ReLU. So layer 2 reads values that are not negative, as in ResNet-50.
+- The strides are in the 3x3 convolutions, as in torchvision's ResNet-50.
+- With 256 latent channels, the shortcut of the first block of ResNet-49 is the identity, as the shape does not change.
+
+The 41 counts ``upscale``, the 1x1 convolution and the 39 convolutions of the blocks, without shortcuts and ``fc``. The
+49 counts ``fc`` as well.
+
+Training recipe (section 3.4): the codec is trained first and then stays fixed. Each batch has a random image size of
+224 to 448 pixels (:class:`cdzoo.ops.RandomSizeCollate`). Latents are never resized, and no mean is subtracted. The
+networks can read a subset of the channels (section 3.4.4): see the argument ``channels`` and :mod:`cdzoo.ops.channels`.
+``examples/recipes/wang2022.py`` implements it.
 """
 
 from __future__ import annotations

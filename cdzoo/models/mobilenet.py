@@ -1,22 +1,29 @@
-"""MobileNetV2-45: the small network over latents of any size.
+"""MobileNetV2-45: a small network that reads latents of images of any size.
 
-Source: Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2, table 1b. Blocks: Sandler et
-al., MobileNetV2, CVPR 2018.
+Source: Wang et al., Learning from the CNN-based Compressed Domain, WACV 2022, section 3.2, table 1b. The blocks are
+those of Sandler et al., MobileNetV2, CVPR 2018.
 
-A latent of stride 16 is doubled in height and width, as in ResNet-41 (:mod:`cdzoo.models.latent_resnet`), brought to
-few channels, and goes on as MobileNetV2 without its stem and first two rows of blocks:
+The network doubles the height and width of a latent of stride 16, as ResNet-41 does
+(:mod:`cdzoo.models.latent_resnet`). It maps the result to 24 channels and continues as MobileNetV2 without its stem and
+its first two rows of blocks:
 
     y_hat (C, h, w) ─▶ upscale (C, 2h, 2w) ─▶ 1x1 (24, 2h, 2w) ─▶ blocks 4 to 6 (32, 2h, 2w) ─▶ 7 to 10 (64, h, w)
                     ─▶ 11 to 13 (96, h, w) ─▶ 14 to 16 (160, h/2, w/2) ─▶ 17 (320) ─▶ 1x1 (1280) ─▶ average ─▶ fc
 
-Table 1b prints its fifth row like the fourth, 96 channels with stride 1; the sizes beside it halve there, as they do in
-MobileNetV2, whose row has 160 channels and stride 2: so it is here. It also gives the upscaled latent 320 channels,
-where MobileNetV2's next block reads 24: ``upscaled_channels``, 24 by default. The 1x1 convolution there has batch norm
-and no ReLU, for MobileNetV2 passes linear values from block to block. The paper does not mention dropout; MobileNetV2
-has 0.2 in front of its classifier. 45 counts ``upscale``, the 1x1, the 42 convolutions of the 14 blocks and the last
-1x1, without ``fc``.
+The number 45 counts ``upscale``, the 1x1 convolution, the 42 convolutions of the 14 blocks and the last 1x1
+convolution, without ``fc``.
 
-Recipe: as ResNet-41.
+The paper is unclear in some details. This implementation chooses:
+
+- Table 1b prints its fifth row like the fourth: 96 channels, stride 1. But the sizes beside it are halved in that row,
+  and MobileNetV2 has 160 channels and stride 2 there. So has this network.
+- Table 1b gives the upscaled latent 320 channels, but the next block of MobileNetV2 reads 24. The argument
+  ``upscaled_channels`` sets the number; it is 24 by default.
+- The 1x1 convolution before the blocks has batch norm and no ReLU, since MobileNetV2 passes linear values from block to
+  block.
+- The paper does not mention dropout. MobileNetV2 has a dropout of 0.2 before its classifier, and so has this network.
+
+Training recipe: as for ResNet-41.
 """
 
 from __future__ import annotations

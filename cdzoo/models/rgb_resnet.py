@@ -1,14 +1,16 @@
 """ResNet-50 and ResNet-71 on pixels: the baselines of Torfason et al. (ICLR 2018, section 4.1, tables 1 and 3).
 
-ResNet-50 is that of He et al.; ResNet-71 has 13 units in conv4, where ResNet-50 has 6, to cost what cResNet-72 costs.
+ResNet-50 is the network of He et al. ResNet-71 has 13 blocks in conv4, where ResNet-50 has 6. It needs as many
+multiply-adds as cResNet-72.
 
     x (3, 224, 224) ─▶ 7x7/2, max pool/2 (64, 56, 56) ─▶ layer1 (256, 56, 56) ─▶ layer2 (512, 28, 28)
                     ─▶ layer3 (1024, 14, 14) ─▶ layer4 (2048, 7, 7) ─▶ average ─▶ fc
 
-The paper puts a unit's stride into its first 1x1 convolution, as He et al. do. torchvision puts it into the 3x3 one:
-with ``stride_in_1x1=False`` ResNet-50 is torchvision's and takes its state dict as it is; otherwise ``load_state_dict``
-refuses that state dict. The 71 counts conv1 and fc;
-by the rule that gives 39 in cResNet-39 it would be 69.
+The paper follows He et al.: a block of stride 2 has its stride in the first 1x1 convolution. torchvision has it in the
+3x3 convolution. Names and shapes are the same in both, but they compute different functions. To load torchvision's
+weights, build the network with ``stride_in_1x1=False``; otherwise ``load_state_dict`` refuses them.
+
+The number 71 counts conv1 and ``fc``. Counted like cResNet-39 it would be 69.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 
-from cdzoo.models._resnet import bottleneck_stage, scaled_channels
-from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
+from cdzoo.models._resnet import StemmedResNet
+from cdzoo.models.classifier import ClassifierOptions, init_resnet_weights
 from cdzoo.weights.enums import WeightsEnum
 from cdzoo.zoo import register_model
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["RGBResNet", "resnet50", "resnet71"]
 
 
-class RGBResNet(Classifier):
+class RGBResNet(StemmedResNet):
     """A ResNet of bottlenecks on pixels, with torchvision's names.
 
     Args:
@@ -58,22 +60,7 @@ class RGBResNet(Classifier):
     ) -> None:
         super().__init__(in_channels=in_channels)
         self.stride_in_1x1 = stride_in_1x1
-        if len(layers) != 4:
-            raise ValueError(f"layers={tuple(layers)} must be four numbers, for conv2, conv3, conv4 and conv5")
-        n2, n3, n4, n5 = layers
-        c2, c3, c4, c5 = (scaled_channels(planes, width) for planes in (64, 128, 256, 512))
-        self.conv1 = nn.Conv2d(in_channels, c2, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(c2)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = bottleneck_stage(c2, c2, n2, stride_in_1x1=stride_in_1x1)
-        self.layer2 = bottleneck_stage(4 * c2, c3, n3, stride=2, stride_in_1x1=stride_in_1x1)
-        self.layer3 = bottleneck_stage(4 * c3, c4, n4, stride=2, stride_in_1x1=stride_in_1x1)
-        self.layer4 = bottleneck_stage(4 * c4, c5, n5, stride=2, stride_in_1x1=stride_in_1x1)
-        self.set_stages(
-            ("relu", c2, 2), ("layer1", 4 * c2, 2), ("layer2", 4 * c3, 2), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2)
-        )
-        self.set_classifier(4 * c5, num_classes)
+        self.set_classifier(self.set_trunk(layers, width, stride_in_1x1=stride_in_1x1), num_classes)
         init_resnet_weights(self)
 
     def check_version(self, version: int | None) -> None:
@@ -114,11 +101,8 @@ class RGBResNet(Classifier):
         stem: Tensor = self.bn1(self.conv1(_checked_pixels(x, self.in_channels)))
         return stem
 
-    def stage_modules(self, stage: str) -> list[str]:
-        return ["maxpool", "layer1"] if stage == "layer1" else [stage]
-
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)``, normalised as the weights expect, any size -> logits ``(B, num_classes)``."""
+        """Images ``(B, 3, H, W)``, normalized as the weights expect, any size -> logits ``(B, num_classes)``."""
         return self.forward_head(self.forward_features(x))
 
 

@@ -1,7 +1,7 @@
 """Feature adaptation for sparse latents (Deng & Karam, arXiv:2305.08000, section 4.1, figure 4b).
 
 Most channels of a latent at a low rate hold few non-zero values. The channel attention unit picks and realigns
-channels by an affine transform, the feature enhancement unit then refills the chosen ones from their neighbourhood.
+channels by an affine transform, the feature enhancement unit then refills the chosen ones from their neighborhood.
 
     f ──▶ ChannelAttention  w·f + b ──┬─▶ 1x1 ─▶ n times 3x3 ─▶ 1x1 ──▶ (+) ─▶ ReLU
                                       └────── (1x1 if C differs) ────────┘
@@ -170,7 +170,7 @@ class FeatureEnhancement(nn.Module):
         return output
 
     def enhanced(self, f: Tensor) -> Tensor:
-        """What is added to the skip connection, ``(B, out_channels, h, w)``."""
+        """The residual, added to the skip connection: ``(B, in_channels, h, w)`` -> ``(B, out_channels, h, w)``."""
         residual: Tensor = self.expand(self.convs(self.reduce(f)))
         return residual
 

@@ -1,4 +1,4 @@
-"""Entropies of latents: measured, modelled, and as losses.
+"""Entropies of latents: measured, modeled, and as losses.
 
 Sources: Torfason et al., ICLR 2018 (equation 1); Wang et al., "Learning from the CNN-based compressed domain" (WACV
 2022), section 3.3, which takes the logarithm of a variance for the entropy of a latent.
@@ -23,7 +23,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
-    """Entropy of quantised values, from their histogram.
+    """Entropy of quantized values, from their histogram.
 
     It is what an ideal coder with a table of exactly these values' frequencies would spend. Equal values are one
     symbol; a codec that adds real-valued means to its symbols (``mbt2018_mean``) has hardly any equal ones, and its
@@ -64,7 +64,7 @@ def target_entropy_loss(entropy: Tensor, target: float) -> Tensor:
         the excess, in the shape of ``entropy``.
 
     Raises:
-        TypeError: ``entropy`` is no tensor, which could not be minimised.
+        TypeError: ``entropy`` is no tensor, which could not be minimized.
     """
     if not isinstance(entropy, Tensor):
         raise TypeError(
@@ -88,11 +88,11 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
     save. The distortion has to hold against it, and ``eps`` is where it stops.
 
     Args:
-        y: latents before or after quantisation, ``(B, ...)``.
+        y: latents before or after quantization, ``(B, ...)``.
         eps: smallest variance; below it the loss is ``log(eps)``, without a gradient.
 
     Returns:
-        the mean over the batch, 0-dimensional, float32 (of float64, float64); natural logarithm, to be minimised.
+        the mean over the batch, 0-dimensional, float32 (of float64, float64); natural logarithm, to be minimized.
 
     Raises:
         ValueError: ``y`` has no batch dimension or no elements, or ``eps`` is not positive.
@@ -130,7 +130,7 @@ class GaussianEntropyLoss(nn.Module):
 
 
 def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
-    """What each symbol costs under a Gaussian of mean 0 that is integrated over the symbol's unit interval.
+    """The bits of each symbol under a Gaussian of mean 0, integrated over the symbol's unit interval.
 
     Scales below 0.11 and probabilities below 1e-9 (29.9 bits) are raised to these values, as CompressAI's coders do;
     ``Latent.scales`` come without a bound.

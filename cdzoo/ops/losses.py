@@ -1,4 +1,4 @@
-"""What codecs, and codecs together with networks, are trained to minimise.
+"""Losses for training codecs, alone and together with networks.
 
 Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers say
 little of scales, on which every weight depends: here distortions are mean squared errors on the scale 0 to 255 (of
@@ -38,7 +38,7 @@ Metric = Literal["mse", "ms-ssim"]
 
 
 class RateDistortion(NamedTuple):
-    """Attributes: ``loss`` to minimise; ``distortion``; ``bpp``, bits per pixel. All 0-dimensional."""
+    """Attributes: ``loss`` to minimize; ``distortion``; ``bpp``, bits per pixel. All 0-dimensional."""
 
     loss: Tensor
     distortion: Tensor
@@ -46,7 +46,7 @@ class RateDistortion(NamedTuple):
 
 
 class TargetRateDistortion(NamedTuple):
-    """Attributes: ``loss`` to minimise; ``distortion``; ``excess``, bits per symbol above the target."""
+    """Attributes: ``loss`` to minimize; ``distortion``; ``excess``, bits per symbol above the target."""
 
     loss: Tensor
     distortion: Tensor
@@ -198,7 +198,7 @@ def rate_distortion_accuracy_loss(
 
     Args:
         output: of the codec; without likelihoods the rate is 0, as in the first of the paper's two steps of training.
-        x: the images, ``(B, 3, H, W)`` in ``[0, 1]``, before any normalisation.
+        x: the images, ``(B, 3, H, W)`` in ``[0, 1]``, before any normalization.
         logits: ``(B, num_classes)``.
         target: class indices ``(B,)``, or class probabilities as mixup makes them.
         alpha: weight of the cross-entropy: 1 in the first step; then 0.1, 0.3 or 0.6, which sets the rate.

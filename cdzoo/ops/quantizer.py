@@ -1,4 +1,4 @@
-"""Scalar quantisation to learned levels, hard on the way forward and soft on the way back.
+"""Scalar quantization to learned levels, hard on the way forward and soft on the way back.
 
 Source: Torfason et al., "Towards image understanding from deep compression without decoding" (ICLR 2018), appendix
 A.1, which changes Agustsson et al., "Soft-to-hard vector quantization" (NeurIPS 2017): scalars in place of vectors, and
@@ -54,13 +54,13 @@ def soft_to_hard(y: Tensor, centers: Tensor, *, sigma: float = 1.0) -> Tensor:
 
 
 def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_channel: bool = False) -> Tensor:
-    """Entropy of the symbols that ``y`` is quantised to: the paper's ``H(q)``.
+    """Entropy of the symbols that ``y`` is quantized to: the paper's ``H(q)``.
 
     The value is the entropy of the histogram of nearest centres. The gradient is that of the mean cost of a symbol,
     ``-log2`` of its frequency, under soft assignments; a centre without a symbol costs what one symbol of it would.
 
     Args:
-        y: latents before quantisation, ``(B, C, ...)``, or any shape for one histogram.
+        y: latents before quantization, ``(B, C, ...)``, or any shape for one histogram.
         centers: ``(L,)``.
         sigma: as in :func:`soft_to_hard`.
         per_channel: the mean of one entropy per channel, in place of the entropy of one histogram for all channels.
@@ -124,9 +124,9 @@ class SoftToHardQuantizer(nn.Module):
         return nearest_center(y, self.centers)
 
     def entropy(self, y: Tensor, *, per_channel: bool = False) -> Tensor:
-        """Bits per symbol of values before quantisation, differentiable; see :func:`soft_to_hard_entropy`."""
+        """Bits per symbol of values before quantization, differentiable; see :func:`soft_to_hard_entropy`."""
         return soft_to_hard_entropy(y, self.centers, sigma=self.sigma, per_channel=per_channel)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
+        """The arguments, for ``print``."""
         return f"levels={self.levels}, sigma={self.sigma:g}"

@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two arguments mean the same; one number may stand for as many as the other has."""
+    """True if two arguments mean the same; one number may stand for as many as the other has."""
     if isinstance(a, tuple) != isinstance(b, tuple):
         many, one = (a, b) if isinstance(a, tuple) else (b, a)
         return len(many) > 0 and all(v == one for v in many)

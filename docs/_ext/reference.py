@@ -119,7 +119,7 @@ class PublicAPI(SphinxDirective):
 
 @cache
 def lookup(path: str) -> Any:
-    """What a dotted path leads to, or ``None``."""
+    """The object at a dotted path, or ``None``."""
     first, *rest = path.split(".")
     try:
         obj: Any = importlib.import_module(first)

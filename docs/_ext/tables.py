@@ -80,7 +80,7 @@ def codec_rows() -> Iterator[list[str]]:
 
 
 def reads(module: torch.nn.Module) -> tuple[str, str]:
-    """What a network's input is, and how many pixels lie between two samples of it."""
+    """The input of a network, and the number of pixels between two samples of it."""
     stride = getattr(module, "latent_stride", None)
     if hasattr(module, "entrance"):
         return "JPEG coefficients", "8, 16"
@@ -117,9 +117,9 @@ def weights_rows(*patterns: str) -> Iterator[list[str]]:
             size = os.path.getsize(folder.path / "model.safetensors") / 1e6
             belongs = (meta.get("codec") or {}).get("weights")
             data = ", ".join(meta.get("datasets") or [])
-            licence = f"{meta.get('license', '-')}; trained on {data}" if data else str(meta.get("license", "-"))
+            license = f"{meta.get('license', '-')}; trained on {data}" if data else str(meta.get("license", "-"))
             codec = broken(belongs) if belongs else "itself" if folder.codec_entry is folder.config else "none"
-            yield [broken(str(member)), "<br>".join(metrics), f"{size:.1f} MB", licence, codec]
+            yield [broken(str(member)), "<br>".join(metrics), f"{size:.1f} MB", license, codec]
 
 
 FIGURES = {
@@ -139,7 +139,7 @@ def recipe_rows(*patterns: str) -> Iterator[list[str]]:
 
 
 def billion_rows() -> Iterator[list[str]]:
-    """What a billion images cost, from the rows of bytes to labels on one thread, in the largest batch measured."""
+    """Costs of a billion images, from the rows of bytes to labels on one thread, in the largest batch measured."""
     measured = json.loads(BENCHMARKS.read_text(encoding="utf-8"))["rows"]
     peers = {"jpeg-to-labels": ("JPEG", "torchvision"), "cdz-to-labels": (".cdz", "CompressAI")}
     largest: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -167,7 +167,7 @@ TABLES: dict[str, tuple[list[str], Callable[..., Iterator[list[str]]], tuple[int
     "model-table": (
         ["model", "from", "task", "reads", "stride", "parameters", "weights"], model_rows, (4, 5),
     ),
-    "weights-table": (["weights", "reaches", "size", "licence", "codec"], weights_rows, (2,)),
+    "weights-table": (["weights", "reaches", "size", "license", "codec"], weights_rows, (2,)),
     "billion-table": (
         ["from", "pixels", "TB to read", "core hours", "core hours, decoded first", "saved"], billion_rows, (2, 3, 4, 5)
     ),

@@ -26,7 +26,7 @@ print(f"{header.num_bytes:,} bytes, {header.bpp:.3f} bits per pixel")
 print(f"y_hat {tuple(latent.y_hat.shape)}, scales {tuple(latent.scales.shape)}")
 
 # %%
-# The twelve channels of most variance (:func:`cdzoo.ops.rank_channels`). Zero is grey, and each channel's largest
+# The twelve channels of most variance (:func:`cdzoo.ops.rank_channels`). Zero is gray, and each channel's largest
 # magnitude black or white.
 best = rank_channels(latent)[:12].tolist()
 

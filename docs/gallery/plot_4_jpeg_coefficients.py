@@ -2,7 +2,7 @@
 From a JPEG file to labels, by way of its coefficients
 ======================================================
 
-A JPEG file stores quantised DCT coefficients of 8x8 blocks. :func:`cdzoo.codecs.read_jpeg` undoes the entropy coding
+A JPEG file stores quantized DCT coefficients of 8x8 blocks. :func:`cdzoo.codecs.read_jpeg` undoes the entropy coding
 and stops there; a network takes them as they are.
 """
 

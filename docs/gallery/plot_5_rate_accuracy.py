@@ -48,9 +48,9 @@ for name in sorted({network(run) for run in runs}):
         chosen = [run for run in runs if network(run) == name and run.get("reads") == kind]
         if kind == "original":
             for run in chosen:
-                axes.axhline(percent(run), linestyle=":", linewidth=1, color="grey")
+                axes.axhline(percent(run), linestyle=":", linewidth=1, color="gray")
                 axes.annotate(f"{name}, originals", (1, percent(run)), xycoords=("axes fraction", "data"),
-                              ha="right", va="bottom", fontsize=7, color="grey")  # fmt: skip
+                              ha="right", va="bottom", fontsize=7, color="gray")  # fmt: skip
             continue
         for codec in sorted({run.get("codec") for run in chosen if run.get("bpp")}, key=str):
             own = sorted((run["bpp"], percent(run)) for run in chosen if run.get("codec") == codec and run.get("bpp"))

@@ -33,12 +33,12 @@ print(f"{names[0]}: {tuple(classes.shape)} pixels from {read_header(stream).bpp:
 # For the eye, over the photograph.
 labels = list(weights.meta.get("class_names") or weights.meta.get("classes") or [])
 palette = plt.get_cmap("tab20")(torch.arange(network.model.num_classes).numpy() % 20)[:, :3]
-colours = torch.from_numpy(palette).float()[classes]
+colors = torch.from_numpy(palette).float()[classes]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), layout="constrained")
 left.imshow(photo[0].permute(1, 2, 0))
 left.set_title("photograph", fontsize=9)
-right.imshow(0.4 * photo[0].permute(1, 2, 0) + 0.6 * colours)
+right.imshow(0.4 * photo[0].permute(1, 2, 0) + 0.6 * colors)
 right.set_title("classes, from the latent", fontsize=9)
 for panel in (left, right):
     panel.set_axis_off()

@@ -2,7 +2,7 @@
 
 Classes: one sub-folder of images for each; ``train`` and ``val`` folders of such, or else an image is held out when the
 first eight hexadecimal digits of the SHA-256 of its file name, modulo 10, are 0. MINC-2500's ``images`` and ``labels``
-are recognised, and split as its ``train1.txt`` and ``test1.txt`` say.
+are recognized, and split as its ``train1.txt`` and ``test1.txt`` say.
 
 Masks: ``train``, ``trainannot``, ``val`` and ``valannot``, as CamVid is distributed; or PASCAL VOC's ``JPEGImages``,
 ``SegmentationClass`` (or ``SegmentationClassAug``) and ``ImageSets/Segmentation``.
@@ -263,13 +263,13 @@ class Cached(Dataset[Any]):
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """What is kept in 8 or 16 bits, of any shape, as float32; bytes to ``[0, 1]``."""
+    """Values of 8 or 16 bits, of any shape, as float32; bytes become ``[0, 1]``."""
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Whether a folder is still to be filled, of which ``labels.npy`` is the sign; then the others wait.
+    """True for the one process that has to fill a folder (it has no ``labels.npy`` yet); the other processes wait.
 
     Without ``fcntl``, as on Windows, nobody waits: fill a cache with one process there.
     """
@@ -435,8 +435,8 @@ def _stripes(height: int, width: int, degrees: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     wave = np.sin((x * np.cos(np.radians(degrees)) + y * np.sin(np.radians(degrees))) / 3 + rng.uniform(0, 6))
-    colour, noise = rng.uniform(40, 215, (1, 1, 3)), rng.normal(0, 8, (height, width, 3))
-    return (colour + 35 * wave[..., None] + noise).clip(0, 255).astype(np.uint8)
+    color, noise = rng.uniform(40, 215, (1, 1, 3)), rng.normal(0, 8, (height, width, 3))
+    return (color + 35 * wave[..., None] + noise).clip(0, 255).astype(np.uint8)
 
 
 def batches(dataset: Dataset[Any], size: int, *, rank: int = 0, world: int = 1) -> Iterator[Any]:

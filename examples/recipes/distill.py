@@ -7,7 +7,7 @@ The teacher is cut in two. Its front is replaced by an adapter, which learns to 
 what follows the cut, the trunk, stays. This is the adaptation of Deng & Karam (arXiv:2305.08000, section 4.2), learned
 from the teacher instead of from labels, in three stages:
 
-1. features: the adapter alone, mean squared error of normalised features. Nothing behind the cut is run.
+1. features: the adapter alone, mean squared error of normalized features. Nothing behind the cut is run.
 2. logits: also the divergence from the teacher's class probabilities, through the frozen trunk.
 3. trunk (``--unfreeze blocks.3 blocks.4``): the first parts of the trunk are trained as well.
 
@@ -213,7 +213,7 @@ class Distillation(nn.Module):
         return self
 
     def logits(self, normalized: Tensor) -> Tensor:
-        """Class scores of normalised features."""
+        """Class scores of normalized features."""
         mean, std = self.statistics[0]
         trunk = self.frozen[0] if self.trunk is None else self.trunk
         scores: Tensor = trunk(normalized * std[:, None, None] + mean[:, None, None])
@@ -340,7 +340,7 @@ def _student(args: argparse.Namespace, channels: int, stride: int, device: torch
 
 @torch.no_grad()
 def _fold(adapter: Any, statistics: Tensor) -> None:
-    """Make the adapter give the teacher's features instead of normalised ones."""
+    """Make the adapter give the teacher's features instead of normalized ones."""
     mean, std = (values.repeat_interleave(adapter.enlarge**2) for values in statistics)
     adapter.conv_out.weight.mul_(std[:, None, None, None])
     adapter.conv_out.bias.mul_(std).add_(mean)
@@ -381,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--teacher", default="timm/tf_efficientnet_lite0", help="timm/NAME or torchvision/NAME")
     add("--teacher-weights", type=Path, help="a state dict, in place of the published weights")
     add("--input", default="jpeg", help="jpeg, or a codec: a folder, hf://OWNER/NAME, or a name of weights")
-    add("--images", type=Path, nargs="+", help="folders of photographs; nobody needs to have labelled them")
+    add("--images", type=Path, nargs="+", help="folders of photographs; nobody needs to have labeled them")
     add("--cut", help="the last module of the front, such as blocks.2 or layer2")
     add("--stride", type=int, default=8, help="of the features at the cut, where --cut is not given")
     add("--size", type=int, help="of the views; the teacher's own by default")

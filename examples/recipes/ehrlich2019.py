@@ -7,13 +7,13 @@
 in its fused form: one inverse DCT, then layers on pixels. With the exact ReLU this form equals the JPEG-domain network
 up to float32 rounding, at about the cost of the pixel network. ``studies/jpeg_domain`` reads the result in all forms.
 Each batch is augmented in two ways. Half of its files are flipped, which is exact on coefficients. All are shifted by
-up to four pixels with grey coming in; the shift acts behind the entrance, since on coefficients it is exact only by
+up to four pixels with gray coming in; the shift acts behind the entrance, since on coefficients it is exact only by
 whole blocks of chroma, which are 16 pixels of 32.
 
 ``photographs`` trains a ResNet-18 or ResNet-50 on the coefficients of larger files, which are read in every epoch. All
 augmentations act on coefficients: a block-aligned crop whose side grows over the training (``--sides``), a mirror
 image, now and then the whole image at half its size, an erased rectangle of blocks, and contrast and saturation, which
-are factors of the quantization tables. Files have one size and one sampling; grey files among colour files are allowed.
+are factors of the quantization tables. Files have one size and one sampling; gray files among color files are allowed.
 
 The paper does not give the optimizer or the length of its trainings.
 """
@@ -66,7 +66,7 @@ def flip_half(coefficients: JPEGCoefficients) -> JPEGCoefficients:
 
 
 def shift(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Move each image by up to :data:`SHIFT` pixels along both axes; zeros (grey) come in."""
+    """Move each image by up to :data:`SHIFT` pixels along both axes; zeros (gray) come in."""
     height, width = x.shape[-2:]
     padded = F.pad(x, (SHIFT,) * 4)
     corners = torch.randint(2 * SHIFT + 1, (len(x), 2), generator=generator).tolist()
@@ -157,7 +157,7 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def erase(sample: JPEGCoefficients, share: float) -> JPEGCoefficients:
-    """Make a random rectangle of whole blocks grey, in place; its sides are at most ``share`` of the image's."""
+    """Make a random rectangle of whole blocks gray, in place; its sides are at most ``share`` of the image's."""
     cells = [-(-n // a) for n, a in zip(sample.image_size, alignment(sample), strict=True)]
     sides = [1 + int(torch.randint(max(1, int(n * share)), ())) for n in cells]
     start = [int(torch.randint(n - side + 1, ())) for n, side in zip(cells, sides, strict=True)]

@@ -1,4 +1,4 @@
-"""What recipes report: quality and rate of codecs, accuracy of classifiers, mean intersection over union.
+"""Metrics of recipes: quality and rate of codecs, accuracy of classifiers, mean intersection over union (mIoU).
 
 The rate of a codec is given twice. ``bpp_estimated`` is what its probabilities cost: likelihoods of the entropy model,
 or the entropy of the histogram of one image's symbols where there is no entropy model. ``bpp_real`` counts the bytes of
@@ -69,7 +69,7 @@ def measure_codec(run: Run, codec: Codec, files: Sequence[Path]) -> dict[str, fl
 
 
 def count_correct(logits: Tensor, labels: Tensor, ranks: Sequence[int] = (1, 5)) -> Tensor:
-    """How many labels are among the best ``k`` logits, for each ``k``; and the number of labels: float64."""
+    """The number of labels among the best ``k`` logits, for each ``k``, and the number of all labels: float64."""
     best = logits.topk(min(max(ranks), logits.shape[1])).indices
     hits = (best == labels[:, None]).cumsum(1)
     return torch.tensor([*(int(hits[:, min(k, hits.shape[1]) - 1].sum()) for k in ranks), len(labels)]).double()
@@ -122,6 +122,6 @@ class ConfusionMatrix:
 
 
 def _mean_iou(counts: Tensor) -> Tensor:
-    """Of matrices ``(..., n, n)``, over the classes that have a union."""
+    """Mean IoU of confusion matrices ``(..., n, n)``, over the classes that have a union."""
     right = counts.diagonal(dim1=-2, dim2=-1)
     return (right / (counts.sum(-1) + counts.sum(-2) - right)).nanmean(-1)

@@ -23,7 +23,7 @@ squares.
 
 What the paper leaves open: mirroring of latents is not mentioned (``--mirror``); whether the rate of pretrained layers
 on ImageNet, 1e-4, decays (here it does not; on MINC all layers share one schedule); how the cResNet-39 it compares with
-is initialised (here it is trained like FA-cResNet-39, from the same weights where ``--pretrained`` is given).
+is initialized (here it is trained like FA-cResNet-39, from the same weights where ``--pretrained`` is given).
 """
 
 from __future__ import annotations

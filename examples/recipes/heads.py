@@ -22,7 +22,7 @@ a cosine in both.
 ``--frozen`` epochs (in the search for all of it) and then trained at a tenth of the rate. Deng & Karam train in this
 way, from the ResNet-50 of decoded images, with SGD and 15 of 35 epochs (``fa_cresnet2023.py``).
 
-``--enlarge`` resizes latents by a factor with nearest neighbour, as Deng & Karam do to read latents of stride 16 with a
+``--enlarge`` resizes latents by a factor with nearest neighbor, as Deng & Karam do to read latents of stride 16 with a
 network for stride 8. ResNet-41 and MobileNetV2-45 enlarge latents themselves.
 """
 

@@ -7,7 +7,7 @@ One step of training from random values does not converge; the paper has two, an
     icat2022.py rival  --data imagenet --codec MBT --rival deit_small_patch16_224 --alpha 0.3 --out runs/rival
     icat2022.py pixels --data imagenet --rival deit_small_patch16_224 --out runs/pixels
 
-The first step is without quantisation and rate, and has DeiT's augmentations (in ``--small`` runs, which are too short
+The first step is without quantization and rate, and has DeiT's augmentations (in ``--small`` runs, which are too short
 for them, the second step's). The second has ``--alpha`` of 0.1, 0.3
 and 0.6, and ``--ratio`` (alpha / beta) of 100, in the ablation 50 and 200; it takes mirrored random resized crops only,
 since the hyperprior takes other augmentations badly. ``--schedule inat19`` is the paper's for that data set; its first
@@ -17,7 +17,7 @@ images (``resnet50``, ``deit_small_patch16_224``, ``swin_tiny_patch4_window7_224
 weights. ``pixels`` trains such a network alone on the original images, as the first step does (table 1).
 
 The paper's batches are of 1024 (512 on INat19) images in all processes together; ``--batch`` is per process. It leaves
-open: gradient clipping (norm 1), the rate of the quantiles' own optimiser (1e-3), the weight decay (DeiT's, 0.05). Of
+open: gradient clipping (norm 1), the rate of the quantiles' own optimizer (1e-3), the weight decay (DeiT's, 0.05). Of
 DeiT's augmentations, showing each image three times in a batch is left out. ``--amp`` is for the first step and for the
 rivals' classifiers: codecs are trained in float32, for their likelihoods' sake.
 """
@@ -61,7 +61,7 @@ class Analysis(nn.Module):
         self.codec_is_coded = isinstance(codec, Codec)
 
     def outputs(self, x: Tensor) -> tuple[Any, Tensor]:
-        """What the codec puts out, and logits."""
+        """The output of the codec, and logits."""
         # likelihoods want all digits
         with torch.autocast(x.device.type, enabled=False) if self.codec_is_coded else contextlib.nullcontext():
             output = self.codec(x)
@@ -181,7 +181,7 @@ def _apply_schedule(args: argparse.Namespace, step: str) -> float:
 
 
 def first(args: argparse.Namespace) -> dict[str, Any]:
-    """Train without quantisation and rate: AdamW, 300 epochs, DeiT's augmentations, alpha 1, beta 0.001."""
+    """Train without quantization and rate: AdamW, 300 epochs, DeiT's augmentations, alpha 1, beta 0.001."""
     warmup = _apply_schedule(args, "first")
     run = Run(args)
     inputs = AnalysisInputs(run, deit=args.augment == "deit")
@@ -203,7 +203,7 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def second(args: argparse.Namespace) -> dict[str, Any]:
-    """Train with quantisation and hyperprior, from the first step: Adam, 300 epochs, beta a hundredth of alpha."""
+    """Train with quantization and hyperprior, from the first step: Adam, 300 epochs, beta a hundredth of alpha."""
     warmup = _apply_schedule(args, "second")
     run = Run(args)
     inputs = AnalysisInputs(run, deit=False)

@@ -1,4 +1,4 @@
-"""What the learning rate is multiplied by, as a function of how much of a training is over."""
+"""Learning rate schedules: a factor as a function of the share of the training that is over, 0 to 1."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ A segmenter of the joint network starts from ``--codec runs/joint/codec --classi
 
 What the paper leaves open: the crops that the codec is trained on (here 160 pixels); beta and H_t of the codec's own
 training, equation 1 (here those that A.8 gives for joint training), and in either at 0.330 bits per pixel (here 300,
-between its neighbours, and 1.32, for H C / 64 = 0.330); the batch of joint training (64, as in classification). Its
+between its neighbors, and 1.32, for H C / 64 = 0.330); the batch of joint training (64, as in classification). Its
 learning rate at 0.330, 1e-5, is a hundredth of the others'; it stands here as it does there.
 """
 
@@ -78,7 +78,7 @@ class CodecTask(nn.Module):
 
 
 class JointTask(nn.Module):
-    """Equation 2; the classifier reads what its latents are centred by, as before."""
+    """Equation 2; the classifier reads what its latents are centered by, as before."""
 
     def __init__(self, codec: nn.Module, model: nn.Module, mean: Tensor, weights: dict[str, float]) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add_codec_options(command, crop=160)
     add_init_option(command)
     _add_rate_options(command)
-    command.add_argument("--levels", type=int, default=6, help="centres of the quantiser")
+    command.add_argument("--levels", type=int, default=6, help="centres of the quantizer")
     command.add_argument("--N", type=int, default=128, help="channels of the codec's residual units")
     command.add_argument("--latent-channels", type=int, help="default: the paper's for this rate")
 

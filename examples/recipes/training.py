@@ -100,7 +100,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
 
 
 class Run:
-    """Where a process runs, which of how many it is, and what was asked for."""
+    """A training process: its device, its rank among how many, and the options of the command line."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, Path(args.out)
@@ -122,13 +122,13 @@ class Run:
 
     @property
     def command(self) -> str:
-        """What was typed; of absolute paths, which say nothing elsewhere, their last part."""
+        """The command as it was typed; absolute paths, which mean nothing elsewhere, are cut to their last part."""
         words = [Path(word).name if Path(word).is_absolute() else word for word in self.args.argv]
         return " ".join([self.args.script, *words])
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints and writes."""
+        """True for the process that prints and writes."""
         return self.rank == 0
 
     def seed(self, *what: object) -> None:
@@ -266,7 +266,7 @@ def fit(
     """Train until the epochs, steps or minutes are over; go on from ``checkpoint.pt`` where there is one.
 
     Args:
-        task: ``task(*inputs)`` is a dictionary of 0-dimensional tensors: ``"loss"``, which is minimised, and what else
+        task: ``task(*inputs)`` is a dictionary of 0-dimensional tensors: ``"loss"``, which is minimized, and what else
             is to be recorded. Holds everything that is trained, and nothing that is not.
         dataset: samples by index; collated, they are what ``prepare`` takes.
         schedules: one for all parameter groups, or one for each.
@@ -417,7 +417,7 @@ def growing(values: Sequence[int], shares: Sequence[float], progress: float) -> 
 
 
 def start_method(workers: int) -> str | None:
-    """How the workers of a loader start: other ways than ``fork`` would have to pickle every transform."""
+    """The start method of a loader's workers: others than ``fork`` would have to pickle every transform."""
     return "fork" if workers and "fork" in get_all_start_methods() else None
 
 

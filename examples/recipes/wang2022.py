@@ -13,11 +13,11 @@ images enlarged by three (``--enlarge 3``, 4.6). Latents are never resized. ``re
 reconstruction: images of the same sizes are coded, decoded, and brought to 224x224 (4.2). Not here: its MobileNetV2
 (table 2), and validation at 224x224, which tables 5 and 6 have; both are in ``heads.py``, at one size.
 
-What the paper leaves open. The optimiser of the classifiers: SGD, as torchvision trains ResNet-50 (90 epochs, batch
+What the paper leaves open. The optimizer of the classifiers: SGD, as torchvision trains ResNet-50 (90 epochs, batch
 256, rate 0.1 divided by 10 every 30, weight decay 1e-4); for MobileNetV2 rate 0.05, a cosine and weight decay 4e-5. The
 length of the codec's training, here 1,000,000 steps of 16 images, and what becomes of its initial rate, 1e-4: here it
 is constant, and gradients are clipped to norm 1 (``--clip``), neither of which the paper mentions. The scale of the
-squared error: here of images in [-1, 1], summed over the colours, 12 times the mean in [0, 1] (``--mse-scale``), with
+squared error: here of images in [-1, 1], summed over the colors, 12 times the mean in [0, 1] (``--mse-scale``), with
 which ``beta1`` from 20 to 200 makes sense; on [0, 1] the rate would win, on 0 to 255 the distortion. Segmentation: the
 settings of Torfason et al., with whom the paper compares. Equation 1 with more than the codec's two terms is written
 down there and not trained; here it is ``multitask``.

@@ -38,7 +38,7 @@ def count_of(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def count(network: nn.Module) -> dict[str, float]:
-    """Of each part of a network, for an image of 224 pixels."""
+    """Costs of each part of a network, for an image of 224 pixels."""
     network.eval()
     root = type(network).__name__
     return {

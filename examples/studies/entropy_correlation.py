@@ -1,4 +1,4 @@
-"""How well the logarithm of a latent's variance tells its entropy: figure 2 of Wang et al. (WACV 2022), on Kodak.
+"""Correlation of a latent's log-variance with its entropy: figure 2 of Wang et al. (WACV 2022), on Kodak.
 
     python -m studies.entropy_correlation --data kodak --codec BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64 \
         --codec Choi2019_Weights.IMAGENETTE_N48_M64 --out studies/results/entropy_correlation.json
@@ -15,7 +15,7 @@ that are Gaussian with a deviation of many steps: ``H = (log(variance) + log(2 p
 "Their linear correlation is close to 99%", the paper says of the features of Kodak. It leaves open what a point of the
 figure is (an image, or a feature map), which of its four codecs it shows, or whether all at once (rates lie far apart,
 so that they correlate better together than each alone: ``pooled``), and whether the variance is that from before or
-after quantisation. Here it is after it, for the paper's ``z`` is what is entropy coded; in training it is before. The
+after quantization. Here it is after it, for the paper's ``z`` is what is entropy coded; in training it is before. The
 base of the logarithm and the unit of entropy do not matter to Pearson's r.
 
 A codec that was trained with another rate term has no reason to make the whole of its latent one Gaussian: a channel
@@ -72,7 +72,7 @@ def pearson(points: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def draw(series: list[dict[str, Any]], path: Path) -> None:
-    """One panel per reading, one colour per codec."""
+    """One panel per reading, one color per codec."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -87,7 +87,7 @@ def draw(series: list[dict[str, Any]], path: Path) -> None:
             ends += [min(x), max(x)]
         line = np.array([min(ends), max(ends)])
         gaussian = (line + np.log(2 * np.pi * np.e)) / (2 * np.log(2))
-        axes.plot(line, gaussian, "--", color="grey", linewidth=1, label="Gaussian, fine steps")
+        axes.plot(line, gaussian, "--", color="gray", linewidth=1, label="Gaussian, fine steps")
         axes.set(title=title, xlabel="log of the variance", ylabel="entropy, bits per element")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -55,7 +55,7 @@ CAMVID_TERMS = [
 
 
 class Shipped(NamedTuple):
-    """What a card says beyond what was measured.
+    """The facts of a card that are not measured.
 
     Attributes:
         run: name in ``plan.py``.

@@ -198,7 +198,7 @@ def codecs(results: Results) -> str:
 
 
 ICAT = {
-    "icat-first": "first step, without quantisation and rate",
+    "icat-first": "first step, without quantization and rate",
     "icat-second": "second step, from it",
     "icat-second-ratio50": "second step, alpha / beta of 50",
     "icat-second-ratio200": "second step, alpha / beta of 200",

@@ -12,7 +12,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """What a timing depends on."""
+    """The machine and the versions that a timing depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     cpu = names[0].partition(":")[2].strip() if names else platform.processor()

@@ -39,7 +39,7 @@ def wanted(patterns: Sequence[str]) -> list[Planned]:
 
 
 def is_done(planned: Planned, home: Path) -> bool:
-    """Whether a run has come to its end."""
+    """True if a run has come to its end."""
     return (home / planned.name / "result.json").exists()
 
 

@@ -40,7 +40,7 @@ PIXELS = ("resnet50", "resnet71")
 
 
 def works(size: int, batch: int, device: str, **codec: int) -> dict[str, Callable[[], Tensor]]:
-    """What is measured, by name: networks on what they read, and the decoder."""
+    """The measured functions by name: networks on their input, and the decoder."""
     torch.manual_seed(0)
     net = cdzoo.codecs.torfason2018(**{"latent_channels": 8, **codec}).eval().to(device)
     images = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)

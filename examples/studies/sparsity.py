@@ -1,4 +1,4 @@
-"""How few channels of a latent carry anything: the sparsity of Deng and Karam's figure 2, as figures.
+"""Sparsity of latents: the share of channels that carry values, of Deng and Karam's figure 2, as numbers.
 
     python -m studies.sparsity --data imagenette --codecs Choi2019_Weights.DEFAULT runs/zoo/codec-low/codec --limit 400
 

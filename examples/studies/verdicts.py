@@ -65,7 +65,7 @@ class Results:
                 self.runs[file.stem] = content
 
     def metrics(self, name: str) -> dict[str, Any]:
-        """Of one run."""
+        """Metrics of one run."""
         if name not in self.runs:
             raise Missing(name)
         found: dict[str, Any] = self.runs[name]["metrics"]
@@ -124,7 +124,7 @@ def interpolate(curve: list[tuple[float, float]], rate: float) -> float:
 
 
 def at_least(a: Measured, b: Measured, difference: float = 0.0) -> str:
-    """Whether ``a`` is more than ``b`` by that many points: two standard errors decide."""
+    """Compare ``a`` with ``b`` plus that many points: two standard errors decide."""
     found, error = a.mean - b.mean, 2 * math.hypot(a.error, b.error)
     if found - error >= difference:
         return HOLDS
@@ -200,7 +200,7 @@ def beats(codec: str, rivals: tuple[str, ...], metrics: tuple[str, ...]) -> Call
 
 
 def elsewhere(judge: Callable[[Results], Finding], why: str) -> Callable[[Results], Finding]:
-    """What another judge finds under conditions for which the paper claims nothing: it decides nothing."""
+    """The finding of another judge under conditions for which the paper claims nothing: it decides nothing."""
 
     def undecided(results: Results) -> Finding:
         return f"{judge(results)[0]}: {why}", UNDECIDED

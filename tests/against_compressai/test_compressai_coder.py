@@ -8,7 +8,8 @@ import torch
 from oracles.compressai_models import ans, entropy_models
 from oracles.symbol_tables import make_symbols, make_tables, padded
 
-from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
+from cdzoo.coding.rans import decode_batch, encode_batch
+from cdzoo.coding.tables import SymbolTables
 
 pytestmark = pytest.mark.compressai
 

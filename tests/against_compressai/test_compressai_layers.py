@@ -11,7 +11,7 @@ from oracles.compressai_models import entropy_models, pmf_to_quantized_cdf, thei
 from torch import Tensor, nn
 
 from cdzoo.coding import layers
-from cdzoo.coding.rans import SymbolTables
+from cdzoo.coding.tables import SymbolTables
 
 pytestmark = pytest.mark.compressai
 

@@ -22,7 +22,7 @@ from PIL import Image
 import cdzoo
 from cdzoo.bulk.classify import Classify
 from cdzoo.bulk.compress import Compress
-from cdzoo.bulk.plan import Part, summarise, unfinished
+from cdzoo.bulk.plan import Part, summarize, unfinished
 from cdzoo.bulk.plan import make_plan as plan
 from cdzoo.cli import main
 from cdzoo.codecs import Codec
@@ -71,7 +71,7 @@ def run(task: Any, source: Any, output: Path, *, part_size: int = 6) -> list[dic
     for part in unfinished(parts, output):
         task.write_part(part, output)
     rows = [row for part in parts for row in pq.read_table(output / part.table).to_pylist()]
-    summary = summarise(parts, output, skipped=0)
+    summary = summarize(parts, output, skipped=0)
     assert (summary.parts, summary.files) == (len(parts), len(rows))
     assert summary.failed == sum(row["error"] is not None for row in rows)
     return rows

@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "sub").mkdir()
     for number, size in enumerate([(64, 48), (100, 80), (64, 48)]):
         (root / f"{number}.jpg").write_bytes(encode(picture(*size, "RGB", seed=number)))
-    (root / "sub" / "grey.JPEG").write_bytes(encode(picture(64, 48, "L", seed=5)))
+    (root / "sub" / "gray.JPEG").write_bytes(encode(picture(64, 48, "L", seed=5)))
     torch.manual_seed(0)
     for name in ("bmshj2018_hyperprior", "torfason2018", "mbt2018_mean"):
         codec = cdzoo.get_codec(name, weights="DEFAULT")
@@ -56,7 +56,7 @@ def test_every_file_gets_the_labels_of_its_network(files: Path) -> None:
     network = cdzoo.get_model(JPEG_MODEL, weights="DEFAULT").eval()
     names = cdzoo.get_model_weights(JPEG_MODEL)["DEFAULT"].meta["classes"]
     with torch.no_grad():
-        for name in ("0.jpg", "1.jpg", "2.jpg", "sub/grey.JPEG"):
+        for name in ("0.jpg", "1.jpg", "2.jpg", "sub/gray.JPEG"):
             result = by_name[Path(name).name]
             check(result, network(network.transforms(read_jpeg(files / name))), 3)
             assert all(label.name in names for label in result.classes)

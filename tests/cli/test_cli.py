@@ -79,7 +79,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, make_codec: Callable[..., 
 
 
 GOOD = {
-    "grey.png", "la.png", "rgba.png", "cmyk.jpg", "palette.png", "trns.gif", "grey16.png", "tiny.png", "wide.png",
+    "gray.png", "la.png", "rgba.png", "cmyk.jpg", "palette.png", "trns.gif", "gray16.png", "tiny.png", "wide.png",
     "rgb.jpg", "UPPER.JPG", "bits.png", "sub/deep/rgb.webp", "sub/rgb.bmp", "turned.jpg",
 }  # fmt: skip
 BAD = {"truncated.jpg", "text.jpg", "empty.png", "sub/half.png"}
@@ -94,12 +94,12 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".hidden").mkdir()
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (33, 47, 3), dtype=np.uint8)).resize((40, 50))
-    grey16 = Image.fromarray(rng.integers(0, 65536, (20, 30), dtype=np.uint16))
+    gray16 = Image.fromarray(rng.integers(0, 65536, (20, 30), dtype=np.uint16))
     exif = Image.Exif()
     exif[0x0112] = 6
     images = {
-        "grey.png": rgb.convert("L"), "la.png": rgb.convert("LA"), "rgba.png": rgb.convert("RGBA"),
-        "cmyk.jpg": rgb.convert("CMYK"), "palette.png": rgb.quantize(16), "grey16.png": grey16,
+        "gray.png": rgb.convert("L"), "la.png": rgb.convert("LA"), "rgba.png": rgb.convert("RGBA"),
+        "cmyk.jpg": rgb.convert("CMYK"), "palette.png": rgb.quantize(16), "gray16.png": gray16,
         "bits.png": rgb.convert("1"), "tiny.png": rgb.resize((1, 1)), "wide.png": rgb.resize((3000, 5)), "rgb.jpg": rgb,
         "UPPER.JPG": rgb, "sub/deep/rgb.webp": rgb, "sub/rgb.bmp": rgb, ".hidden/rgb.png": rgb,
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_a_mixed_folder(album: Path, streams: types.SimpleNamespace, weights: ty
     for name in BAD:
         assert re.search(rf"cdzoo compress: .*{re.escape(name)}", result.err)
     assert "Traceback" not in result.err
-    for name in ("grey16.png", "turned.jpg", "sub/deep/rgb.webp"):
+    for name in ("gray16.png", "turned.jpg", "sub/deep/rgb.webp"):
         data = (streams.folder / stream_name(name)).read_bytes()
         assert data == weights.module.compress(read_image(album / name))[0]
         header, entry = read_header(data), files[name]
@@ -296,12 +296,12 @@ def test_interrupted(
         return decode_image(data, **options)
 
     monkeypatch.setattr(bulk_compress, "decode_image", interrupted)
-    names = ("tiny.png", "grey.png", "la.png", "bits.png")
+    names = ("tiny.png", "gray.png", "la.png", "bits.png")
     result = run("compress", *(album / n for n in names), "-o", tmp_path, "--weights", weights.codec, "--json")
     assert result.status == 130
     assert result.json["interrupted"] is True
-    assert [Path(e["file"]).name for e in result.json["files"]] == ["tiny.png", "grey.png"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.cdz", "tiny.cdz"]
+    assert [Path(e["file"]).name for e in result.json["files"]] == ["tiny.png", "gray.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gray.cdz", "tiny.cdz"]
 
 
 def test_what_is_no_regular_file_is_not_waited_for(
@@ -384,7 +384,7 @@ def test_images_are_reduced_before_they_are_compressed(
 def test_decompress(
     streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    codec, stream = weights.module, streams.folder / "grey16.cdz"
+    codec, stream = weights.module, streams.folder / "gray16.cdz"
     pixels = codec.decode(codec.decompress([stream.read_bytes()]))[0].permute(1, 2, 0)
     expected = (pixels * 255).round().byte().numpy()
     result = run("decompress", stream, "-o", tmp_path / "one.png", "--weights", weights.codec)
@@ -399,7 +399,7 @@ def test_decompress(
     assert "truncated" in errors["bad.cdz"]
     assert codec.fingerprint in errors["foreign.cdz"]
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
-    assert found == ["grey16.png", "sub/deep/rgb.png", "sub/rgb.png"]
+    assert found == ["gray16.png", "sub/deep/rgb.png", "sub/rgb.png"]
     # without --weights the codec is looked for among the packaged ones, by fingerprint
     result = run("decompress", stream, "-o", tmp_path)
     assert result.status == 1
@@ -412,7 +412,7 @@ def test_decompress_replaces_nothing_unasked(
     streams: types.SimpleNamespace, weights: types.SimpleNamespace, run: Run, tmp_path: Path
 ) -> None:
     stream, target = streams.folder / "la.cdz", tmp_path / "la.png"
-    command = ("decompress", stream, streams.folder / "grey.cdz", "-o", tmp_path, "--weights", weights.codec, "--json")
+    command = ("decompress", stream, streams.folder / "gray.cdz", "-o", tmp_path, "--weights", weights.codec, "--json")
     assert [e["status"] for e in run(*command).json["files"]] == ["written", "written"]
     own = target.read_bytes()
     assert target.stat().st_mtime_ns == pytest.approx(stream.stat().st_mtime_ns, abs=1000)
@@ -620,7 +620,7 @@ def test_info(streams: types.SimpleNamespace, weights: types.SimpleNamespace, ru
     result = run("info", weights.model, "--json").json
     assert result["meta"]["class_names"] == NAMES
     assert result["codec"]["fingerprint"] == weights.module.fingerprint
-    stream = streams.folder / "grey.cdz"
+    stream = streams.folder / "gray.cdz"
     result, header = run("info", stream, "--json").json, read_header(stream.read_bytes())
     assert (result["bpp"], result["payload_bpp"]) == (header.bpp, header.payload_bpp)
     assert result["image_size"] == list(header.image_size)
@@ -742,20 +742,20 @@ def test_packaged_weights_are_the_default(
     assert [(entry["name"], entry["weights"]) for entry in listed["codecs"]] == [
         ("bmshj2018_hyperprior", ["V1", "DEFAULT"])
     ]
-    assert run("compress", album / "grey.png", "-o", tmp_path).status == 0
-    stream = (tmp_path / "grey.cdz").read_bytes()
-    assert [stream] == weights.module.compress(read_image(album / "grey.png"))
-    assert run("info", tmp_path / "grey.cdz", "--json").json["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
-    assert run("decompress", tmp_path / "grey.cdz", "-o", tmp_path / "grey.png").status == 0
-    assert read_image(tmp_path / "grey.png").shape == read_image(album / "grey.png").shape
-    result = run("classify", tmp_path / "grey.cdz", "--json")
+    assert run("compress", album / "gray.png", "-o", tmp_path).status == 0
+    stream = (tmp_path / "gray.cdz").read_bytes()
+    assert [stream] == weights.module.compress(read_image(album / "gray.png"))
+    assert run("info", tmp_path / "gray.cdz", "--json").json["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
+    assert run("decompress", tmp_path / "gray.cdz", "-o", tmp_path / "gray.png").status == 0
+    assert read_image(tmp_path / "gray.png").shape == read_image(album / "gray.png").shape
+    result = run("classify", tmp_path / "gray.cdz", "--json")
     assert result.status == 0
     codec = {"name": "bmshj2018_hyperprior", "fingerprint": weights.module.fingerprint}
     assert result.json["networks"] == [
         {"builder": "fa_cresnet39", "weights": "FA_cResNet39_Weights.V1", "classes": 10, "codec": codec}
     ]
     for options in (["--weights", "FA_cResNet39_Weights.V1"], ["--codec", "bmshj2018_hyperprior"]):
-        assert run("classify", tmp_path / "grey.cdz", *options, "--json").json == result.json
+        assert run("classify", tmp_path / "gray.cdz", *options, "--json").json == result.json
     facts = run("info", "FA_cResNet39_Weights.DEFAULT", "--json").json
     assert facts["codec"]["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
     assert list(run("info", "fa_cresnet39", "--json").json["weights"]) == ["V1"]

@@ -24,7 +24,8 @@ from cdzoo.codecs import read_header
 from cdzoo.codecs.torfason import MEAN, VARIANCE
 from cdzoo.coding.calibrated import tables_from_weights
 from cdzoo.coding.container import pack
-from cdzoo.coding.rans import SymbolTables, encode_batch
+from cdzoo.coding.rans import encode_batch
+from cdzoo.coding.tables import SymbolTables
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.ops import discrete_entropy
 
@@ -79,7 +80,7 @@ def test_the_operating_points_of_torfason(channels: int) -> None:
         assert target * channels / codec.stride**2 == pytest.approx(bpp, rel=0.02)
 
 
-def test_torfason_normalises_on_the_scale_0_to_255() -> None:
+def test_torfason_normalizes_on_the_scale_0_to_255() -> None:
     codec = cdzoo.codecs.torfason2018(latent_channels=8, N=4).eval()
     seen: list[Tensor] = []
     codec.g_a.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -20,7 +20,7 @@ from cdzoo.coding.layers import (
     gaussian_tables,
     pmf_to_quantized_cdf,
 )
-from cdzoo.coding.rans import SymbolTables
+from cdzoo.coding.tables import SymbolTables
 
 Part = dict[str, torch.Tensor]
 

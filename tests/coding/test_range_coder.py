@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.symbol_tables import make_symbols, make_tables, padded
 
-from cdzoo.coding.rans import SymbolTables, decode_batch, encode_batch
+from cdzoo.coding.rans import decode_batch, encode_batch
+from cdzoo.coding.tables import SymbolTables
 from cdzoo.errors import BitstreamError
 
 INT16 = np.iinfo(np.int16)
@@ -232,7 +233,7 @@ def test_every_truncation_is_refused() -> None:
             decode_batch([stream[size + 1 :]], indexes, tables)
 
 
-# The groups of an escape are plain bits, and so are some of those that tell apart neighbours with a count of 1.
+# The groups of an escape are plain bits, and so are some of those that tell apart neighbors with a count of 1.
 @pytest.mark.parametrize(("tables", "outliers", "share"), [(SMALL, 0.0, 0.99), (make_tables(8), 0.1, 0.5)])
 def test_every_flipped_bit_is_refused_or_is_another_stream(tables: SymbolTables, outliers: float, share: float) -> None:
     symbols, indexes = make_symbols(8, tables, 1, 100, outliers=outliers)

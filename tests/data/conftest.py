@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from oracles.dataset_files import Case, Files, Streams
 from torch import Tensor
 
+from cdzoo import Latent
 from cdzoo.codecs import Codec
 
 
@@ -33,3 +35,21 @@ def case(request: pytest.FixtureRequest) -> Case:
     found: Any = request.getfixturevalue(request.param)
     assert isinstance(found, Case)
     return found
+
+
+@pytest.fixture
+def codec(streams: Streams) -> Codec:
+    """The codec of the streams."""
+    return streams.codec
+
+
+@pytest.fixture
+def written(streams: Streams) -> tuple[Path, dict[str, Latent]]:
+    """The folder of streams, and the latents in it by name."""
+    return streams.root, streams.samples
+
+
+@pytest.fixture
+def shards(streams: Streams) -> tuple[Path, dict[str, Latent]]:
+    """The folder of shards, and the latents in them by name."""
+    return streams.shard_folder, streams.members

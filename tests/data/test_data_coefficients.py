@@ -36,11 +36,6 @@ from cdzoo.transforms import CoefficientTransform
 FOURS = ((2, 2), (1, 1), (1, 1))
 FILES = dict[str, JPEGCoefficients]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on machines with one core
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),  # Python 3.12 and later
-]
-
 
 @pytest.fixture
 def written(files: Files) -> tuple[Path, FILES]:
@@ -120,9 +115,9 @@ def test_bucket_keys_are_geometries(written: tuple[Path, FILES]) -> None:
     assert dataset.image_sizes() == [file.image_size for file in files.values()]
     assert len(set(keys)) == 5
     assert len({id(key) for key in keys}) == 5  # a million files don't have a million keys
-    colour = Subset(dataset, [i for i, key in enumerate(keys) if key is not None and key.sampling == FOURS])
-    for batch in SizeBucketSampler(colour, 2):
-        assert len({keys[colour.indices[i]] for i in batch}) == 1
+    color = Subset(dataset, [i for i, key in enumerate(keys) if key is not None and key.sampling == FOURS])
+    for batch in SizeBucketSampler(color, 2):
+        assert len({keys[color.indices[i]] for i in batch}) == 1
     converted = CoefficientDataset(root, gray="ycbcr").bucket_keys()
     assert len(set(converted)) == 4
     assert converted == [gray_to_ycbcr(file)[2:] for file in files.values()]
@@ -152,7 +147,7 @@ def test_refusals(written: tuple[Path, FILES]) -> None:
         CoefficientDataset(written[0], num_threads=0)
 
 
-def test_grey_files_share_batches_with_colour(files: Files) -> None:
+def test_gray_files_share_batches_with_color(files: Files) -> None:
     root, samples = files.root, files.samples
     names = ["ant/a.jpg", "ant/more/e.jpeg", "bee/b.JPEG"]
     with pytest.raises(ValueError, match="gray='ycbcr'"):
@@ -160,11 +155,11 @@ def test_grey_files_share_batches_with_colour(files: Files) -> None:
     batch = collate_coefficients(load(CoefficientDataset(root, gray="ycbcr", labels=None), names))
     assert isinstance(batch, JPEGCoefficients)
     assert batch[2:] == (FOURS, (32, 48), "ycbcr")
-    grey = rows(batch)[1]
-    assert torch.equal(grey.planes[0], samples[names[1]].planes[0])
-    assert not any(plane.any() for plane in grey.planes[1:])
+    gray = rows(batch)[1]
+    assert torch.equal(gray.planes[0], samples[names[1]].planes[0])
+    assert not any(plane.any() for plane in gray.planes[1:])
     # the same picture, as our decoder and as Pillow see it
-    assert torch.equal(decode_jpeg(grey), decode_jpeg(samples[names[1]]))
+    assert torch.equal(decode_jpeg(gray), decode_jpeg(samples[names[1]]))
     everything = CoefficientDataset(root, gray="ycbcr")
     loader = DataLoader(everything, batch_sampler=SizeBucketSampler(everything, 9), collate_fn=collate_coefficients)
     assert sorted(len(labels) for _, labels in loader) == [3, 3, 3, 9]
@@ -187,7 +182,7 @@ def test_transforms_act_on_single_files(written: tuple[Path, FILES], num_threads
     dataset = CoefficientDataset(root, transform=cut, gray="ycbcr", labels=None, num_threads=num_threads)
     names = [name for name in dataset.names if name[-5:] not in ("f.JPG", "c.Jpe")]
     found = load(dataset, names)
-    assert seen == [(1, "ycbcr")] * 12  # in order, after the conversion of grey files
+    assert seen == [(1, "ycbcr")] * 12  # in order, after the conversion of gray files
     batch = collate_coefficients(found)
     assert isinstance(batch, JPEGCoefficients)
     assert batch.planes[0].shape == (12, 2, 2, 8, 8)
@@ -223,13 +218,13 @@ def test_batches_of_shards_have_one_geometry(shards: tuple[Path, FILES]) -> None
 
 
 def test_single_members_cut_to_one_size_with_the_loaders_own_batches(shards: tuple[Path, FILES]) -> None:
-    colour = {name: file for name, file in shards[1].items() if file.sampling == FOURS and file.color_space != "cmyk"}
+    color = {name: file for name, file in shards[1].items() if file.sampling == FOURS and file.color_space != "cmyk"}
     torch.manual_seed(0)
     dataset = CoefficientShards(shards[0], labels=lambda path: path.name, transform=RandomCrop(16), gray="ycbcr")
-    samples = [sample for sample in dataset if sample[1] in colour]
+    samples = [sample for sample in dataset if sample[1] in color]
     batch, names = collate_coefficients(samples)  # type: ignore[misc]
     assert batch.planes[0].shape == (9, 2, 2, 8, 8)
-    assert names == list(colour)
+    assert names == list(color)
 
 
 def test_members_by_other_names(written: tuple[Path, FILES], tmp_path: Path) -> None:

@@ -25,27 +25,7 @@ from cdzoo.data import (
 )
 from cdzoo.errors import BitstreamError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on machines with one core
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),  # Python 3.12 and later
-]
-
 LATENTS = dict[str, Latent]
-
-
-@pytest.fixture
-def codec(streams: Streams) -> Codec:
-    return streams.codec
-
-
-@pytest.fixture
-def written(streams: Streams) -> tuple[Path, LATENTS]:
-    return streams.root, streams.samples
-
-
-@pytest.fixture
-def shards(streams: Streams) -> tuple[Path, LATENTS]:
-    return streams.shard_folder, streams.members
 
 
 def equal(a: Latent, b: Latent) -> bool:

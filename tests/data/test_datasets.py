@@ -21,11 +21,6 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from cdzoo.data import SizeBucketSampler
 from cdzoo.errors import BitstreamError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on machines with one core
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),  # Python 3.12 and later
-]
-
 
 def loader(case: Case, dataset: Any, **options: Any) -> DataLoader[Any]:
     return DataLoader(dataset, collate_fn=case.collate, **options)

@@ -8,31 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracles.dataset_files import Streams
 
 from cdzoo import Latent
-from cdzoo.codecs import Codec
 from cdzoo.data import (
     write_shards,
 )
 from cdzoo.errors import BitstreamError
 
 LATENTS = dict[str, Latent]
-
-
-@pytest.fixture
-def codec(streams: Streams) -> Codec:
-    return streams.codec
-
-
-@pytest.fixture
-def written(streams: Streams) -> tuple[Path, LATENTS]:
-    return streams.root, streams.samples
-
-
-@pytest.fixture
-def shards(streams: Streams) -> tuple[Path, LATENTS]:
-    return streams.shard_folder, streams.members
 
 
 def test_written_shards_are_plain_tar_in_webdataset_layout(

@@ -40,13 +40,13 @@ def test_int8_agrees_with_float32_and_is_a_quarter_of_it(tmp_path: Path) -> None
     session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
     model = cdzoo.models.jpeg_resnet18(weights="DEFAULT").eval()
     names = [value.name for value in session.get_inputs()]
-    quantised, exact = [], []
+    quantized, exact = [], []
     for c in pieces(odd=True):
         arrays = [tensor.numpy() for tensor in (*c.planes, c.qtables)]
-        quantised.append(torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0]))
+        quantized.append(torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0]))
         with torch.no_grad():
             exact.append(model(c))
-    found, expected = torch.cat(quantised), torch.cat(exact)
+    found, expected = torch.cat(quantized), torch.cat(exact)
     assert len(found) == 48
     assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
     assert (found.softmax(1) - expected.softmax(1)).abs().max(1).values.mean() < 0.1

@@ -357,7 +357,7 @@ def test_the_strongest_augmentation_is_one_that_pillow_takes(monkeypatch: pytest
 def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 files of two classes: 32x32 pixels, 4:2:0."""
     root = tmp_path_factory.mktemp("files")
-    for label, name in enumerate(("grey", "colour")):
+    for label, name in enumerate(("gray", "color")):
         (root / name).mkdir()
         for i in range(20):
             image = picture(32, 32, seed=100 * label + i)
@@ -368,7 +368,7 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_small_files_are_split_by_their_paths_and_read_once(jpegs: Path, tmp_path: Path) -> None:
     classes, splits = data.list_classes(jpegs, suffixes=data.JPEG, by_path=True)
-    assert classes == ["colour", "grey"]
+    assert classes == ["color", "gray"]
     assert len(splits["train"]) + len(splits["val"]) == 40
     for split, pairs in splits.items():
         for file, label in pairs:
@@ -452,8 +452,8 @@ def test_augmentations_of_coefficients() -> None:
         batch, labels = ehrlich2019.augmented(samples, 32)
         assert batch.image_size == (32, 32)  # a crop, or the whole at half its size
         assert labels.tolist() == [0, 1, 2]
-    grey = ehrlich2019.erase(samples[0][0], 1.0)
-    assert any((plane == 0).flatten(3).all(-1).any() for plane in grey.planes)
+    gray = ehrlich2019.erase(samples[0][0], 1.0)
+    assert any((plane == 0).flatten(3).all(-1).any() for plane in gray.planes)
     table = samples[0][0].qtables
     ratio = ehrlich2019.jitter(samples[0][0], 0.3).qtables / table
     assert torch.allclose(ratio, ratio[..., :1, :1].expand_as(ratio))

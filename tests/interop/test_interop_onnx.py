@@ -1,6 +1,6 @@
 """Every classifier as an ONNX model: ONNX Runtime gives the logits of PyTorch, from the same inputs.
 
-The inputs of a network over coefficients are the planes and tables of one geometry; sizes, sampling and colour space
+The inputs of a network over coefficients are the planes and tables of one geometry; sizes, sampling and color space
 are constants of the exported model.
 """
 
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from cdzoo.codecs import encode_jpeg
-from cdzoo.models._resnet import Bottleneck
+from cdzoo.models._resnet import BasicBlock, Bottleneck
 from cdzoo.models.icat import ICAT
-from cdzoo.models.jpeg_resnet import BasicBlock
 from cdzoo.ops import to_jpeg_domain
 
 pytestmark = pytest.mark.slow

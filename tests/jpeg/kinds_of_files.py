@@ -190,32 +190,42 @@ _GRAY = {"mode": "L"}
 _STRAY = r"a marker should be here"
 _RESTARTS = {"restart_marker_blocks": 2}
 
+_PROGRESSIVE = {"progressive": True}
+_GRAY_PROGRESSIVE = {"mode": "L", "progressive": True}
+
+
+def _standard(name: str, change: Callable[[bytes], bytes] = _plain, **fields: Any) -> Kind:
+    return Kind(name, change, group="by the standard", **fields)
+
+
+def _stray(name: str, change: Callable[[bytes], bytes], strict: str = _STRAY, **fields: Any) -> Kind:
+    return Kind(name, change, strict, WARNED, **fields)
+
+
+def _damaged(name: str, change: Callable[[bytes], bytes], strict: str, lenient: str = "", **fields: Any) -> Kind:
+    return Kind(name, change, strict, lenient or strict, pillow=False, group="damaged", **fields)
+
+
+def _unsupported(name: str, change: Callable[[bytes], bytes], error: str) -> Kind:
+    return Kind(name, change, error, error, pillow=False, group="not supported")
+
+
 KINDS = [
-    Kind("baseline", _plain, group="by the standard"),
-    Kind("baseline, optimized Huffman tables", _plain, options={"optimize": True}, group="by the standard"),
-    Kind("extended sequential (SOF1), Huffman", _patched(b"\xff\xc0", 1, b"\xc1"), group="by the standard"),
-    Kind("progressive", _plain, options={"progressive": True}, group="by the standard"),
-    Kind("restart markers", _plain, options=_RESTARTS, group="by the standard"),
-    Kind("chroma 4:4:4", _plain, options={"subsampling": 0}, group="by the standard"),
-    Kind("chroma 4:2:2", _plain, options={"subsampling": 1}, group="by the standard"),
-    Kind("gray", _plain, options=_GRAY, group="by the standard"),
-    Kind("RGB without conversion to YCbCr", _plain, options={"keep_rgb": True}, group="by the standard"),
-    Kind("CMYK (Adobe)", _plain, options={"mode": "CMYK"}, group="by the standard"),
-    Kind("YCCK (Adobe)", _patched(b"Adobe", 11, b"\2"), options={"mode": "CMYK"}, group="by the standard"),
-    Kind(
-        "number of lines (DNL) equal to the height", behind_scan(b"\xff\xdc\x00\x04\x00\x20"), group="by the standard"
-    ),
-    Kind(
-        "height 0, number of lines (DNL) behind the first scan", _height_from_dnl, pillow=False, group="by the standard"
-    ),
-    Kind(
-        "height 0, number of lines (DNL), progressive",
-        _height_from_dnl,
-        options={"progressive": True},
-        pillow=False,
-        group="by the standard",
-    ),
-    Kind("marker TEM", before(0xC0, b"\xff\x01"), pillow=False, group="by the standard"),
+    _standard("baseline"),
+    _standard("baseline, optimized Huffman tables", options={"optimize": True}),
+    _standard("extended sequential (SOF1), Huffman", _patched(b"\xff\xc0", 1, b"\xc1")),
+    _standard("progressive", options=_PROGRESSIVE),
+    _standard("restart markers", options=_RESTARTS),
+    _standard("chroma 4:4:4", options={"subsampling": 0}),
+    _standard("chroma 4:2:2", options={"subsampling": 1}),
+    _standard("gray", options=_GRAY),
+    _standard("RGB without conversion to YCbCr", options={"keep_rgb": True}),
+    _standard("CMYK (Adobe)", options={"mode": "CMYK"}),
+    _standard("YCCK (Adobe)", _patched(b"Adobe", 11, b"\2"), options={"mode": "CMYK"}),
+    _standard("number of lines (DNL) equal to the height", behind_scan(b"\xff\xdc\x00\x04\x00\x20")),
+    _standard("height 0, number of lines (DNL) behind the first scan", _height_from_dnl, pillow=False),
+    _standard("height 0, number of lines (DNL), progressive", _height_from_dnl, options=_PROGRESSIVE, pillow=False),
+    _standard("marker TEM", before(0xC0, b"\xff\x01"), pillow=False),
     Kind("number of lines (DNL) unequal to the height: ignored", behind_scan(b"\xff\xdc\x00\x04\x00\x09")),
     Kind("no Huffman tables (Motion JPEG): those of T.81, K.3 to K.6", lambda data: without(data, 0xC4)),
     Kind("0 in a quantization table", _zero_in_table, equal=False, pillow=False),
@@ -240,139 +250,60 @@ KINDS = [
         lambda data: data.replace(b"\xff\xd1", b"\x12\x34\xff\xd1", 1),
         options=_RESTARTS,
     ),
-    Kind("end-of-band run past the last block", _longer_run, options={"mode": "L", "progressive": True}, equal=False),
-    Kind("more bytes behind the last block", behind_scan(b"\x12\x34\x56\x78"), strict="left over", lenient=WARNED),
-    Kind(
-        "stray bytes between header segments",
-        before(0xC0, b"\x01\x02\x03\x04\x05\x06\x07"),
-        strict=_STRAY,
-        lenient=WARNED,
-    ),
-    Kind("FF 00 between header segments", before(0xDB, b"\xff\x00"), strict=_STRAY, lenient=WARNED),
-    Kind("16 bytes behind the application data", before(0xDB, bytes(16)), strict=_STRAY, lenient=WARNED),
-    Kind(
-        "stray bytes between scans",
-        behind_scan(b"\xff\xd0\x12"),
-        strict=_STRAY,
-        lenient=WARNED,
-        options={"progressive": True},
-    ),
-    Kind(
+    Kind("end-of-band run past the last block", _longer_run, options=_GRAY_PROGRESSIVE, equal=False),
+    _stray("more bytes behind the last block", behind_scan(b"\x12\x34\x56\x78"), "left over"),
+    _stray("stray bytes between header segments", before(0xC0, b"\x01\x02\x03\x04\x05\x06\x07")),
+    _stray("FF 00 between header segments", before(0xDB, b"\xff\x00")),
+    _stray("16 bytes behind the application data", before(0xDB, bytes(16))),
+    _stray("stray bytes between scans", behind_scan(b"\xff\xd0\x12"), options=_PROGRESSIVE),
+    _stray(
         "progressive, AC scans without a DC scan",
         _without_dc,
-        strict="before any of its DC",
-        lenient=WARNED,
-        options={"mode": "L", "progressive": True},
+        "before any of its DC",
+        options=_GRAY_PROGRESSIVE,
         equal=False,
     ),
-    Kind(
+    _stray(
         "progressive, first AC scan before the first DC scan",
         _dc_last,
-        strict="before any of its DC",
-        lenient=WARNED,
-        options={"mode": "L", "progressive": True},
+        "before any of its DC",
+        options=_GRAY_PROGRESSIVE,
     ),
-    Kind(
+    _damaged(
         "restart marker with a wrong number",
         lambda data: data.replace(b"\xff\xd1", b"\xff\xd5", 1),
+        "restart marker",
+        WARNED,
         options=_RESTARTS,
-        strict="restart marker",
-        lenient=WARNED,
         equal=False,
-        pillow=False,
-        group="damaged",
     ),
-    Kind(
-        "no end marker",
-        lambda data: data[:-2],
-        strict="marker should be",
-        lenient=WARNED,
-        pillow=False,
-        group="damaged",
-    ),
-    Kind("truncated", _cut(0.6), strict="too early", lenient=WARNED, equal=False, pillow=False, group="damaged"),
-    Kind(
+    _damaged("no end marker", lambda data: data[:-2], "marker should be", WARNED),
+    _damaged("truncated", _cut(0.6), "too early", WARNED, equal=False),
+    _damaged(
         "a component without a scan",
         _one_scan_each,
-        strict="no scan holds component 2|too early|left over|no Huffman|not fit",
-        lenient=WARNED,
+        "no scan holds component 2|too early|left over|no Huffman|not fit",
+        WARNED,
         equal=False,
-        pillow=False,
-        group="damaged",
     ),
-    Kind(
-        "invalid Huffman table that a scan uses",
-        _patched(b"\xff\xc4", 5, b"\x03"),
-        strict="cannot be|longer than",
-        lenient="cannot be|longer than",
-        pillow=False,
-        group="damaged",
-    ),
-    Kind(
-        "no quantization table",
-        lambda data: without(data, 0xDB),
-        strict="no quantization table",
-        lenient="no quantization table",
-        pillow=False,
-        group="damaged",
-    ),
-    Kind(
+    _damaged("invalid Huffman table that a scan uses", _patched(b"\xff\xc4", 5, b"\x03"), "cannot be|longer than"),
+    _damaged("no quantization table", lambda data: without(data, 0xDB), "no quantization table"),
+    _damaged(
         "second frame header (SOF)",
         lambda data: before(0xDA, data[_frame(data) : _frame(data) + 19])(data),
-        strict="second frame",
-        lenient="second frame",
-        pillow=False,
-        group="damaged",
+        "second frame",
     ),
-    Kind("lossless (SOF3)", _lossless, strict="lossless", lenient="lossless", pillow=False, group="not supported"),
-    Kind(
-        "arithmetic-coded (SOF9)",
-        _patched(b"\xff\xc0", 1, b"\xc9"),
-        strict="arithmetic",
-        lenient="arithmetic",
-        pillow=False,
-        group="not supported",
-    ),
-    Kind(
-        "hierarchical (SOF5)",
-        _patched(b"\xff\xc0", 1, b"\xc5"),
-        strict="hierarchical",
-        lenient="hierarchical",
-        pillow=False,
-        group="not supported",
-    ),
-    Kind(
-        "12 bits a sample",
-        _patched(b"\xff\xc0", 4, b"\x0c"),
-        strict="12-bit",
-        lenient="12-bit",
-        pillow=False,
-        group="not supported",
-    ),
-    Kind(
+    _unsupported("lossless (SOF3)", _lossless, "lossless"),
+    _unsupported("arithmetic-coded (SOF9)", _patched(b"\xff\xc0", 1, b"\xc9"), "arithmetic"),
+    _unsupported("hierarchical (SOF5)", _patched(b"\xff\xc0", 1, b"\xc5"), "hierarchical"),
+    _unsupported("12 bits a sample", _patched(b"\xff\xc0", 4, b"\x0c"), "12-bit"),
+    _unsupported(
         "2 or more than 4 components",
         lambda data: _patched(b"\xff\xc0", 9, b"\2")(_patched(b"\xff\xc0", 3, b"\x0e")(data)),
-        strict="2 components",
-        lenient="2 components",
-        pillow=False,
-        group="not supported",
+        "2 components",
     ),
-    Kind(
-        "more than 10 blocks in an MCU",
-        _patched(b"\xff\xc0", 11, b"\x44"),
-        strict="more than 10 blocks",
-        lenient="more than 10 blocks",
-        pillow=False,
-        group="not supported",
-    ),
-    Kind(
-        "PNG, WebP and other formats, by whatever name",
-        lambda data: b"\x89PNG\r\n\x1a\n" + data,
-        strict="no JPEG",
-        lenient="no JPEG",
-        pillow=False,
-        group="not supported",
-    ),
+    _unsupported("more than 10 blocks in an MCU", _patched(b"\xff\xc0", 11, b"\x44"), "more than 10 blocks"),
+    _unsupported("PNG, WebP and other formats, by whatever name", lambda data: b"\x89PNG\r\n\x1a\n" + data, "no JPEG"),
 ]
 
 

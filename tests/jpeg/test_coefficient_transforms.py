@@ -68,7 +68,7 @@ def test_commutes_with_the_decode(name: str, subsampling: str) -> None:
     assert tuple(expected.shape[-2:]) == out.image_size
     assert all(plane.dtype == torch.int16 for plane in out.planes)
     assert out.qtables.dtype == torch.int32
-    torch.testing.assert_close(decoded(out), expected, rtol=0, atol=1e-6)  # colour is computed in another order
+    torch.testing.assert_close(decoded(out), expected, rtol=0, atol=1e-6)  # color is computed in another order
     # the result is a file again
     again = read_jpeg(write_jpeg(out))
     assert again.sampling == out.sampling
@@ -210,7 +210,7 @@ def test_upright_undoes_exif_orientations(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("sampling", [((1, 1),) * 3, ((2, 2), (1, 1), (1, 1)), ((1, 2), (1, 1), (1, 1))])
-def test_gray_files_among_colour_ones(sampling: tuple[tuple[int, int], ...]) -> None:
+def test_gray_files_among_color_ones(sampling: tuple[tuple[int, int], ...]) -> None:
     c = gray(37, 53)
     out = data.gray_to_ycbcr(c, sampling)
     assert (out.color_space, out.sampling) == ("ycbcr", sampling)

@@ -166,7 +166,7 @@ def test_fused_equals_the_pixel_network(build: Callable[[], nn.Module], folded: 
         assert relative(converted(odd), pixel(normalized(odd))) < 1e-10
 
 
-def test_default_normalisation_is_none() -> None:
+def test_default_normalization_is_none() -> None:
     pixel = random_statistics(CifarResNet()).double()
     c = files(20, 20)
     assert (

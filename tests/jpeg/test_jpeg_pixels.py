@@ -21,7 +21,7 @@ SIZES = [(48, 64), (45, 61), (17, 9), (4, 4), (1, 1)]
 
 
 def smooth(*size: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Images ``(1, channels, H, W)`` without colours so strong that a decoder would clamp them."""
+    """Images ``(1, channels, H, W)`` without colors so strong that a decoder would clamp them."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(1, channels, size[0] // 4 + 2, size[1] // 4 + 2, generator=generator)
     levels = F.interpolate(x, size=size, mode="bicubic").clamp(0, 1) * 0.4 + 0.3
@@ -48,7 +48,7 @@ def test_tables_are_pillows_at_every_quality() -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("index", range(3))
-def test_coefficients_are_libjpegs_up_to_its_rounding_of_colours(index: int, size: tuple[int, int]) -> None:
+def test_coefficients_are_libjpegs_up_to_its_rounding_of_colors(index: int, size: tuple[int, int]) -> None:
     x = smooth(*size)
     file = io.BytesIO()
     to_pillow(x).save(file, "JPEG", quality=85, subsampling=index)
@@ -68,7 +68,7 @@ def test_coefficients_are_libjpegs_up_to_its_rounding_of_colours(index: int, siz
 def test_fancy_decode_is_libjpegs_up_to_rounding(subsampling: str, size: tuple[int, int]) -> None:
     coefficients = encode_jpeg(smooth(*size), quality=90, subsampling=subsampling)
     difference = decode_jpeg(coefficients, chroma="fancy").double() * 255 - from_pillow(write_jpeg(coefficients)[0])
-    # one level from each rounded component, weighted by the colour matrix, and half of one from the result
+    # one level from each rounded component, weighted by the color matrix, and half of one from the result
     assert difference.abs().max() < 3.3
     assert difference.abs().mean() < 0.65
 
@@ -96,7 +96,7 @@ def test_nearest_decode_replicates_chroma_samples() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_grey(size: tuple[int, int]) -> None:
+def test_gray(size: tuple[int, int]) -> None:
     x = smooth(*size, channels=1)
     coefficients = encode_jpeg(x, quality=95, subsampling="4:2:0")
     assert coefficients[2:] == (((1, 1),), size, "gray")
@@ -110,7 +110,7 @@ def test_grey(size: tuple[int, int]) -> None:
     assert (difference != 0).float().mean() < 0.02  # libjpeg's forward DCT works in integers
 
 
-def test_rgb_files_have_no_colour_conversion() -> None:
+def test_rgb_files_have_no_color_conversion() -> None:
     planes = tuple((dct2d(blockify(smooth(8, 8, seed=k)[:, 0] * 255 - 128))).round().short() for k in range(3))
     tables = torch.ones(1, 3, 8, 8, dtype=torch.int32)
     decoded = decode_jpeg(JPEGCoefficients(planes, tables, ((1, 1),) * 3, (8, 8), "rgb"))

@@ -91,10 +91,10 @@ def test_batches_are_written_one_by_one() -> None:
         assert_same(read_jpeg(one), read_jpeg(file))
 
 
-def test_files_are_no_larger_than_optimised_ones() -> None:
+def test_files_are_no_larger_than_optimized_ones() -> None:
     image = picture(256, 256)
-    optimised = encode(image, quality=80, optimize=True)
-    assert len(write_jpeg(read_jpeg(optimised))[0]) <= len(optimised) + 16
+    optimized = encode(image, quality=80, optimize=True)
+    assert len(write_jpeg(read_jpeg(optimized))[0]) <= len(optimized) + 16
 
 
 def test_the_whole_range_of_values() -> None:
@@ -133,7 +133,7 @@ def test_codes_are_limited_to_sixteen_bits() -> None:
     Image.open(io.BytesIO(written)).load()
 
 
-def test_sixteen_bit_quantisation() -> None:
+def test_sixteen_bit_quantization() -> None:
     coefficients = read_jpeg(encode(picture(20, 20)))
     coefficients.qtables[0, 1, 7, 7] = 65535
     (written,) = write_jpeg(coefficients)

@@ -142,7 +142,7 @@ def test_stages_carry_torchvisions_names(arguments):
     assert all(ours[name].shape == theirs[name].shape for name in common)
 
 
-def test_initialisation_is_he_normal_with_fan_out():
+def test_initialization_is_he_normal_with_fan_out():
     torch.manual_seed(0)
     model = cresnet39(num_classes=10)
     conv = model.layer3[1].conv1  # 1024 -> 256

@@ -186,7 +186,7 @@ def test_init_from_resnet50_copies_layers_2_to_4_and_fc(torchvision_state):
     assert rest == {"fa_y_hat.", "fa_scales.", "fusion.0", "fusion.1", "layer3.fa.", "layer4.fa."}
 
 
-def test_initialised_stages_compute_what_the_resnet_computes(torchvision_state):
+def test_initialized_stages_compute_what_the_resnet_computes(torchvision_state):
     """With the adaptation modules out of the way, layers 2 (from block 1) to 4 and fc are ResNet-50's."""
     theirs = torchvision.models.resnet50(weights=None, num_classes=23).eval()
     theirs.load_state_dict(torchvision_state)

@@ -236,13 +236,13 @@ def test_what_does_not_fit_is_not_loaded_in_part(model, damage, message):
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_normalised_as_imagenets(model):
+def test_images_are_normalized_as_imagenets(model):
     x, seen = torch.rand(2, 3, 32, 48), []
     model.g_a.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
         out = model(x)
     torch.testing.assert_close(seen[0], TF.normalize(x, MEAN, STD))
-    assert torch.equal(out.latent.y_hat, model.g_a(seen[0])), "without a hyperprior, nothing is quantised"
+    assert torch.equal(out.latent.y_hat, model.g_a(seen[0])), "without a hyperprior, nothing is quantized"
     assert out.likelihoods == {}
 
     with torch.no_grad():  # a reconstructor that returns 1 returns one deviation above the mean

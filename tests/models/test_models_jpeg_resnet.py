@@ -97,7 +97,7 @@ def test_small_reads_floating_point_coefficients() -> None:
         torch.testing.assert_close(model(exact), model(c), rtol=1e-4, atol=1e-5)
 
 
-def test_luma_networks_read_grey_files() -> None:
+def test_luma_networks_read_gray_files() -> None:
     model = jpeg_resnet_small(in_channels=1, **SMALL)
     assert model(files(32, 32, channels=1)).shape == (2, 10)
 

@@ -1,4 +1,4 @@
-"""Soft-to-hard quantisation: hard values, soft gradients, and an entropy that is a histogram's."""
+"""Soft-to-hard quantization: hard values, soft gradients, and an entropy that is a histogram's."""
 
 from __future__ import annotations
 

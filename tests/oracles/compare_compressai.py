@@ -14,7 +14,7 @@ from torch import Tensor
 
 import cdzoo
 from cdzoo.coding.layers import gaussian_tables
-from cdzoo.coding.rans import SymbolTables
+from cdzoo.coding.tables import SymbolTables
 
 
 class Difference(NamedTuple):

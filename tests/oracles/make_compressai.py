@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import cdzoo
-from cdzoo.coding.rans import SymbolTables
+from cdzoo.coding.tables import SymbolTables
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "compressai.safetensors"
 NAMES = ("bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean")

@@ -31,7 +31,7 @@ CALIBRATED = ["torfason2018", "choi2019"]
 
 
 def small(name: str, *, seed: int = 0) -> nn.Module:
-    """A small module with values that no initialisation gives, buffers included."""
+    """A small module with values that no initialization gives, buffers included."""
     builder = zoo.get_builder(name)
     known = inspect.signature(builder).parameters
     torch.manual_seed(seed)

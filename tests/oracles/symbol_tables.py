@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cdzoo.coding.rans import SymbolTables
+from cdzoo.coding.tables import SymbolTables
 
 INT16 = np.iinfo(np.int16)
 

@@ -47,18 +47,6 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def codec():
-    torch.manual_seed(0)
-    return cdzoo.get_codec("bmshj2018_hyperprior", N=8, M=12).eval()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(1)
-    return cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=12, latent_stride=16).eval()
-
-
-@pytest.fixture(scope="module")
 def saved(codec, model, tmp_path_factory):
     root = tmp_path_factory.mktemp("saved")
     cdzoo.save_pretrained(codec, root / "codec")

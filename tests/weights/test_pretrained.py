@@ -129,7 +129,7 @@ def test_members_that_read_jpeg_files(member: WeightsEnum) -> None:
         member.build_codec()
 
 
-def test_the_photograph_is_recognised_from_its_coefficients(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_photograph_is_recognized_from_its_coefficients(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", str(PHOTO), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     weights = "JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS"

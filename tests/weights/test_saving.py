@@ -19,18 +19,6 @@ from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.weights import saving as _saving
 
-
-@pytest.fixture(scope="module")
-def codec():
-    return small("bmshj2018_hyperprior")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(1)
-    return cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=12, latent_stride=16).eval()
-
-
 # -- round trips -------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +264,7 @@ META = {
     "datasets": ["photos: the 'best' #1"],
     "tags": ["test"],
     "data": "Random numbers, on no terms.",
-    "recipe": {"epochs": 3, "optimiser": "SGD"},
+    "recipe": {"epochs": 3, "optimizer": "SGD"},
     "time": "one second on one core",
     "metrics": {"photos": {"acc@1": 33.3, "mIoU": 12.5}},
     "limits": ["Nothing was learned.", "Nothing will be."],
@@ -317,7 +305,7 @@ def test_the_card_states_every_fact(codec, model, tmp_path):
     for expected in (
         "# cResNet for tests\n\nReads latents.",
         "## Data and terms\n\nRandom numbers, on no terms.",
-        "## Recipe\n\n- epochs: 3\n- optimiser: SGD",
+        "## Recipe\n\n- epochs: 3\n- optimizer: SGD",
         "## Time spent\n\none second on one core",
         "| acc@1 | photos | 33.3 |",
         "## Limits\n\n- Nothing was learned.\n- Nothing will be.",

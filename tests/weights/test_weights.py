@@ -41,17 +41,6 @@ def replace_tensors(folder: Path, data: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def codec():
-    return small("bmshj2018_hyperprior")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(1)
-    return cdzoo.get_model("cresnet39", width=0.0625, num_classes=3, in_channels=12, latent_stride=16).eval()
-
-
-@pytest.fixture(scope="module")
 def saved(codec, model, tmp_path_factory):
     """Folders of a codec and of a model over its latents, to be copied before they are damaged."""
     root = tmp_path_factory.mktemp("saved")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cdzoo.jpeg._markers import Frame, Scan
+from cdzoo.jpeg._markers import Scan
+from cdzoo.jpeg._segments import Frame
 from cdzoo.jpeg.header import Opening
 from cdzoo.jpeg.kernels.layout import COMPONENT, FrameFields, State
 

@@ -1,6 +1,6 @@
 """Coefficients of a picture to those of the resized picture, compiled by Numba: no pixel of full size, no GIL.
 
-Import on first use only: this imports Numba. Dequantisation, inverse DCT, chroma upsampling, resizing, flips and crop
+Import on first use only: this imports Numba. Dequantization, inverse DCT, chroma upsampling, resizing, flips and crop
 are linear and separable: one matrix for each axis, whose row of one output sample covers the few blocks that the
 sample depends on (:class:`Axis`). A row of blocks is added to the output rows that it touches as soon as it is there
 (:func:`add_block_row`), which shrinks it along the vertical axis. When eight output rows are complete, they are shrunk
@@ -136,7 +136,7 @@ def build_axis(
 
 @jit
 def ring_rows(vertical: Any) -> int:
-    """How many output rows are incomplete at the same time, at most, in whole eights."""
+    """The largest number of output rows that are incomplete at the same time, rounded up to a multiple of 8."""
     rows = 8
     for b in range(vertical.blocks.shape[0]):
         rows = max(rows, (vertical.blocks[b, 1] + 7) // 8 * 8 - vertical.blocks[b, 0] // 8 * 8)
@@ -152,7 +152,7 @@ def add_block_row(source: Any, b: int, vertical: Any, first: int, last: int, tab
         b: its number.
         vertical: the :class:`Axis`.
         first, last: the blocks that are needed.
-        table: float32 ``(64,)``: the quantisation table.
+        table: float32 ``(64,)``: the quantization table.
         ring: float32 ``(rows, 8 * (last - first))``: incomplete output rows; row ``o`` is at ``o % rows``.
         spare: float32 ``(n, 8)``, to work with.
     """
@@ -246,7 +246,7 @@ def resize_plane(source: Any, table: Any, vertical: Any, horizontal: Any, flips:
 
     Args:
         source: int16 ``(Hb, Wb, 64)``.
-        table: float32 ``(64,)``: the quantisation table.
+        table: float32 ``(64,)``: the quantization table.
         vertical, horizontal: the axes.
         flips, fill: see :func:`finish_rows`.
         out: float32, the component's blocks in the result.

@@ -91,7 +91,7 @@ def _dct(builder: Any, x: list[Any]) -> list[Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def address(typingctx: Any, array: Any) -> Any:
-    """Where an array's data begin."""
+    """The address of an array's data."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ptrtoint(make_array(signature.args[0])(context, builder, arguments[0]).data, _INDEX)

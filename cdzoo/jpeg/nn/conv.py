@@ -43,7 +43,7 @@ def jpeg_conv2d(
 ) -> Tensor:
     """2-D convolution of a coefficient map: the DCT of ``F.conv2d`` of the pixels, exactly.
 
-    Arguments:
+    Args:
         c: coefficients ``(B, C, Hb, Wb, 8, 8)``, orthonormal.
         weight: filters ``(C', C / groups, kh, kw)`` of the pixel domain.
         bias: ``(C',)`` or ``None``.
@@ -85,7 +85,7 @@ def jpeg_conv2d_map(
 ) -> Tensor:
     """The map Xi of eq. 13 for one image size; differentiable with respect to the filters.
 
-    Arguments:
+    Args:
         weight: filters ``(C', C / groups, kh, kw)``.
         image_size: ``(H, W)`` of the input in pixels; partial blocks are cropped and masked by the map itself.
         stride: step in pixels.
@@ -138,7 +138,7 @@ class JPEGConv2d(nn.Conv2d):
     In evaluation mode, under ``torch.no_grad()`` or with frozen filters, the map of each image size is built once and
     kept as a buffer (not in the state dict); it follows changes of the filters. ``train()`` frees these buffers.
 
-    Arguments:
+    Args:
         in_channels: ``C``.
         out_channels: ``C'``.
         kernel_size: rows and columns of a filter, in pixels.

@@ -2,7 +2,7 @@
 
 Three forms of one and the same function:
 
-- ``"fused"``: the inverse DCT once, folded with dequantisation, colour, normalisation and, where the network starts
+- ``"fused"``: the inverse DCT once, folded with dequantization, color, normalization and, where the network starts
   with a plain convolution, with that too (:mod:`cdzoo.jpeg.nn.stem`). Adjacent pairs of DCT and inverse DCT between
   the layers of the paper's networks cancel, and this is what is left. The one to use.
 - ``"factored"``: every layer on coefficients, each as inverse DCT, operation, DCT where the paper has no other form.
@@ -174,7 +174,7 @@ def _only_reader(model: nn.Module, *, training: bool) -> str | None:
     try:
         # A copy, in which a module may keep what tracing gives it in place of tensors.
         graph = torch.fx.symbolic_trace(copy.deepcopy(model).train(training)).graph
-    except Exception:  # whatever a model does that can't be traced, it still runs, on the normalised image
+    except Exception:  # whatever a model does that can't be traced, it still runs, on the normalized image
         return None
     image = next(node for node in graph.nodes if node.op == "placeholder")
     calls = [node.target for node in graph.nodes if node.op == "call_module"]

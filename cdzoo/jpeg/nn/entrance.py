@@ -1,4 +1,4 @@
-"""What stands between a file's coefficients and the first layer of a JPEG-domain network, in all three forms."""
+"""The entrance of a JPEG-domain network: from a file's coefficients to its first layer, in all three modes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class JPEGEntrance(nn.Module):
     In ``"fused"`` mode that is a plain tensor; otherwise a :class:`CoefficientMap`, on which PyTorch's layers run in
     their JPEG form.
 
-    Arguments:
+    Args:
         channels: 3 for networks that read RGB, 1 for those that read luma.
         mode: ``"fused"``, ``"factored"`` or ``"explicit"``.
         relu: ``"exact"``, ``"asm"`` or ``"apx"``; only ``"exact"`` in ``"fused"`` mode.
@@ -76,10 +76,10 @@ class JPEGEntrance(nn.Module):
     def forward(
         self, coefficients: JPEGCoefficients, conv: nn.Conv2d | None = None, *, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The normalised image of a batch of files, or the output of ``conv`` for it.
+        """The normalized image of a batch of files, or the output of ``conv`` for it.
 
-        Arguments:
-            coefficients: grey, YCbCr or RGB files.
+        Args:
+            coefficients: gray, YCbCr or RGB files.
             conv: a plain convolution that reads the image; ``"fused"`` folds it in and reads its parameters only.
             dtype: of the image, that of the network; with ``conv`` its own.
 
@@ -87,7 +87,7 @@ class JPEGEntrance(nn.Module):
             ``(B, channels, H, W)``, or ``(B, C', H', W')`` of ``conv``.
 
         Raises:
-            JPEGError: colour spaces and samplings without a linear decode.
+            JPEGError: color spaces and samplings without a linear decode.
         """
         check_coefficients(coefficients)
         dtype = dtype if conv is None else conv.weight.dtype
@@ -117,7 +117,7 @@ class JPEGEntrance(nn.Module):
     def check_memory(self, network: nn.Module, coefficients: JPEGCoefficients) -> None:
         """Refuses an image size whose explicit maps don't fit, before the first of them is built.
 
-        Arguments:
+        Args:
             network: called with ``coefficients``; it contains this entrance.
             coefficients: a batch of files.
 

@@ -1,17 +1,17 @@
-"""Normalisation, addition and pooling of DCT coefficient maps (Ehrlich and Davis, sec. 4.3-4.5).
+"""Normalization, addition and pooling of DCT coefficient maps (Ehrlich and Davis, sec. 4.3-4.5).
 
 A coefficient map ``(B, C, Hb, Wb, 8, 8)`` is the orthonormal DCT of the 8x8 blocks of ``(B, C, H, W)``. Where ``H`` or
 ``W`` is not a multiple of 8, the last blocks hold zeros beyond the image; the layers take ``image_size=(H, W)``, count
 only true pixels, and keep those zeros. Every one equals the DCT of the pixel layer of the inverse DCT.
 
-Errata of sec. 4.3 and 4.5, which work with one mean per block and a quantisation step of 8 for the DC coefficient:
+Errata of sec. 4.3 and 4.5, which work with one mean per block and a quantization step of 8 for the DC coefficient:
 
 - The mean of a feature map is the average of *all* its DC coefficients, over 8. Setting each DC to zero would subtract
   from every block its own mean; what is subtracted is ``8 mean``, and "set the 0th position to beta" is "add 8 beta".
 - Theorem 2 needs the whole map's mean removed first, not each block's.
 - The running variance of ``BatchNorm2d`` is the unbiased one, and eq. 21 has no epsilon; this follows ``BatchNorm2d``.
-- The DC coefficient *is* the mean only after division by 8. Quantisation tables cancel between layers, so there are
-  none here: dequantise once, at the entrance.
+- The DC coefficient *is* the mean only after division by 8. Quantization tables cancel between layers, so there are
+  none here: dequantize once, at the entrance.
 - Max-pooling, which its networks don't have, has no form in coefficients: inverse DCT, pool, DCT.
 """
 
@@ -48,9 +48,9 @@ def jpeg_batch_norm(
     *,
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Batch normalisation of a coefficient map, from its coefficients alone (sec. 4.3).
+    """Batch normalization of a coefficient map, from its coefficients alone (sec. 4.3).
 
-    Arguments:
+    Args:
         c: ``(B, C, Hb, Wb, 8, 8)``, zero beyond the image.
         running_mean: ``(C,)``; updated in place when training, as by ``F.batch_norm``.
         running_var: ``(C,)``, unbiased; likewise.
@@ -77,17 +77,17 @@ def jpeg_batch_norm(
             raise ValueError("batch statistics need more than one value per channel; use eval() or a larger batch")
         # The DC coefficient is a block's sum over 8, partial blocks included: their zeros add nothing.
         mean = 8 * c[..., 0, 0].sum((0, 2, 3)) / count
-        centred = c - _per_channel(mean) * ones
-        var = centred.square().sum((0, 2, 3, 4, 5)) / count
+        centered = c - _per_channel(mean) * ones
+        var = centered.square().sum((0, 2, 3, 4, 5)) / count
         if running_mean is not None and running_var is not None and training:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
     else:
         mean, var = running_mean.to(c.dtype), running_var.to(c.dtype)
-        centred = c - _per_channel(mean) * ones
+        centered = c - _per_channel(mean) * ones
     scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
-    out: Tensor = centred * _per_channel(scale)
+    out: Tensor = centered * _per_channel(scale)
     return (out if bias is None else out + _per_channel(bias) * ones).to(dtype)
 
 
@@ -114,7 +114,7 @@ def jpeg_max_pool2d(
 ) -> Tensor:
     """Max-pooling: inverse DCT, pool, DCT; the paper has no other form and there is none.
 
-    Arguments:
+    Args:
         c: ``(B, C, Hb, Wb, 8, 8)``.
         kernel_size: rows and columns of the window, in pixels.
         stride: step in pixels; the window by default.
@@ -133,7 +133,7 @@ def jpeg_max_pool2d(
 def jpeg_global_avg_pool(c: Tensor, *, image_size: tuple[int, int] | None = None) -> Tensor:
     """Global average pooling: an eighth of the mean DC coefficient (sec. 4.5).
 
-    Arguments:
+    Args:
         c: ``(B, C, Hb, Wb, 8, 8)``, zero beyond the image.
         image_size: ``(H, W)`` in pixels where these are not multiples of 8.
 

@@ -133,7 +133,7 @@ class CoefficientMap(Tensor):
 
 
 def _as_views(out: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What came of a function, its maps with a note of what they are views of."""
+    """The result of a function, with a note in its maps of which maps they are views of."""
     whole = args[0] if args else None
     if not isinstance(whole, CoefficientMap):
         return out
@@ -153,9 +153,9 @@ def _as_views(out: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 class LayerForms(nn.Module):
-    """How layers act on a :class:`CoefficientMap`.
+    """The forms of PyTorch's functions for a :class:`CoefficientMap`.
 
-    Arguments:
+    Args:
         mode: ``"factored"``: operations without a JPEG form run on the inverse DCT, and the DCT follows.
             ``"explicit"``: they raise ``ValueError``; where a mask or a maximum needs pixel values, these come from a
             product with the basis tensor, and masks are applied with the harmonic mixing tensor (eq. 16-17).

@@ -26,9 +26,9 @@ __all__ = ["APXReLU", "ASMReLU", "apx_relu", "asm_relu", "frequency_mask", "harm
 
 
 def frequency_mask(num_frequencies: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Which coefficients belong to the lowest ``num_frequencies`` spatial frequencies.
+    """A mask of the coefficients of the lowest ``num_frequencies`` spatial frequencies.
 
-    Arguments:
+    Args:
         num_frequencies: 1 (DC only) to 15 (everything).
         device: where the mask is put.
 
@@ -49,7 +49,7 @@ def harmonic_mixing_tensor(*, dtype: torch.dtype = torch.float32, device: torch.
     Returns:
         ``(8, 8, 8, 8, 8, 8)``, indexed ``[alpha, beta, m, n, alpha', beta']``: frequencies of the block, pixels of
         the mask, frequencies of the masked block. ``einsum("ab,mn,abmncd->cd", block, mask, H)`` is the DCT of
-        ``idct2d(block) * mask``. 262,144 numbers; quantised blocks need no other H (eq. 20 only scales its ends).
+        ``idct2d(block) * mask``. 262,144 numbers; quantized blocks need no other H (eq. 20 only scales its ends).
     """
     d = dct.dct_matrix(device="cpu")
     one_axis = torch.einsum("am,bm->amb", d, d)
@@ -59,7 +59,7 @@ def harmonic_mixing_tensor(*, dtype: torch.dtype = torch.float32, device: torch.
 def asm_relu(c: Tensor, num_frequencies: int = 15) -> Tensor:
     """ReLU by Approximated Spatial Masking (eq. 18-19).
 
-    Arguments:
+    Args:
         c: coefficients ``(..., 8, 8)``, orthonormal.
         num_frequencies: 1 to 15 spatial frequencies that decide the sign of each pixel; 15 is the exact ReLU.
 
@@ -82,7 +82,7 @@ def asm_relu(c: Tensor, num_frequencies: int = 15) -> Tensor:
 def apx_relu(c: Tensor, num_frequencies: int = 15, *, image_size: tuple[int, int] | None = None) -> Tensor:
     """ReLU of the approximation by the lowest ``num_frequencies`` spatial frequencies, the rival of ASM in sec. 5.3.
 
-    Arguments:
+    Args:
         c: coefficients ``(..., 8, 8)``, orthonormal; with ``image_size``, a map ``(..., Hb, Wb, 8, 8)``.
         num_frequencies: 1 to 15; 15 is the exact ReLU.
         image_size: ``(H, W)`` where these are not multiples of 8: a block without its high frequencies rings, and

@@ -1,10 +1,10 @@
 """The entrance of a ``fused`` network: files to the output of its first convolution, without an RGB image.
 
-The decode is affine and a convolution is linear, so dequantisation, inverse DCT, level shift, chroma upsampling,
-colour conversion, normalisation and the first convolution are one affine map. What is worth merging of it:
+The decode is affine and a convolution is linear, so dequantization, inverse DCT, level shift, chroma upsampling,
+color conversion, normalization and the first convolution are one affine map. What is worth merging of it:
 
-- colour and normalisation go into the filters, so that the convolution reads component planes. Zero padding of a
-  normalised image means padding with the mean colour; planes are shifted so that the mean colour is 0 in them, too;
+- color and normalization go into the filters, so that the convolution reads component planes. Zero padding of a
+  normalized image means padding with the mean color; planes are shifted so that the mean color is 0 in them, too;
 - a stride ``s`` becomes space-to-depth by ``s`` and a convolution of stride 1. Luma goes from the inverse DCT straight
   into ``s x s`` channels at 1/s of the size. A chroma plane subsampled by ``f`` needs only ``s/f x s/f`` channels, each
   with the sum of the filter taps that would have read its copies: it is never upsampled. For the 7x7/2 convolution of
@@ -53,17 +53,17 @@ def jpeg_stem_conv2d(
     chroma: str = "nearest",
     basis: Tensor | None = None,
 ) -> Tensor:
-    """A convolution of the normalised linear decode, computed from the coefficients.
+    """A convolution of the normalized linear decode, computed from the coefficients.
 
-    Arguments:
-        coefficients: a batch of grey, YCbCr or RGB files.
+    Args:
+        coefficients: a batch of gray, YCbCr or RGB files.
         weight: filters ``(C', 3, kh, kw)`` that expect RGB, or ``(C', 1, kh, kw)`` that expect luma.
         bias: ``(C',)`` or ``None``.
         stride: step in pixels.
-        padding: zeros around the normalised image in pixels, ``"same"`` or ``"valid"``.
+        padding: zeros around the normalized image in pixels, ``"same"`` or ``"valid"``.
         dilation: distance of filter taps in pixels.
-        mean: of each colour, in [0, 1].
-        std: of each colour.
+        mean: of each color, in [0, 1].
+        std: of each color.
         chroma: ``"nearest"`` or ``"fancy"`` upsampling.
         basis: :func:`cdzoo.jpeg.dct.basis_matrix` in at least float32, where the caller keeps it on the device.
 
@@ -81,7 +81,7 @@ def jpeg_stem_conv2d(
     factors = subsampling_factors(coefficients)
     matrix = color_matrix(space, weight.shape[1])
     shifts = tuple(-plane for plane in neutral_planes(space, mean))
-    # Components that are subsampled alike go together; those that a grey file lacks come last.
+    # Components that are subsampled alike go together; those that a gray file lacks come last.
     groups: dict[tuple[int, int] | None, list[int]] = {}
     for k in range(len(shifts)):
         groups.setdefault(factors[k] if k < len(factors) else None, []).append(k)
@@ -132,7 +132,7 @@ def _component_channels(
 def _constant_channels(
     like: Tensor, values: tuple[float, ...], size: tuple[int, int], steps: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The chroma of grey files: one value inside the image, zero beyond."""
+    """The chroma of gray files: one value inside the image, zero beyond."""
     grouped = _grouping(steps, steps, size)
     inside = like.new_tensor(values).view(1, -1, 1, 1).expand(-1, -1, size[0] // grouped[0], size[1] // grouped[1])
     packed = _space_to_depth(inside, (steps[0] // grouped[0], steps[1] // grouped[1]))
@@ -190,16 +190,16 @@ def jpeg_coefficient_image(
     chroma: str = "nearest",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The normalised linear decode as a coefficient map: no inverse DCT, and no pixel, on the way.
+    """The normalized linear decode as a coefficient map: no inverse DCT, and no pixel, on the way.
 
     Upsampling and cropping are linear along each axis, so they are a matrix between coefficient vectors (eq. 11 for
-    one axis); colour and normalisation act on every coefficient alike.
+    one axis); color and normalization act on every coefficient alike.
 
-    Arguments:
-        coefficients: a batch of grey, YCbCr or RGB files.
+    Args:
+        coefficients: a batch of gray, YCbCr or RGB files.
         channels: 3 for RGB, 1 for luma.
-        mean: of each colour, in [0, 1].
-        std: of each colour.
+        mean: of each color, in [0, 1].
+        std: of each color.
         chroma: ``"nearest"`` or ``"fancy"`` upsampling.
         dtype: of the map.
 

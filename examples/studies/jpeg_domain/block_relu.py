@@ -23,7 +23,7 @@ from cdzoo.ops import dct_matrix, frequency_mask
 class BlockReLU(nn.Module):
     """``asm_relu`` or ``apx_relu`` of the 8x8 blocks of ``(B, C, H, W)`` pixels, ``H`` and ``W`` multiples of 8.
 
-    Arguments:
+    Args:
         kind: ``"asm"`` or ``"apx"``.
         num_frequencies: 1 to 15.
         dtype: in which the low frequencies are computed.

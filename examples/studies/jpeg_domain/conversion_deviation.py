@@ -62,7 +62,7 @@ def read_lossless(path: Path) -> Tensor:
 
 
 def lossless_coefficients(x: Tensor) -> JPEGCoefficients:
-    """Coefficients of YCbCr without subsampling that are not rounded, with quantisation tables of ones."""
+    """Coefficients of YCbCr without subsampling that are not rounded, with quantization tables of ones."""
     to_ycbcr = torch.linalg.inv(torch.tensor(color_matrix("ycbcr", 3), dtype=torch.float64)).to(x.dtype)
     shifted = torch.einsum("ij,bjhw->ibhw", to_ycbcr, x - LEVEL_SHIFT) * 255
     planes = tuple(dct2d(blockify(component)) for component in shifted)

@@ -50,7 +50,7 @@ def pillow_pixels(files: list[bytes], device: str = "cpu") -> Tensor:
 
 
 def coefficients(files: list[bytes], device: str = "cpu") -> JPEGCoefficients:
-    """Of all files, quantised as they are."""
+    """Coefficients of all files, quantized as they are."""
     return read_jpeg(files, num_threads=1).to(device)
 
 

@@ -29,7 +29,7 @@ ASM = [0.344, 0.295, 0.239, 0.171, 0.122, 0.079, 0.049, 0.031, 0.0150, 0.0084, 0
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 files of two classes, as the paper's data: 32x32 pixels, quality 75, 4:2:0."""
     root = tmp_path_factory.mktemp("files")
-    for label, name in enumerate(("grey", "colour")):
+    for label, name in enumerate(("gray", "color")):
         (root / name).mkdir()
         for i in range(50):
             image = picture(32, 32, seed=100 * label + i)
