@@ -47,6 +47,7 @@ class Entry:
         weights: enum of the pretrained weights, if there is one.
         num_params: parameters at the default arguments, if stated.
         options: the builder's arguments besides ``weights``, with their defaults.
+        listed: it is in the lists of names; otherwise it is found by its name only.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Entry:
     weights: type[Enum] | None = None
     num_params: int | None = None
     options: Mapping[str, inspect.Parameter] = field(default_factory=dict)
+    listed: bool = True
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -123,8 +125,8 @@ def _load() -> None:
 def listed(kind: Kind, pattern: str = "*", *, pretrained: bool = False) -> list[Entry]:
     """Entries whose name matches an ``fnmatch`` pattern, in the order of names."""
     _load()
-    names = sorted(fnmatch.filter(_entries[kind], pattern))
-    return [_entries[kind][name] for name in names if not pretrained or _entries[kind][name].pretrained]
+    found = [_entries[kind][name] for name in sorted(fnmatch.filter(_entries[kind], pattern))]
+    return [entry for entry in found if entry.listed and (entry.pretrained or not pretrained)]
 
 
 def find_entry(name: str, kind: Kind | None = None) -> Entry:

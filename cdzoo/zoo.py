@@ -50,6 +50,7 @@ def register_model(
     make: Callable[..., nn.Module] | None = None,
     weights: type[WeightsEnum] | None = None,
     num_params: int | None = None,
+    listed: bool = True,
     **preset: Any,
 ) -> Callable[[Builder], Builder]:
     """Register a model under the name of the decorated function.
@@ -67,6 +68,7 @@ def register_model(
         make: a function with further arguments that returns an instance of ``cls`` or of a subclass.
         weights: the enum of pretrained weights.
         num_params: number of parameters at the default arguments, for the documentation.
+        listed: :func:`list_models` has the name. False suits a builder whose arguments have no defaults.
         **preset: arguments of the class that this builder fixes, such as ``layers``.
 
     Returns:
@@ -76,7 +78,7 @@ def register_model(
         TypeError: ``preset`` has a name that the class does not take.
         ValueError: the name is taken.
     """
-    return _register("model", cls, make, weights, num_params, preset)
+    return _register("model", cls, make, weights, num_params, preset, listed=listed)
 
 
 def register_codec(
@@ -108,6 +110,8 @@ def _register(
     weights: type[WeightsEnum] | None,
     num_params: int | None,
     preset: Mapping[str, Any],
+    *,
+    listed: bool = True,
 ) -> Callable[[Builder], Builder]:
     options = dict(_parameters(cls)) | dict(_parameters(make or cls))
     unknown = preset.keys() - options.keys()
@@ -144,6 +148,7 @@ def _register(
             weights=weights,
             num_params=num_params,
             options=options,
+            listed=listed,
         )
         add(entry)
         return cast(Builder, builder)

@@ -1,5 +1,7 @@
 """Networks that read what a codec stores, and the pixel-domain baselines they are measured against."""
 
+from cdzoo.models.converted import ConvertedCNN as ConvertedCNN
+from cdzoo.models.converted import jpeg_domain as jpeg_domain
 from cdzoo.models.cresnet import cresnet39 as cresnet39
 from cdzoo.models.cresnet import cResNet39_Weights as cResNet39_Weights
 from cdzoo.models.cresnet import cresnet51 as cresnet51

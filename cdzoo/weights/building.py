@@ -121,18 +121,18 @@ def build_codec(source: WeightsFolder) -> Codec:
     return codec
 
 
-def planned(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The state dict that a module of these arguments would have, without memory for its values.
+def planned(entry: Entry, arguments: Mapping[str, Any]) -> nn.Module | None:
+    """The module of these arguments, without memory for its values.
 
     Returns:
-        tensors on the meta device; ``None`` for a class that cannot be built there.
+        a module on the meta device; ``None`` for a class that cannot be built there.
 
     Raises:
         TypeError, ValueError, OverflowError: the class refuses the arguments.
     """
     try:
         with torch.device("meta"):
-            return dict(entry.make(**arguments).state_dict())
+            return entry.make(**arguments)
     except RuntimeError as error:
         if "meta" in str(error):  # a layer computes with its first values
             return None
@@ -198,10 +198,12 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
     try:
         plan = planned(entry, arguments)
         if plan is not None:
-            _check_tensors(entry, source, plan, own)
+            _check_tensors(entry, source, plan.state_dict(), own)
         module: Any = entry.make(**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _misfit(entry, source, error) from error
+    except ImportError as error:
+        raise WeightsError(f"{source}: {error}") from error
     _check_tensors(entry, source, module.state_dict(), own)
     codes = hasattr(module, "load_integer_state")
     if codes and any(p.itemsize < 4 for p in module.parameters()):

@@ -115,7 +115,7 @@ def save_pretrained(
         text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"arguments or meta of {origin.builder} cannot be written as JSON: {error}") from error
-    _check_loadable(entry, origin, tensors)
+    _check_loadable(entry, origin, module, tensors)
     if card is None:
         _check_meta(config["meta"])
         card = model_card(config, tensors, len(data), pipeline_tag=getattr(entry.cls, "pipeline_tag", None))
@@ -236,14 +236,18 @@ def _again(entry: Entry, origin: Origin) -> Any:
         raise ValueError(f"{entry.name}(**{dict(origin.arguments)}) cannot be built again: {error}") from error
 
 
-def _check_loadable(entry: Entry, origin: Origin, tensors: Mapping[str, Tensor]) -> None:
+def _check_loadable(entry: Entry, origin: Origin, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Refuse to write what a builder could not read: a replaced layer, an argument that was changed afterwards."""
     try:
         plan = planned(entry, origin.arguments)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{entry.name}(**{dict(origin.arguments)}) cannot be built again: {error}") from error
-    if plan is not None:
-        _check_same_tensors(entry, origin, plan, tensors)
+    if plan is None:
+        return
+    _check_same_tensors(entry, origin, plan.state_dict(), tensors)
+    check: Any = getattr(module, "check_rebuilt", None)
+    if check is not None:
+        check(plan)
 
 
 def _check_same_tensors(entry: Entry, origin: Origin, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

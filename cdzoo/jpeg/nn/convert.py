@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -26,10 +27,14 @@ from cdzoo._torch import reference_tensor
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
 from cdzoo.jpeg.nn.preprocessing import fixed_input_size, read_preprocessing
+from cdzoo.jpeg.nn.source import describe_structure, find_source
 from cdzoo.transforms import CoefficientTransform
-from cdzoo.types import JPEGCoefficients
+from cdzoo.types import JPEGCoefficients, Origin
 
-__all__ = ["JPEGDomainModel", "to_jpeg_domain"]
+__all__ = ["BUILDER", "JPEGDomainModel", "to_jpeg_domain"]
+
+BUILDER = "jpeg_domain"
+"""Name of the builder that makes converted networks again, see :mod:`cdzoo.models.converted`."""
 
 
 def to_jpeg_domain(
@@ -53,6 +58,9 @@ def to_jpeg_domain(
 
         model = to_jpeg_domain(timm.create_model("tf_efficientnet_lite0", pretrained=True))
         logits = model(read_jpeg(paths, transform=model.transforms))
+
+    :func:`cdzoo.save_pretrained` saves a network whose architecture timm or torchvision can build by name, with its
+    preprocessing, and :func:`cdzoo.from_pretrained` loads it without a download.
 
     Args:
         model: a CNN over ``(B, 3, H, W)``, or ``(B, 1, H, W)`` (it is given luma), as torchvision and timm build them.
@@ -105,6 +113,8 @@ class JPEGDomainModel(nn.Module):
         transforms: the transform for ``read_jpeg`` and the datasets, or ``None``.
         input_size: ``(H, W)`` of the only images that the network takes; ``None`` for networks that take any.
         folded: name of the convolution that runs in the entrance (``"fused"`` only), or ``None``.
+        origin: how to build it again: library, architecture and form; ``None`` for networks that neither timm nor
+            torchvision builds by name.
     """
 
     def __init__(
@@ -124,6 +134,33 @@ class JPEGDomainModel(nn.Module):
         reference = _reference(model)
         self.entrance = entrance.to(device=reference.device, dtype=reference.dtype)
         self.training = model.training
+        self._origin: Origin | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        if self._origin is None and (source := find_source(self.model)) is not None:
+            self._origin = Origin(BUILDER, {**source._asdict(), **self.entrance.options})
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        self._origin = origin
+
+    def check_rebuilt(self, other: nn.Module) -> None:
+        """Refuse to be saved if a network of the same origin would not compute the same function.
+
+        Raises:
+            ValueError: it differs.
+        """
+        assert isinstance(other, JPEGDomainModel)
+        pairs = zip_longest(describe_structure(self.model), describe_structure(other.model), fillvalue="nothing")
+        for ours, theirs in pairs:
+            if ours != theirs:
+                raise ValueError(
+                    f"the network has {ours.strip()!r} where the one that would be built again has {theirs.strip()!r}; "
+                    "build it without arguments other than the number of classes, or register its class with "
+                    "cdzoo.register_model"
+                )
 
     def forward(self, coefficients: JPEGCoefficients) -> Any:
         """``coefficients`` of a batch of files to the output of the network, logits ``(B, classes)`` for classifiers.

@@ -73,6 +73,13 @@ class JPEGEntrance(nn.Module):
         self.register_buffer("basis", dct.basis_matrix(dtype=torch.float32), persistent=False)
         self._within_budget: set[tuple[int, int]] = set()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that build it again."""
+        names = ("channels", "mode", "chroma", "mean", "std", "memory_budget")
+        forms = {"relu": self.forms.relu_kind, "num_frequencies": self.forms.num_frequencies}
+        return {name: getattr(self, name) for name in names} | forms
+
     def forward(
         self, coefficients: JPEGCoefficients, conv: nn.Conv2d | None = None, *, dtype: torch.dtype = torch.float32
     ) -> Tensor:
