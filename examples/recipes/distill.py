@@ -16,6 +16,9 @@ latents of stride 16 can give. ``--teacher`` is any CNN of timm or torchvision t
 published weights or those of ``--teacher-weights``. ``--input`` is ``jpeg``, or a codec: a folder, a Hub repository or
 a name.
 
+Latents of one size are read as they are. With several ``--sizes``, such as 160 224 300 448 600 896, the codec sees each
+batch at one of these sizes, and the adapter learns to give the features of the teacher's size for all of them.
+
 The teacher's front costs more than the adapter, so views can be used several times: with ``--reuse 6`` one sixth of
 each batch is new, and the rest comes from a pool of ``--pool`` views in memory. The pool is filled again after a kill,
 so only runs without reuse go on exactly as they would have.
@@ -35,102 +38,17 @@ from classification import named_codec
 from data import Images, batches, generate_classes, held_out, images_below, thinned, whole
 from muon import Muon, parameter_groups
 from schedules import cosine
-from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
+from teachers import load_teacher, split, stage_of_stride
+from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from training import Run, add_command, fit, run_command
 
 import cdzoo
 from cdzoo.jpeg import dct
-from cdzoo.models.adapters import BlockAdapter, LatentAdapter
+from cdzoo.models.adapters import Adapter, BlockAdapter, LatentAdapter, LatentEntrance
 
 BICUBIC = v2.InterpolationMode.BICUBIC
-
-# -- the teacher, cut in two -------------------------------------------------------------------------------------
-
-
-def load_teacher(name: str, weights: Path | None, *, pretrained: bool = True) -> tuple[nn.Module, int, Any, Any]:
-    """A network ``timm/NAME`` or ``torchvision/NAME``, the size of its input, mean and deviation of its pixels."""
-    library, _, name = name.partition("/")
-    pretrained = pretrained and weights is None
-    if library == "timm":
-        import timm
-
-        network = timm.create_model(name, pretrained=pretrained)
-        config = timm.data.resolve_data_config({}, model=network)
-        size, mean, std = config["input_size"][-1], config["mean"], config["std"]
-    elif library == "torchvision":
-        import torchvision
-
-        network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
-        size, mean, std = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    else:
-        raise SystemExit(f"--teacher {library}/{name}: write timm/NAME or torchvision/NAME.")
-    if weights is not None:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False), size, mean, std
-
-
-def stage_of_stride(network: nn.Module, size: int, stride: int) -> str:
-    """The last module, one or two names deep, whose output is the input's size over ``stride``."""
-    found: list[str] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.dim() == 4 and out.shape[-1] == -(-size // stride):
-                found.append(name)
-
-        return hook
-
-    names = [name for name, _ in network.named_modules() if name and name.count(".") < 2]
-    hooks = [network.get_submodule(name).register_forward_hook(note(name)) for name in names]
-    with torch.no_grad():
-        network(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
-    if not found:
-        raise SystemExit(f"--stride {stride}: no stage of this network puts that out; name one with --cut.")
-    return found[-1]
-
-
-def split(network: nn.Module, cut: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """``(front, trunk)`` with ``network(x) == trunk(front(x))``; the front ends with the module ``cut``.
-
-    Both keep the network's names. They share its parameters.
-    """
-    front, last = _traced(network, cut)
-    (output,) = (node for node in front.nodes if node.op == "output")
-    output.args = (last,)
-    trunk, last = _traced(network, cut)
-    image = next(iter(trunk.nodes))
-    with trunk.inserting_after(image):
-        last.replace_all_uses_with(trunk.placeholder("features"))
-    modules = [fx.GraphModule(network, graph) for graph in (front, trunk)]
-    for module in modules:
-        module.graph.eliminate_dead_code()
-    image = next(iter(modules[1].graph.nodes))
-    if image.users:
-        raise SystemExit(f"--cut {cut}: what follows also reads what lies before; cut where one map passes.")
-    modules[1].graph.erase_node(image)
-    for module in modules:
-        module.recompile()
-        module.delete_all_unused_submodules()
-    return modules[0], modules[1]
-
-
-def _traced(network: nn.Module, cut: str) -> tuple[fx.Graph, fx.Node]:
-    """The network's graph and the last node of a module in it."""
-    from timm.models import get_notrace_functions, get_notrace_modules
-
-    tracer = NodePathTracer(autowrap_functions=tuple(get_notrace_functions()), leaf_modules=list(get_notrace_modules()))
-    graph = tracer.trace(network)
-    inside = [node for node, name in tracer.node_to_qualname.items() if name == cut or name.startswith(f"{cut}.")]
-    if not inside:
-        names = [name for name, _ in network.named_children()]
-        raise SystemExit(f"--cut {cut}: the network has no such module; it begins with {', '.join(names[:8])}.")
-    return graph, inside[-1]
-
 
 # -- what the student reads --------------------------------------------------------------------------------------
 
@@ -143,14 +61,39 @@ def blocks_of(images: Tensor) -> tuple[Tensor]:
     return (255 * dct.dct2d(dct.blockify(planes)).permute(0, 2, 3, 1, 4, 5).flatten(3),)
 
 
-def latents_by(codec: cdzoo.codecs.Codec) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """A function from images to latents, and scales where the codec has them."""
+def latents_by(codec: cdzoo.codecs.Codec, *, sided: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A function from images to latents, scales where the codec has them, and the images' side if ``sided``."""
 
     def encode(images: Tensor) -> tuple[Tensor, ...]:
         latent = codec.encode(images)
-        return (latent.y_hat,) if latent.scales is None else (latent.y_hat, latent.scales)
+        sides = [images.new_full((len(images), 1), images.shape[-1])] if sided else []
+        return (latent.y_hat, *([] if latent.scales is None else [latent.scales]), *sides)
 
     return encode
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Square images in [0, 1] at another size."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+class AnySizeAdapter(nn.Module):
+    """Latents of square images of any size to features of one size."""
+
+    def __init__(self, codec: cdzoo.codecs.Codec, channels: int, size: int, *, hidden: int, depth: int) -> None:
+        super().__init__()
+        cells = max(8, hidden // 3)
+        self.entrance = LatentEntrance(codec.latent_channels, cells, latent_stride=codec.stride, size=size)
+        self.adapter = Adapter(4 * cells, channels, hidden=hidden, depth=depth, enlarge=2)
+
+    def forward(self, y_hat: Tensor, scales: Tensor, sides: Tensor) -> Tensor:
+        """Latents and scales ``(B, C, h, w)`` of images of ``sides[0, 0]`` pixels to ``(B, channels, size, size)``."""
+        side = int(sides[0, 0])
+        features: Tensor = self.adapter(self.entrance(y_hat, scales, (side, side)))
+        # processes may have images of other sizes, and all need gradients of all parameters
+        return features + 0 * sum(parameter.sum() for parameter in self.entrance.parameters())
 
 
 def random_view(size: int, *, least: float, reduced: float) -> Callable[[Tensor], Tensor]:
@@ -240,7 +183,9 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     mean, std = (torch.tensor(values, device=run.device).view(-1, 1, 1) for values in (mean, std))
     channels, stride = _shape_of(front, size, run.device)
     run.seed("weights")
-    adapter, read = _student(args, channels, stride, run.device)
+    sizes = args.sizes or [size]
+    largest = max(*sizes, size)
+    adapter, read = _student(args, channels, stride, size, run.device)
 
     roots = args.images
     if not roots and args.smoke:
@@ -251,39 +196,47 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     files = [(file, 0) for root in roots for file in images_below(root)]
     train = thinned([f for f in files if not held_out(f[0].name)], args.limit)
     val = thinned([f for f in files if held_out(f[0].name)], args.held_out)
-    dataset = Images(train, random_view(size, least=args.least, reduced=args.reduced), torch.uint8)
-    pool = Pool(args.pool)
+    dataset = Images(train, random_view(largest, least=args.least, reduced=args.reduced), torch.uint8)
+    pools = {side: Pool(args.pool // len(sizes)) for side in sizes}
 
-    def targets(images: Tensor) -> tuple[Tensor, ...]:
+    def targets(images: Tensor, side: int) -> tuple[Tensor, ...]:
         images = images.to(run.device, memory_format=torch.channels_last)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         with run.autocast():
-            features = front((images - mean) / std)
+            features = front((resized(images, size) - mean) / std)
             scores = trunk(features)
-        return (features.float(), scores.float(), *read(images))
+        return (features.float(), scores.float(), *read(resized(images, side)))
 
     def prepare(batch: Any) -> tuple[Tensor, ...]:
+        side = sizes[int(torch.randint(len(sizes), ()))]
         if args.reuse == 1:
-            return targets(batch[0])
-        new = targets(batch[0][: max(1, len(batch[0]) // args.reuse)])
-        return tuple(pool.mixed(new, len(batch[0])))
+            return targets(batch[0], side)
+        new = targets(batch[0][: max(1, len(batch[0]) // args.reuse)], side)
+        return tuple(pools[side].mixed(new, len(batch[0])))
 
     run.seed("statistics")
     with torch.no_grad():
         some = torch.stack([dataset[i][0] for i in range(min(64, len(dataset)))])
-        maps = torch.cat([targets(part)[0] for part in some.split(16)]).transpose(0, 1).flatten(1)
+        maps = torch.cat([targets(part, size)[0] for part in some.split(16)]).transpose(0, 1).flatten(1)
     statistics = torch.stack([maps.mean(1), maps.std(1).clamp_min(1e-6)])
 
     def evaluate(task: nn.Module) -> dict[str, float]:
-        sums = torch.zeros(3)
-        for images, _ in batches(Images(val, whole(size)), 16, rank=run.rank, world=run.world):
-            features, scores, *given = targets(images)
-            found = task.adapter.eval()(*given)  # type: ignore[union-attr,operator]
-            error = (found - (features - statistics[0][:, None, None]) / statistics[1][:, None, None]).square().mean()
-            agrees = task.logits(found).argmax(1) == scores.argmax(1)  # type: ignore[operator]
-            sums += torch.tensor([len(images), len(images) * float(error), float(agrees.sum())])
-        count, error, agrees = run.sum(sums).tolist()
-        return {"features (held out)": error / max(1, count), "agreement (%)": 100 * agrees / max(1, count)}
+        sums = torch.zeros(len(sizes), 3)
+        for images, _ in batches(Images(val, whole(largest)), 16, rank=run.rank, world=run.world):
+            for number, side in enumerate(sizes):
+                features, scores, *given = targets(images, side)
+                found = task.adapter.eval()(*given)  # type: ignore[union-attr,operator]
+                normal = (features - statistics[0][:, None, None]) / statistics[1][:, None, None]
+                agrees = task.logits(found).argmax(1) == scores.argmax(1)  # type: ignore[operator]
+                error = float((found - normal).square().mean())
+                sums[number] += torch.tensor([len(images), len(images) * error, float(agrees.sum())])
+        sums = run.sum(sums)
+        count, error, agrees = sums.sum(0).tolist()
+        figures = {"features (held out)": error / max(1, count), "agreement (%)": 100 * agrees / max(1, count)}
+        if len(sizes) > 1:
+            each = zip(sizes, sums.tolist(), strict=True)
+            figures |= {f"agreement at {side} pixels (%)": 100 * row[2] / max(1, row[0]) for side, row in each}
+        return figures
 
     own = copy.deepcopy(trunk)
     stages = [("features", 0.0, args.shares[0]), ("logits", args.kl, args.shares[1])]
@@ -317,13 +270,22 @@ def _shape_of(front: nn.Module, size: int, device: torch.device) -> tuple[int, i
     return shape[1], round(size / shape[2])
 
 
-def _student(args: argparse.Namespace, channels: int, stride: int, device: torch.device) -> tuple[Any, Any]:
+def _student(
+    args: argparse.Namespace, channels: int, stride: int, size: int, device: torch.device
+) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, ...]]]:
     """The adapter, and the function from images to what it reads."""
     if args.input == "jpeg":
         if stride != 8:
             raise SystemExit(f"the features at the cut have stride {stride}; blocks of coefficients need stride 8.")
+        if args.sizes:
+            raise SystemExit("--sizes are of a codec's images; JPEG files are resized on the way to the network.")
         return BlockAdapter(channels, hidden=args.hidden or 80, depth=args.depth or 4), blocks_of
     codec = named_codec(args.input).to(device).eval().requires_grad_(False)
+    if args.sizes:
+        if not codec.has_scales:
+            raise SystemExit(f"--sizes needs a codec with a hyperprior, and {codec.name} has none; leave it out.")
+        shape = {"hidden": args.hidden or 192, "depth": args.depth or 4}
+        return AnySizeAdapter(codec, channels, size // stride, **shape), latents_by(codec, sided=True)
     enlarge, rest = divmod(codec.stride, stride)
     if rest or not enlarge:
         raise SystemExit(f"latents of stride {codec.stride} do not reach features of stride {stride}; see --cut.")
@@ -341,22 +303,34 @@ def _student(args: argparse.Namespace, channels: int, stride: int, device: torch
 @torch.no_grad()
 def _fold(adapter: Any, statistics: Tensor) -> None:
     """Make the adapter give the teacher's features instead of normalized ones."""
+    adapter = getattr(adapter, "adapter", adapter)
     mean, std = (values.repeat_interleave(adapter.enlarge**2) for values in statistics)
     adapter.conv_out.weight.mul_(std[:, None, None, None])
     adapter.conv_out.bias.mul_(std).add_(mean)
 
 
 def _save(run: Run, adapter: nn.Module, trunk: nn.Module, cut: str) -> None:
-    """``student.pt``: names and tensors; of the zoo's own pair also a folder of weights."""
+    """``student.pt``: names and tensors; of the zoo's own networks also a folder of weights."""
     args = run.args
     settings = {"teacher": args.teacher, "input": args.input, "cut": cut}
     tensors = {"adapter": adapter.state_dict(), "trunk": trunk.state_dict()}
     torch.save({**settings, **tensors}, run.out / "student.pt")
-    if (args.teacher, args.input, cut) == ("timm/tf_efficientnet_lite0", "jpeg", "blocks.2") and not args.hidden:
-        model = cdzoo.models.jpeg_efficientnet_lite0()
-        model.load_timm(trunk.state_dict())
+    if (args.teacher, cut) != ("timm/tf_efficientnet_lite0", "blocks.2") or args.hidden or args.depth:
+        return
+    meta: dict[str, Any] = {"recipe": run.command}
+    if isinstance(adapter, BlockAdapter):
+        model: Any = cdzoo.models.jpeg_efficientnet_lite0()
         model.stem.load_state_dict(adapter.state_dict())
-        cdzoo.save_pretrained(model, run.out / "classifier", meta={"recipe": run.command})
+        codec = None
+    elif isinstance(adapter, AnySizeAdapter):
+        codec = named_codec(args.input)
+        model = cdzoo.models.latent_efficientnet_lite0(in_channels=codec.latent_channels, latent_stride=codec.stride)
+        model.load_state_dict(adapter.state_dict(), strict=False)
+        meta["shorter_side"] = [min(args.sizes), max(args.sizes)]
+    else:
+        return
+    model.load_timm(trunk.state_dict())
+    cdzoo.save_pretrained(model, run.out / "classifier", meta=meta, codec=codec)
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
@@ -385,8 +359,9 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--cut", help="the last module of the front, such as blocks.2 or layer2")
     add("--stride", type=int, default=8, help="of the features at the cut, where --cut is not given")
     add("--size", type=int, help="of the views; the teacher's own by default")
+    add("--sizes", type=int, nargs="+", help="of the codec's images; several for an adapter that takes any size")
     add("--hidden", type=int, help="channels of the adapter (80 for jpeg, 192 for latents)")
-    add("--depth", type=int, help="3x3 convolutions of the adapter (4 for jpeg, 6 for latents)")
+    add("--depth", type=int, help="3x3 convolutions of the adapter (4; 6 for latents of one size)")
     add("--least", type=float, default=0.35, help="smallest share of a photograph that a view shows")
     add("--reduced", type=float, default=0.2, help="share of views that are reduced, and mirrored at their edges")
     add("--kl", type=float, default=1.0, help="weight of the divergence of class probabilities")

@@ -6,7 +6,7 @@ five steps of Newton and Schulz. On adapters it needs about a third of the steps
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class Muon(torch.optim.Optimizer):
         """One step along the gradients."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                # of zeros, momentum would make steps of full length: no input has reached such a parameter
+                if parameter.grad is not None and (not group["orthogonal"] or parameter.grad.any()):
                     update = self._muon if group["orthogonal"] else self._adam
                     update(parameter, parameter.grad, group, self.state[parameter])
 
@@ -64,11 +65,19 @@ def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
-def parameter_groups(module: nn.Module, lr: float, *, last: str = "conv_out") -> list[dict[str, Any]]:
-    """Muon for the convolutions of a module but the last one, Adam at a tenth of the rate for all else."""
+def parameter_groups(
+    module: nn.Module, lr: float, *, plain: Sequence[str] = ("conv_out", "slope")
+) -> list[dict[str, Any]]:
+    """Muon for the convolutions of a module, Adam at a tenth of the rate for all else.
+
+    Args:
+        module: what is trained.
+        lr: Muon's rate.
+        plain: parts of the names of convolutions that Adam trains: the last one, and those that begin at zero.
+    """
     named = list(module.named_parameters())
-    hidden = [p for name, p in named if p.dim() == 4 and not name.startswith(last)]
-    others = [p for name, p in named if p.dim() != 4 or name.startswith(last)]
+    hidden = [p for name, p in named if p.dim() == 4 and not any(part in name for part in plain)]
+    others = [p for name, p in named if p.dim() != 4 or any(part in name for part in plain)]
     return [
         {"params": hidden, "lr": lr, "orthogonal": True},
         {"params": others, "lr": lr / 10, "orthogonal": False},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -111,14 +112,16 @@ def test_the_adapter_that_is_saved_gives_features_themselves(recipes: dict[str, 
     assert expected.shape == (2, 6, 6, 8)
 
 
-@pytest.mark.parametrize("reads", ["jpeg", "codec"])
+@pytest.mark.parametrize("reads", ["jpeg", "codec", "sizes"])
 def test_a_few_steps(recipes: dict[str, ModuleType], tmp_path: Path, reads: str) -> None:
     more = ["--reuse", "2"]
-    if reads == "codec":
+    if reads != "jpeg":
         torch.manual_seed(0)
         codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12)
         cdzoo.save_pretrained(codec, tmp_path / "codec")
         more = ["--input", str(tmp_path / "codec")]
+        if reads == "sizes":
+            more += ["--sizes", "40", "64", "128", "--amp", "bf16", "--reuse", "2"]
     recipes["distill"].main(["--smoke", "--out", str(tmp_path / "run"), *more])
     stages = [path.parent.name for path in (tmp_path / "run").glob("*/history.jsonl")]
     assert sorted(stages) == ["features", "logits", "trunk"]
@@ -126,5 +129,29 @@ def test_a_few_steps(recipes: dict[str, ModuleType], tmp_path: Path, reads: str)
     assert student["cut"] == "blocks.2"
     assert all(value.isfinite().all() for value in student["adapter"].values())
     front = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "logits" / "history.jsonl").read_text().splitlines()]
+    assert {"agreement at 40 pixels (%)", "agreement at 128 pixels (%)"} <= set(rows[-1]) or reads != "sizes"
     names = timm.create_model("test_efficientnet").state_dict()
     assert set(student["trunk"]) == {name for name in names if not name.startswith(front)}
+
+
+def test_an_adapter_for_any_size_is_the_zoos(recipes: dict[str, ModuleType]) -> None:
+    torch.manual_seed(0)
+    codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12).eval()
+    adapter = recipes["distill"].AnySizeAdapter(codec, 40, 28, hidden=192, depth=4).eval()
+    model = cdzoo.models.latent_efficientnet_lite0(in_channels=12).eval()
+    missing = model.load_state_dict(adapter.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert not [name for name in missing.missing_keys if name.startswith(("entrance.", "adapter."))]
+    read = recipes["distill"].latents_by(codec, sided=True)
+    for side in (200, 330):
+        images = torch.rand(2, 3, side, side)
+        with torch.no_grad():
+            maps = model.forward_intermediates(codec.encode(images), [0], intermediates_only=True)
+            torch.testing.assert_close(adapter(*read(images)), maps[0])
+    adapter.train()(*read(images)).sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter.parameters())
+    last = adapter.entrance.octaves[2].weight  # no input has reached it
+    before, optimizer = last.detach().clone(), recipes["muon"].Muon(recipes["muon"].parameter_groups(adapter, 0.1))
+    optimizer.step()
+    assert torch.equal(last, before)
