@@ -46,6 +46,7 @@ __all__ = [
     "scale_table",
 ]
 
+_PEDESTAL = (2.0**-18) ** 2  # keeps the gradient of a square root away from infinity
 _TAIL_MASS = 1e-9  # probability outside a table, and the smallest likelihood in training
 _PRECISION = 16  # bits of a probability in a table
 _SCALE_BOUND = 0.11  # the smallest standard deviation
@@ -121,7 +122,7 @@ class LowerBound(nn.Module):
 class NonNegative(nn.Module):
     """Parameters that stay at or above a minimum: the square of what is stored, which has a lower bound.
 
-    ``value = max(stored, sqrt(minimum + offset^2))^2 - offset^2``, with an offset of ``2^-18``.
+    ``value = max(stored, sqrt(minimum + pedestal))^2 - pedestal``, with a pedestal of ``2^-36``.
 
     Args:
         minimum: the smallest value; 0 or more.
@@ -132,13 +133,13 @@ class NonNegative(nn.Module):
 
     def __init__(self, minimum: float = 0.0) -> None:
         super().__init__()
-        pedestal = (2.0**-18) ** 2
-        self.register_buffer("pedestal", torch.tensor([pedestal]))
-        self.lower_bound = LowerBound((minimum + pedestal) ** 0.5)
+        self.register_buffer("pedestal", torch.tensor([_PEDESTAL]))
+        self.lower_bound = LowerBound((minimum + _PEDESTAL) ** 0.5)
 
-    def stored(self, value: Tensor) -> Tensor:
-        """The parameter to store for a value, of any shape: the inverse of :meth:`forward`."""
-        return torch.sqrt(torch.max(value + self.pedestal, self.pedestal))
+    @staticmethod
+    def stored(value: float) -> float:
+        """The number to store for a value of 0 or more, in float32: the inverse of :meth:`forward`."""
+        return float(np.sqrt(np.float32(value) + np.float32(_PEDESTAL)))
 
     def forward(self, stored: Tensor) -> Tensor:
         """The value of a stored parameter, of any shape."""
@@ -158,9 +159,10 @@ class GDN(nn.Module):
         super().__init__()
         self.inverse = inverse
         self.beta_reparam = NonNegative(minimum=1e-6)
-        self.beta = nn.Parameter(self.beta_reparam.stored(torch.ones(in_channels)))
+        self.beta = nn.Parameter(torch.full((in_channels,), self.beta_reparam.stored(1)))
         self.gamma_reparam = NonNegative()
-        self.gamma = nn.Parameter(self.gamma_reparam.stored(0.1 * torch.eye(in_channels)))
+        gamma = torch.full((in_channels, in_channels), self.gamma_reparam.stored(0))
+        self.gamma = nn.Parameter(gamma.fill_diagonal_(self.gamma_reparam.stored(0.1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``(B, C, H, W)``; the shape stays."""
@@ -212,7 +214,7 @@ class EntropyBottleneck(nn.Module):
             self.biases.append(nn.Parameter(nn.init.uniform_(torch.empty(channels, after, 1), -0.5, 0.5)))
             if i < layers - 1:
                 self.factors.append(nn.Parameter(torch.zeros(channels, after, 1)))
-        self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1))
+        self.quantiles = nn.Parameter(torch.tensor([[[-init_scale, 0.0, init_scale]]] * channels))
         target = math.log(2 / _TAIL_MASS - 1)
         self.register_buffer("target", torch.tensor([-target, 0.0, target]))
 

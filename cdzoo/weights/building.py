@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cdzoo._registry import Entry, find_entry, find_weight
 from cdzoo._version import __version__
@@ -121,6 +122,15 @@ def build_codec(source: WeightsFolder) -> Codec:
     return codec
 
 
+class _WithoutRandomValues(TorchFunctionMode):
+    """Leaves out the random first values of layers: on the meta device they import PyTorch's compiler, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def planned(entry: Entry, arguments: Mapping[str, Any]) -> nn.Module | None:
     """The module of these arguments, without memory for its values.
 
@@ -131,7 +141,7 @@ def planned(entry: Entry, arguments: Mapping[str, Any]) -> nn.Module | None:
         TypeError, ValueError, OverflowError: the class refuses the arguments.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutRandomValues():
             return entry.make(**arguments)
     except RuntimeError as error:
         if "meta" in str(error):  # a layer computes with its first values
