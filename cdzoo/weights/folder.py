@@ -3,6 +3,9 @@
 config.json          how to build the module, the codec that it belongs to, SHA-256 of the tensors, the card's facts
 model.safetensors    parameters and buffers; of a codec also its integers, under ``integer.``
 README.md            the model card
+
+Folders that stand beside each other may share tensors: ``shares`` in ``config.json`` names the other folder, the
+SHA-256 of its file, and the tensors that are taken from it (:func:`cdzoo.weights.sharing.share_tensors`).
 """
 
 from __future__ import annotations
@@ -62,6 +65,10 @@ def check_config(config: Any, label: str) -> dict[str, Any]:
             raise WeightsError(f"{label}: {key} in {CONFIG} must be an object or null, not {config[key]!r}")
     if config["kind"] not in ("codec", "model"):
         raise WeightsError(f"{label}: kind in {CONFIG} is {config['kind']!r}, neither 'codec' nor 'model'")
+    if config.get("shares") is not None and not _is_shares(config["shares"]):
+        raise WeightsError(
+            f"{label}: shares in {CONFIG} must have folder (the name of a folder beside this one), sha256 and names"
+        )
     codec = config.get("codec") or {}
     for owner, entry in (("", config), ("codec.", codec)):
         for key in _CODEC_KEYS:
@@ -164,11 +171,28 @@ class WeightsFolder:
         return self.config if self.codes else self.config.get("codec")
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, once their SHA-256 has been compared with ``config.json``.
+        """The tensors, with those that are shared, once their SHA-256 has been compared with ``config.json``.
 
         Raises:
-            WeightsError: the file is missing, has another hash, or is not in the safetensors format.
+            WeightsError: a file is missing, has another hash, or is not in the safetensors format.
         """
+        return self._shared_tensors() | self._own_tensors()
+
+    def _shared_tensors(self) -> dict[str, Tensor]:
+        shares = self.config.get("shares")
+        if shares is None:
+            return {}
+        other = WeightsFolder(self.path.parent / shares["folder"], f"{self}: the shared folder {shares['folder']!r}")
+        tensors = other._own_tensors() if other.config["sha256"] == shares["sha256"] else {}
+        missing = [name for name in shares["names"] if name not in tensors]
+        if missing:
+            raise WeightsError(
+                f"{other} lacks {len(missing)} tensors ({', '.join(map(str, missing[:3]))}, ...) or is of another "
+                "version; fetch both folders again"
+            )
+        return {name: tensors[name] for name in shares["names"]}
+
+    def _own_tensors(self) -> dict[str, Tensor]:
         from safetensors.torch import load
 
         file, expected = self.path / TENSORS, self.config["sha256"]
@@ -193,6 +217,16 @@ class WeightsFolder:
                 f"{self}: {TENSORS} is not a safetensors file ({error}); pickled checkpoints are never read"
             ) from error
         return tensors
+
+
+def _is_shares(shares: Any) -> bool:
+    """The entry has what it needs, and names no folder elsewhere on this machine."""
+    if not isinstance(shares, dict) or not isinstance(shares.get("names"), list):
+        return False
+    folder, sha256 = shares.get("folder"), shares.get("sha256")
+    if not isinstance(folder, str) or not isinstance(sha256, str):
+        return False
+    return folder not in ("", os.curdir, os.pardir) and os.path.basename(folder) == folder
 
 
 def _tuples(value: Any) -> Any:
