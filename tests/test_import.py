@@ -89,3 +89,15 @@ def test_importing_and_listing_loads_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == {"import": [], "list": []}
+
+
+def test_pretrained_networks_load_without_pytorch_compiler() -> None:
+    """It takes longer to import than everything else together."""
+    script = (
+        "import sys, cdzoo\n"
+        "for name in cdzoo.list_codecs(pretrained=True): cdzoo.get_codec(name, weights='DEFAULT')\n"
+        "for name in cdzoo.list_models(pretrained=True): cdzoo.get_model(name, weights='DEFAULT')\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
