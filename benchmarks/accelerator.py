@@ -13,7 +13,7 @@ import jpeg_networks
 import latent_networks
 import torch
 from learned_codecs import coded, pair
-from measuring import Options, Row, Skipped, row, timed, torch_threads
+from measuring import Options, Row, SkippedError, row, timed, torch_threads
 from pictures import bits_per_pixel, images, jpeg_files
 from torch import Tensor
 
@@ -65,10 +65,10 @@ def rows(options: Options, device: str = "cuda") -> Iterator[Row]:
     """All of this group.
 
     Raises:
-        Skipped: there is no such device.
+        SkippedError: there is no such device.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Skipped("no CUDA device")
+        raise SkippedError("no CUDA device")
     for size, batch in [(64, 1)] if options.quick else JPEG:
         for threads in options.threads:
             yield jpeg(size, batch, threads, device, options)

@@ -149,6 +149,7 @@ def error(found: Tensor, data: bytes) -> float:
 
 
 def jpeg_file(size: tuple[int, int], quality: int, subsampling: str, progressive: bool, options: Options) -> bytes:
+    """A JPEG file of the photograph of the options, or of the default one, at a size."""
     buffer = io.BytesIO()
     saved = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
     picture(size, 0, options.photo).save(buffer, "JPEG", **saved)

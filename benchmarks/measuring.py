@@ -32,7 +32,7 @@ LIBRARIES = (
 T = TypeVar("T")
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """A group that cannot be measured here, and why."""
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from measuring import Options, Row, Skipped, row
+from measuring import Options, Row, SkippedError, row
 
 GROUP = "memory"
 PATHS = {
@@ -138,7 +138,7 @@ def prepare(what: str, size: int, folder: Path, photo: Path | None) -> None:
 def rows(options: Options) -> Iterator[Row]:
     """All of this group."""
     if not Path("/proc/self/status").exists():
-        raise Skipped("the peak of a process is read from /proc, which this system has not got")
+        raise SkippedError("the peak of a process is read from /proc, which this system has not got")
     for what, names in PATHS.items():
         size = 128 if options.quick else SIZES[what]
         with tempfile.TemporaryDirectory() as name:

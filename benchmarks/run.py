@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import Options, Row, Skipped, machine, to_json
+from measuring import Options, Row, SkippedError, machine, to_json
 
 GROUPS = {
     "entropy-coding": "entropy_coding",
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[s
                     rows.append(row)
                     print(*lines(row), sep="\n", flush=True)
                     write()
-            except (Skipped, ImportError) as reason:
+            except (SkippedError, ImportError) as reason:
                 skipped[group] = str(reason)
                 print(f"{group:15} skipped: {reason}", flush=True)
                 write()

@@ -1,5 +1,4 @@
-"""Helpers around PyTorch: functions that are not traced, contexts without autocast or training behavior, types that can
-be saved."""
+"""Helpers around PyTorch: functions that are not traced, contexts without autocast or training, types to be saved."""
 
 from __future__ import annotations
 

@@ -42,10 +42,13 @@ inputs = [c for c in inputs if c[2:] == inputs[0][2:] and c.planes[0].dtype == i
 
 
 class Calibration(CalibrationDataReader):
+    """Photographs, one at a time, as ONNX Runtime asks for them."""
+
     def __init__(self) -> None:
         self.files = iter(inputs)
 
     def get_next(self) -> dict[str, object] | None:
+        """The inputs of the network by name; ``None`` at the end."""
         c = next(self.files, None)
         return None if c is None else dict(zip(names, [t.numpy() for t in (*c.planes, c.qtables)], strict=True))
 

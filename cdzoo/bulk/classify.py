@@ -110,10 +110,12 @@ class Classify(Task):
 
     @property
     def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See :class:`~cdzoo.bulk.task.Task`."""
         return JPEG_SUFFIXES if self._decoder is None else StreamDecoder.suffixes
 
     @property
     def facts(self) -> dict[str, Any]:
+        """See :class:`~cdzoo.bulk.task.Task`: the hash of the network among them."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -128,9 +130,11 @@ class Classify(Task):
         return {**super().facts, **of, "top": self.top, **reading, **codec}
 
     def to(self, device: torch.device | str) -> None:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         self.model.to(device)
 
     def prepare(self, file: File) -> Item:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         data = file.content
         if self._decoder is not None:
             size: Any = self._decoder.batch_key(data)
@@ -162,6 +166,7 @@ class Classify(Task):
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[Classified | Exception]:
+        """See :class:`~cdzoo.bulk.task.Task`: the best classes of each file."""
         inputs, about = map(list, zip(*[item.value for item in items], strict=True))
         batch: Any
         if self._decoder is None:
@@ -198,6 +203,7 @@ class Classify(Task):
         return results
 
     def row(self, file: File, result: Classified) -> dict[str, Any]:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         return {
             "classes": [label.number for label in result.classes],
             "labels": [label.name for label in result.classes],

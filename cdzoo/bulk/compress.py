@@ -49,13 +49,16 @@ class Compress(Task):
 
     @property
     def facts(self) -> dict[str, Any]:
+        """See :class:`~cdzoo.bulk.task.Task`: the codec's name and fingerprint among them."""
         reduced_to = {} if self.max_side is None else {"max_side": self.max_side}
         return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint, **reduced_to}
 
     def to(self, device: torch.device | str) -> None:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         self.codec.to(device)
 
     def prepare(self, file: File) -> Item:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         try:
             size = image_size(file.content)
         except ValueError:  # decoding raises it again
@@ -64,6 +67,7 @@ class Compress(Task):
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
+        """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
         device = next(self.codec.parameters()).device
         images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
         if len({x.shape for x in images}) > 1:  # a header without its size, or with a wrong one
@@ -71,6 +75,7 @@ class Compress(Task):
         return self.codec.compress(torch.cat(images).to(device))
 
     def row(self, file: File, result: bytes) -> dict[str, Any]:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         height, width = read_header(result, max_pixels=None).image_size
         return {"bytes": len(result), "height": height, "width": width}
 
@@ -113,10 +118,12 @@ class Decompress(Task):
         self._packaged: dict[tuple[str, str], Codec] = {}
 
     def prepare(self, file: File) -> Item:
+        """See :class:`~cdzoo.bulk.task.Task`."""
         header = read_header(file.content, max_pixels=self.max_pixels)
         return Item(file, None, header, header.image_size, len(file.content))
 
     def run(self, items: Sequence[Item]) -> list[bytes]:
+        """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
         results = []
         for item in items:
             codec = self._codec_of(item.value)

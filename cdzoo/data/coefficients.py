@@ -79,6 +79,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
 
     @property
     def num_threads(self) -> int:
+        """Files to read at the same time."""
         return torch.get_num_threads() if self._num_threads is None else self._num_threads
 
     def bucket_key(self, head: bytes) -> Geometry:
@@ -97,18 +98,22 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         return Geometry(header.sampling, header.image_size, header.color_space)
 
     def batch_key(self, file: bytes) -> Hashable:
+        """See :class:`~cdzoo.data._decode.Decoder`; one key for all files if a transform brings them to one size."""
         if getattr(self._resize, "size", None) is not None:
             return "one size"  # whatever the file's own geometry
         return super().batch_key(file)
 
     def named(self, error: CdzooError, name: str) -> CdzooError:
+        """See :class:`~cdzoo.data._decode.Decoder`."""
         assert isinstance(error, JPEGError)
         return error.named(name)
 
     def collate(self, samples: Any) -> Any:
+        """See :func:`cdzoo.data.collate_coefficients`."""
         return collate_coefficients(samples)
 
     def decode(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
+        """Coefficients or error of each file; warns once of files that were read as far as possible."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = self._decode_all(files)
@@ -289,10 +294,11 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
 
 
 class CoefficientShards(SampleShards[JPEGCoefficients]):
-    """Iterable dataset of JPEG files in WebDataset shards (tar files with ``key.jpg``, ``key.cls``), that gives their
-    DCT coefficients, in batches of one geometry: image size, sampling factors and color space.
+    """Iterable dataset of JPEG files in WebDataset shards, that gives their DCT coefficients.
 
-    The dataset makes the batches, so that files of one geometry come together; give the loader ``batch_size=None``::
+    Shards are tar files with ``key.jpg`` and ``key.cls``. Batches have one geometry: image size, sampling factors and
+    color space. The dataset makes the batches, so that files of one geometry come together; give the loader
+    ``batch_size=None``::
 
         shards = CoefficientShards("train-{000..131}.tar", batch_size=32, shuffle=True, gray="ycbcr")
         loader = DataLoader(shards, batch_size=None, collate_fn=collate_coefficients, num_workers=4)

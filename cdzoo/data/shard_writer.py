@@ -30,12 +30,11 @@ def write_shards(
     max_count: int = 10_000,
     max_bytes: int = 1_000_000_000,
 ) -> list[Path]:
-    """Pack ``.cdz`` files, or JPEG files, into WebDataset shards: plain tar files with ``key.cdz`` or ``key.jpg`` and,
-    with labels, ``key.cls``.
+    """Pack ``.cdz`` files, or JPEG files, into WebDataset shards.
 
-    Keys are running numbers with the files' stems, so that they are unique. Shuffle the files first: a reader shuffles
-    within a buffer only. The same files give the same bytes. A shard takes its name when it is complete; shards
-    completed before an error stay.
+    Shards are plain tar files with ``key.cdz`` or ``key.jpg`` and, with labels, ``key.cls``. Keys are running numbers
+    with the files' stems, so that they are unique. Shuffle the files first: a reader shuffles within a buffer only. The
+    same files give the same bytes. A shard takes its name when it is complete; shards completed before an error stay.
 
     Args:
         streams: paths, or pairs of a path and its class number. Files called ``.jpg``, ``.jpeg``, ``.jpe`` or ``.jfif``

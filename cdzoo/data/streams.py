@@ -51,13 +51,16 @@ class StreamDecoder(Decoder[Latent]):
         return unverified_image_size(head)
 
     def named(self, error: CdzooError, name: str) -> CdzooError:
+        """See :class:`~cdzoo.data._decode.Decoder`."""
         assert isinstance(error, BitstreamError | PairingError)
         return error.named(name)
 
     def collate(self, samples: Any) -> Any:
+        """See :func:`cdzoo.data.collate_latents`."""
         return collate_latents(samples)
 
     def decode(self, files: Sequence[bytes]) -> list[Latent | CdzooError]:
+        """Latent or error of each stream; streams of one image size are decoded together."""
         results: dict[int, Latent | CdzooError] = {}
         groups: dict[tuple[int, int], list[int]] = {}
         for position, stream in enumerate(files):
@@ -152,10 +155,10 @@ class StreamDataset(SampleDataset[Latent]):
 
 
 class StreamShards(SampleShards[Latent]):
-    """Iterable dataset of ``.cdz`` streams in WebDataset shards (tar files with ``key.cdz``, ``key.cls``), that gives
-    latents, in batches of one image size.
+    """Iterable dataset of ``.cdz`` streams in WebDataset shards, that gives latents in batches of one image size.
 
-    The dataset makes the batches, because streams of one size decode together; give the loader ``batch_size=None``::
+    Shards are tar files with ``key.cdz`` and ``key.cls``. The dataset makes the batches, because streams of one size
+    decode together; give the loader ``batch_size=None``::
 
         shards = StreamShards("train-{000..131}.tar", codec, batch_size=32, shuffle=True)
         loader = DataLoader(shards, batch_size=None, collate_fn=collate_latents, num_workers=4)

@@ -64,10 +64,10 @@ def joined_profile(chunks: Sequence[bytes]) -> bytes | None:
 def metadata_segments(
     exif: bytes | None, icc_profile: bytes | None, comment: bytes | str | None
 ) -> list[tuple[int, bytes]]:
-    """Marker codes and payloads for metadata.
+    r"""Marker codes and payloads for metadata.
 
     Args:
-        exif: a TIFF structure, with or without ``b"Exif\\0\\0"`` in front.
+        exif: a TIFF structure, with or without ``b"Exif\0\0"`` in front.
         icc_profile: a profile of any length; it is cut into chunks.
         comment: text (UTF-8) or bytes.
 

@@ -184,7 +184,7 @@ def write_jpeg(
     icc_profile: bytes | None = None,
     comment: bytes | str | None = None,
 ) -> list[bytes]:
-    """Write coefficients as JPEG files: sequential, interleaved where that is allowed, with optimal Huffman tables.
+    r"""Write coefficients as JPEG files: sequential, interleaved where that is allowed, with optimal Huffman tables.
 
     Reading a file back gives the same integers. Markers tell any decoder the color space: JFIF for ``"gray"`` and
     ``"ycbcr"``, Adobe for the others. Coefficients have no metadata. To keep the orientation and the colors of a file,
@@ -192,7 +192,7 @@ def write_jpeg(
 
     Args:
         coefficients: ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, on any device.
-        exif: Exif data for every file, with or without the prefix ``b"Exif\\0\\0"``, at most 65533 bytes with it.
+        exif: Exif data for every file, with or without the prefix ``b"Exif\0\0"``, at most 65533 bytes with it.
         icc_profile: a color profile for every file.
         comment: text (UTF-8) or bytes for every file, at most 65533 bytes.
 

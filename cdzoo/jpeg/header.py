@@ -21,7 +21,7 @@ _LONGEST_KEPT = 1 << 12
 
 
 class JPEGHeader(NamedTuple):
-    """Header of a JPEG file: what stands before its first scan.
+    r"""Header of a JPEG file: everything before its first scan.
 
     Attributes:
         image_size: ``(H, W)`` in pixels, as stored: the orientation is not applied.
@@ -33,7 +33,7 @@ class JPEGHeader(NamedTuple):
         precision: bits per sample: 8.
         orientation: orientation 1..8 from Exif or, where that has none, from XMP; 1 (upright) if neither has one.
         restart_interval: MCUs between restart markers in the first scan; 0 for none.
-        exif: Exif data with the prefix ``b"Exif\\0\\0"``, as Pillow's ``info["exif"]`` and ``save(exif=...)`` have
+        exif: Exif data with the prefix ``b"Exif\0\0"``, as Pillow's ``info["exif"]`` and ``save(exif=...)`` have
             them and :func:`cdzoo.codecs.write_jpeg` takes them; ``None`` for none.
         icc_profile: color profile (ICC), joined from all its segments; ``None`` for none, or one that is incomplete.
     """

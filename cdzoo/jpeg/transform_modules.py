@@ -50,6 +50,7 @@ class RandomHorizontalFlip(nn.Module):
         return _random_flip(coefficients, 1, self.p)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"p={self.p}"
 
 
@@ -99,6 +100,7 @@ class RandomCrop(nn.Module):
         return crop(coefficients, top, left, *kept)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"size={self.size}"
 
 
@@ -126,6 +128,7 @@ class Downscale(nn.Module):
         return downscale(coefficients, self.factor)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"factor={self.factor}"
 
 

@@ -112,11 +112,11 @@ class LatentAdapter(Adapter):
 
 
 class OctaveConv(nn.Module):
-    """The linear entrance for images whose size is about ``2^octave`` times a base size; one cell of its output
-    covers the same part of the picture for every octave.
+    """The linear entrance for images whose size is about ``2^octave`` times a base size.
 
-    Within an octave the filters are linear in the logarithm of the size, ``weight + t * slope``: a pattern of so many
-    pixels is another pattern once the picture is resized.
+    One cell of its output covers the same part of the picture for every octave. Within an octave the filters are linear
+    in the logarithm of the size, ``weight + t * slope``: a pattern of so many pixels is another pattern once the
+    picture is resized.
 
     Args:
         in_channels: of latents, with their scales.

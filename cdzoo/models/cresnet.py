@@ -106,6 +106,7 @@ class CResNet(LatentClassifier):
         return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, or a ``Latent`` -> the input of layer 2: the latent, or ``(B, 4 c3, h, w)`` with scales."""
         x, sigma = self.check_input(y_hat, scales)
         if self.uses_scales:
             x = self.fusion(torch.cat([self.block_y_hat(x), self.block_scales(sigma)], dim=1))

@@ -125,6 +125,7 @@ class JPEGEfficientNetLite0(Classifier):
         return torch.clamp(image, self.black, self.white)
 
     def stage_modules(self, stage: str) -> list[str]:
+        """See :class:`~cdzoo.models.classifier.Classifier`."""
         return {
             "blocks.0": ["conv_stem", "bn1", "act1", "blocks.0"],
             "blocks.4": ["blocks.3", "blocks.4"],

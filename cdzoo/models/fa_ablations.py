@@ -117,6 +117,7 @@ class AblatedFAcResNet(FAcResNet):
         init_resnet_weights(self)
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, twice with scales, or a ``Latent`` -> the input of layer 2, ``(B, 4 c2, h, w)``."""
         if self.uses_scales:
             return super().forward_stem(y_hat, scales)
         adapted: Tensor = self.fa_y_hat(self.check_input(y_hat, scales)[0])

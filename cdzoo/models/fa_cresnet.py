@@ -120,6 +120,7 @@ class FAcResNet(LatentClassifier):
         return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)`` twice, or a ``Latent`` -> the input of layer 2, ``(B, 4 c2, h, w)``: equations 8 and 9."""
         x, sigma = self.check_input(y_hat, scales)
         fused: Tensor = self.fusion(torch.cat([self.fa_y_hat(x), self.fa_scales(sigma)], dim=1))
         return fused

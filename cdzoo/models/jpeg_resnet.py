@@ -135,6 +135,7 @@ class JPEGResNetSmall(JPEGClassifier):
         return self.run_stages(self.forward_stem(coefficients))
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+        """Files to the input of the first stage; a coefficient map of that shape unless fused."""
         self.entrance.check_memory(self, coefficients)
         x: Tensor = self.entrance(coefficients, dtype=self.block1.conv1.weight.dtype)
         return x
@@ -203,6 +204,7 @@ class JPEGResNet(JPEGClassifier, StemmedResNet):
         return self.run_stages(self.forward_stem(coefficients))
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
+        """Files to the input of the first stage; a coefficient map of that shape unless fused."""
         self.entrance.check_memory(self, coefficients)
         stem: Tensor = self.bn1(self.entrance(coefficients, self.conv1))
         return stem
@@ -276,9 +278,9 @@ def jpeg_resnet_small(*, weights: WeightsLike = None, **options: Unpack[JPEGOpti
 
 @register_model(JPEGResNet, weights=JPEGResNet18_Weights, layers=(2, 2, 2, 2), bottleneck=False, num_params=11_689_512)
 def jpeg_resnet18(*, weights: WeightsLike = None, **options: Unpack[JPEGOptions]) -> JPEGResNet:
-    """torchvision's ResNet-18 over JPEG coefficients; ``load_torchvision`` takes its weights."""
+    """ResNet-18 of torchvision over JPEG coefficients; ``load_torchvision`` takes its weights."""
 
 
 @register_model(JPEGResNet, weights=JPEGResNet50_Weights, layers=(3, 4, 6, 3), bottleneck=True, num_params=25_557_032)
 def jpeg_resnet50(*, weights: WeightsLike = None, **options: Unpack[JPEGOptions]) -> JPEGResNet:
-    """torchvision's ResNet-50 over JPEG coefficients; ``load_torchvision`` takes its weights."""
+    """ResNet-50 of torchvision over JPEG coefficients; ``load_torchvision`` takes its weights."""

@@ -105,6 +105,7 @@ class LatentEfficientNetLite0(LatentClassifier):
         return cells
 
     def stage_modules(self, stage: str) -> list[str]:
+        """See :class:`~cdzoo.models.classifier.Classifier`."""
         return {
             "blocks.4": ["blocks.3", "blocks.4"],
             "blocks.6": ["blocks.5", "blocks.6"],

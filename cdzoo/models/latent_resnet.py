@@ -133,6 +133,7 @@ class LatentResNet(LatentClassifier):
         return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, or a ``Latent`` -> the input of the first stage; twice as large with upscaling."""
         x, _ = self.check_input(y_hat, scales)
         x = x if self.select is None else self.select(x)
         x = self.upscale(x)

@@ -164,6 +164,7 @@ class MobileNetV245(LatentClassifier):
         return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
+        """``(B, C, h, w)``, or a ``Latent`` -> the input of block 4, ``(B, upscaled_channels, h', w')``."""
         x, _ = self.check_input(y_hat, scales)
         x = x if self.select is None else self.select(x)
         matched: Tensor = self.match(self.upscale(x))

@@ -98,6 +98,7 @@ class RGBResNet(StemmedResNet):
         return self.run_stages(self.forward_stem(x))
 
     def forward_stem(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+        """``(B, 3, H, W)`` -> the input of the stem's ReLU, ``(B, c2, ceil(H / 2), ceil(W / 2))``."""
         stem: Tensor = self.bn1(self.conv1(_checked_pixels(x, self.in_channels)))
         return stem
 

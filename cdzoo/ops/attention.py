@@ -122,6 +122,7 @@ class ChannelAttention(nn.Module):
         return [pooled[name] for name in self.pooling.split("+")]
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"pooling={self.pooling!r}, transform={self.transform!r}"
 
 

@@ -111,6 +111,7 @@ class ChannelSelect(nn.Module):
 
     Attributes:
         indices: ``(k,)`` int64.
+        needed: the smallest number of channels that an input may have.
 
     Raises:
         ValueError: not a list of distinct integers from 0.
@@ -122,7 +123,7 @@ class ChannelSelect(nn.Module):
         super().__init__()
         checked = check_channels(indices)
         self.register_buffer("indices", checked)
-        self._needed = int(checked.max()) + 1
+        self.needed = int(checked.max()) + 1
         self.register_load_state_dict_post_hook(_recount)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Latent | Tensor) -> Any:
@@ -142,7 +143,7 @@ class ChannelSelect(nn.Module):
         return whole.index_copy(1, self.indices, x)
 
     def _pick(self, x: Tensor) -> Tensor:
-        return _checked(x, self._needed).index_select(1, self.indices)
+        return _checked(x, self.needed).index_select(1, self.indices)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if (name := f"{prefix}indices") in state_dict:
@@ -150,6 +151,7 @@ class ChannelSelect(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"{len(self.indices)} channels"
 
 
@@ -165,7 +167,7 @@ def _checked(x: Tensor, needed: int) -> Tensor:
 
 def _recount(module: nn.Module, _: Any) -> None:
     assert isinstance(module, ChannelSelect)
-    module._needed = int(check_channels(module.indices).max()) + 1
+    module.needed = int(check_channels(module.indices).max()) + 1
 
 
 def select_channels(channels: Any, *, of: int) -> ChannelSelect | None:

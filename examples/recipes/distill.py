@@ -163,6 +163,7 @@ class Distillation(nn.Module):
         return scores
 
     def forward(self, features: Tensor, scores: Tensor, *given: Tensor) -> dict[str, Tensor]:
+        """Losses by name, for a batch of features ``(B, C, h, w)``, scores and inputs of the adapter."""
         mean, std = self.statistics[0]
         found = self.adapter(*given)
         losses = {"features": (found - (features - mean[:, None, None]) / std[:, None, None]).square().mean()}

@@ -1,9 +1,9 @@
-"""One training procedure for all classifiers: the same images, views, epochs and search.
+r"""One training procedure for all classifiers: the same images, views, epochs and search.
 
     heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 --out runs/latents
     heads.py classifier --small --data imagenette --codec CODEC --model resnet50 --out runs/decoded
     heads.py classifier --small --data imagenette --model mobilenet_v2 --out runs/original
-    heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 \\
+    heads.py classifier --small --data imagenette --codec CODEC --model fa_cresnet39 --enlarge 2 \
         --start runs/decoded/classifier --frozen 3.4 --out runs/started
 
 CODEC is a folder, a Hub repository or a name of weights (``BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64``).

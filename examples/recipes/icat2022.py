@@ -127,7 +127,7 @@ class AnalysisInputs:
 
 
 def _deit_view(size: int) -> Any:
-    """timm's training augmentations as DeiT sets them, back in ``[0, 1]``."""
+    """Training augmentations of timm with DeiT's settings; images ``(3, size, size)`` in ``[0, 1]``."""
     from timm.data import create_transform
 
     augment = create_transform(

@@ -448,9 +448,11 @@ class MovingAverage(nn.Module):
         self.count += 1
 
     def get_extra_state(self) -> int:
+        """The number of steps, for checkpoints."""
         return self.count
 
     def set_extra_state(self, state: int) -> None:
+        """Continue from the number of steps of a checkpoint."""
         self.count = state
 
 

@@ -1,7 +1,7 @@
 """The papers' claims, each with its figures and the judge that compares them with the results at hand.
 
 A claim is a row of ``docs/results.md``. A judge returns the finding and a verdict; it raises
-:class:`~studies.verdicts.Missing` if a result that it needs does not exist. The claim then counts as not run.
+:class:`~studies.verdicts.MissingError` if a result that it needs does not exist. The claim then counts as not run.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import judges
-from .verdicts import HOLDS, NOT_RUN, Finding, Missing, Results, beats, compare, elsewhere
+from .verdicts import HOLDS, NOT_RUN, Finding, MissingError, Results, beats, compare, elsewhere
 
 
 def not_run(results: Results) -> Finding:
     """Judge a claim that nobody has run."""
-    raise Missing("nothing")
+    raise MissingError("nothing")
 
 
 class Claim(NamedTuple):
@@ -278,5 +278,5 @@ def judged(claim: Claim, results: Results) -> Finding:
     """Return the finding on a claim and the verdict."""
     try:
         return claim.judge(results)
-    except Missing:
+    except MissingError:
         return "", NOT_RUN

@@ -19,7 +19,7 @@ from .verdicts import (
     UNDECIDED,
     Finding,
     Measured,
-    Missing,
+    MissingError,
     Results,
     at_least,
     interpolate,
@@ -82,14 +82,14 @@ def run_time(results: Results) -> Finding:
     for name in ("runtime", "runtime-accelerator"):
         try:
             rows = results.file(results.folder / f"{name}.json")
-        except Missing:
+        except MissingError:
             continue
         text, verdict = _order_of_times({row["network"]: row for row in rows})
         where = rows[0].get("device", "one core of a CPU")
         texts.append(f"{where}: {text}")
         verdicts.append((where, verdict))
     if not verdicts:
-        raise Missing("runtime.json")
+        raise MissingError("runtime.json")
     if len({verdict for _, verdict in verdicts}) == 1:
         return "; ".join(texts), verdicts[0][1]
     return "; ".join(texts), "; ".join(f"{where}: {verdict}" for where, verdict in verdicts)
@@ -196,7 +196,7 @@ def approximations(first: tuple[str, str], second: tuple[str, str]) -> Callable[
                 if n in (2, 4, 6, 8, 12):
                     texts.append(f"{n}: {a.mean:.1f} / {b.mean:.1f}")
         if not verdicts:
-            raise Missing(f"{first}, {second}")
+            raise MissingError(f"{first}, {second}")
         return f"frequencies: top-1 {', '.join(texts)}", overall(verdicts)
 
     return judge

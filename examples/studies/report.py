@@ -14,7 +14,7 @@ from typing import Any
 from .claims import CLAIMS, judged
 from .plan import FULL, WIDE
 from .rate_distortion import plot as plot_rates
-from .verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Missing, Results
+from .verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, MissingError, Results
 
 INTRODUCTION = """# The papers' claims, measured again
 
@@ -235,7 +235,7 @@ def points(results: Results) -> str:
     """Rate and distortion on Kodak."""
     try:
         found = results.file(results.folder / "rate_distortion.json")
-    except Missing:
+    except MissingError:
         return "Not measured yet."
     rows = [
         (p["codec"], p["setting"], *(f"{p[k]:.3f}" if k in p else "-" for k in ("bpp", "psnr", "ssim", "ms_ssim")))

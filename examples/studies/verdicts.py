@@ -17,7 +17,7 @@ HELD_OUT = 922
 Finding = tuple[str, str]
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A result that is not there."""
 
 
@@ -67,7 +67,7 @@ class Results:
     def metrics(self, name: str) -> dict[str, Any]:
         """Metrics of one run."""
         if name not in self.runs:
-            raise Missing(name)
+            raise MissingError(name)
         found: dict[str, Any] = self.runs[name]["metrics"]
         return found
 
@@ -76,7 +76,7 @@ class Results:
         names = self.seeds(name)
         values = [self.runs[n]["metrics"][metric] for n in names]
         if not values:
-            raise Missing(name)
+            raise MissingError(name)
         mean, metrics = statistics.fmean(values), self.runs[names[0]]["metrics"]
         # where a codec was measured too, these are the images that it was measured on
         images = HELD_OUT if "measured_on" in metrics else int(metrics.get("images", HELD_OUT))
@@ -103,7 +103,7 @@ class Results:
     def file(self, path: Path) -> Any:
         """Another raw file."""
         if not path.exists():
-            raise Missing(path.name)
+            raise MissingError(path.name)
         return json.loads(path.read_text(encoding="utf-8"))
 
     def curve(self, codec: str, metric: str) -> list[tuple[float, float]]:
@@ -111,7 +111,7 @@ class Results:
         points = self.file(self.folder / "rate_distortion.json")
         found = sorted((p["bpp"], p[metric]) for p in points if p["codec"] == codec and metric in p)
         if not found:
-            raise Missing(codec)
+            raise MissingError(codec)
         return found
 
 
@@ -162,7 +162,7 @@ def compare(
         for first, second in pairs:
             try:
                 a, b = results.measured(first, metric), results.measured(second, metric)
-            except Missing:
+            except MissingError:
                 continue
             rates = [rate for name in (first, second) if (rate := results.metrics(name).get("bpp"))]
             # latents and what is decoded from them have one rate
@@ -171,7 +171,7 @@ def compare(
             verdict = at_least(a, b, difference)
             verdicts.append(unless_paid(verdict, *rates) if len(rates) == 2 else verdict)
         if not texts:
-            raise Missing(str(pairs))
+            raise MissingError(str(pairs))
         missing = len(pairs) - len(texts)
         return "; ".join(texts) + (f"; {missing} of {len(pairs)} not run" if missing else ""), overall(verdicts)
 

@@ -727,10 +727,10 @@ def test_a_result_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPat
 def test_packaged_weights_are_the_default(
     weights: types.SimpleNamespace, album: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
-    Models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
+    codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
+    models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
     monkeypatch.setattr(_weights, "PACKAGED", tmp_path / "pretrained")
-    enums = {"bmshj2018_hyperprior": Codecs, "fa_cresnet39": Models}
+    enums = {"bmshj2018_hyperprior": codecs, "fa_cresnet39": models}
     for kind, entries in _registry._entries.items():
         published = {name: replace(entry, weights=enums.get(name)) for name, entry in entries.items()}
         monkeypatch.setitem(_registry._entries, kind, published)

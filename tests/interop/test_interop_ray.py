@@ -115,15 +115,15 @@ def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -
     assert "part-000007" in found.__notes__[0]
     assert "in write_part" in found.__notes__[0]  # where it was raised
 
-    class Odd(Exception):
+    class OddError(Exception):
         def __init__(self, a: int, b: int) -> None:
             super().__init__("odd")
 
-    error = Odd(1, 2)
+    error = OddError(1, 2)
     error.add_note("in part-000001")
     text = pickle.loads(interop._pickled(error))
     assert isinstance(text, RuntimeError)
-    assert "Odd: odd" in str(text)
+    assert "OddError: odd" in str(text)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 1, "max_pixels": None, "max_stream_bytes": 1 << 20, "with_labels": False}

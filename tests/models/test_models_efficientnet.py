@@ -18,7 +18,7 @@ from cdzoo.types import JPEGCoefficients
 
 @pytest.fixture(scope="module")
 def reference() -> torch.nn.Module:
-    """timm's network with values that no initialization gives."""
+    """Network of timm with values that no initialization gives."""
     torch.manual_seed(0)
     network = timm.create_model("tf_efficientnet_lite0", num_classes=7).eval()
     with torch.no_grad():

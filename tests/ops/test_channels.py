@@ -128,7 +128,7 @@ def test_channels_are_a_list(channels):
 
 def test_selection_without_memory():
     with torch.device("meta"):
-        assert ChannelSelect([0, 2])._needed == 3
+        assert ChannelSelect([0, 2]).needed == 3
         assert cdzoo.models.resnet41(in_channels=4, channels=[0, 2], width=0.0625).select is not None
 
 

@@ -1,4 +1,6 @@
-"""Differences between the codecs and CompressAI's models, at every quality, as a table. In ``tests/``:
+"""Differences between the codecs and CompressAI's models, at every quality, as a table.
+
+In ``tests/``:
 
 python -m oracles.compare_compressai
 """

@@ -1,4 +1,6 @@
-"""Records what CompressAI makes of small random models, into ``tests/expected/compressai.safetensors``. In ``tests/``:
+"""Records what CompressAI makes of small random models, into ``tests/expected/compressai.safetensors``.
+
+In ``tests/``:
 
 python -m oracles.make_compressai
 """

@@ -74,8 +74,10 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def _dct(builder: Any, x: list[Any]) -> list[Any]:
-    """The orthonormal DCT-II over eight vectors: even frequencies are of sums of opposite samples, odd ones of
-    differences."""
+    """The orthonormal DCT-II over eight vectors.
+
+    Even frequencies are those of the sums of opposite samples, odd ones those of the differences.
+    """
     sums = [builder.fadd(x[i], x[7 - i]) for i in range(4)]
     differences = [builder.fsub(x[i], x[7 - i]) for i in range(4)]
     out = []

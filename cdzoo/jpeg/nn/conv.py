@@ -219,12 +219,14 @@ class JPEGConv2d(nn.Conv2d):
         )
 
     def train(self, mode: bool = True) -> JPEGConv2d:
+        """Switch the mode, as in PyTorch; training mode drops the stored maps."""
         if mode:
             self._drop_maps()
         super().train(mode)
         return self
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"{super().extra_repr()}, mode={self.mode!r}"  # type: ignore[no-untyped-call]
 
     def _stored_map(self, size: tuple[int, int]) -> Tensor:

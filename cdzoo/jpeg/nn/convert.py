@@ -138,6 +138,7 @@ class JPEGDomainModel(nn.Module):
 
     @property
     def origin(self) -> Origin | None:
+        """The origin of the module, see :class:`cdzoo.types.Origin`; ``None`` for networks of one's own."""
         if self._origin is None and (source := find_source(self.model)) is not None:
             self._origin = Origin(BUILDER, {**source._asdict(), **self.entrance.options})
         return self._origin
@@ -184,6 +185,7 @@ class JPEGDomainModel(nn.Module):
         return self.model(self.entrance(coefficients, conv, dtype=_reference(self.model).dtype))
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"folded={self.folded!r}"
 
 
@@ -198,6 +200,7 @@ class _FoldedConv2d(nn.Conv2d):
         return x
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"{super().extra_repr()}, folded"  # type: ignore[no-untyped-call]
 
 

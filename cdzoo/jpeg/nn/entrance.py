@@ -156,6 +156,7 @@ class JPEGEntrance(nn.Module):
         return self
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"mode={self.mode!r}, chroma={self.chroma!r}, mean={self.mean}, std={self.std}"
 
 

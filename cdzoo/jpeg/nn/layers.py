@@ -200,6 +200,7 @@ class JPEGMaxPool2d(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 

@@ -107,23 +107,25 @@ class CoefficientMap(Tensor):
                 'change the map itself or a slice of it, compute out of place, or use mode="fused"'
             )
         if changed is not None and name == "__setitem__" and not first.forms.explicit:
-            return changed._assign(args[1], args[2])
+            return changed.assign(args[1], args[2])
         out = first.forms.run(func, args, kwargs)
         if changed is not None and isinstance(out, CoefficientMap):
-            changed._become(out.coefficients)
+            changed.become(out.coefficients)
             return changed
         return out if changed is not None else _as_views(out, name, args, kwargs)
 
-    def _become(self, coefficients: Tensor) -> None:
+    def become(self, coefficients: Tensor) -> None:
+        """Change in place to ``coefficients``, in the map that this one is a slice of as well."""
         self.coefficients = coefficients
         if self.source is not None:
             whole, index = self.source
-            whole._assign(index, self)
+            whole.assign(index, self)
 
-    def _assign(self, index: Any, value: Any) -> None:
+    def assign(self, index: Any, value: Any) -> None:
+        """Set the pixels at ``index``, as ``self[index] = value``."""
         pixels = self.pixels()
         pixels[index] = value.pixels() if isinstance(value, CoefficientMap) else value
-        self._become(dct.dct2d(dct.blockify(pixels)))
+        self.become(dct.dct2d(dct.blockify(pixels)))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -113,6 +113,7 @@ class ASMReLU(nn.Module):
         return asm_relu(c, self.num_frequencies)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"num_frequencies={self.num_frequencies}"
 
 
@@ -128,6 +129,7 @@ class APXReLU(nn.Module):
         return apx_relu(c, self.num_frequencies, image_size=image_size)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"num_frequencies={self.num_frequencies}"
 
 

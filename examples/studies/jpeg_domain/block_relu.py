@@ -62,6 +62,7 @@ class BlockReLU(nn.Module):
         return x * mask
 
     def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
         return f"kind={self.kind!r}, num_frequencies={self.num_frequencies}"
 
 

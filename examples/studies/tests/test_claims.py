@@ -250,7 +250,7 @@ def test_what_decides_the_claims_that_have_figures_of_their_own(
         row["top1"] += 27 * (row["network"] == 1)
     (folder / "accuracy.json").write_text(json.dumps({"files": 5000, "accuracy": accuracy}))
     assert learned(v.Results(tmp_path / "results"))[1] == v.UNDECIDED
-    with pytest.raises(v.Missing):
+    with pytest.raises(v.MissingError):
         judges.approximations(("scratch", "asm"), ("scratch", "apx"))(v.Results(tmp_path / "results"))
 
 
