@@ -18,7 +18,7 @@ import cdzoo
 pytest.importorskip("sphinx_gallery")
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.docs, pytest.mark.timeout(1500)]  # a minute on an idle core
+pytestmark = [pytest.mark.docs, pytest.mark.slow, pytest.mark.timeout(1500)]  # a minute on an idle core
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 PACKAGES = (
     "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",

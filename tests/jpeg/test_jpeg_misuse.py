@@ -29,6 +29,7 @@ def files(height: int = 64, width: int = 48, subsampling: str = "4:2:0", *, chan
     return encode_jpeg(torch.rand(2, channels, height, width), subsampling=subsampling)
 
 
+@pytest.mark.slow
 def test_compiled_networks_take_one_geometry_after_another() -> None:
     model = to_jpeg_domain(network(), mean=0, std=1)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

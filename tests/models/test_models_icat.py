@@ -142,6 +142,7 @@ def test_a_first_latent_is_above_the_step_of_rounding_and_keeps_its_size_through
     assert max(sizes) < 6 * min(sizes)
 
 
+@pytest.mark.slow
 def test_the_codec_is_exported_for_any_batch_and_any_multiple_of_its_strides(codec):
     sides = {axis: 32 * torch.export.Dim(side, min=2) for axis, side in ((2, "h"), (3, "w"))}
     shapes = ({0: torch.export.Dim("b", min=2), **sides},)

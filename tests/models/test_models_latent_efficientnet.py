@@ -137,6 +137,7 @@ def test_images_of_other_sizes_warn_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_batches_of_any_number_are_exported() -> None:
     model = latent_efficientnet_lite0(in_channels=6, num_classes=5, width=0.125).eval()
     latent, other = latents(100, 130), latents(100, 130)

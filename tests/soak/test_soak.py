@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("soak", "soak_commands", "soak_datasets", "soak_files", "soak_processes", "soak_setting")
 
