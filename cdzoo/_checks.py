@@ -63,7 +63,7 @@ def check_images(x: Tensor) -> None:
 
 
 def check_range(x: Tensor) -> None:
-    """Refuse images that are not finite, or far outside ``[0, 1]``.
+    """Refuse images ``(B, 3, H, W)`` that are not finite, or far outside ``[0, 1]``.
 
     Raises:
         TypeError, ValueError: a tensor without values, or values that no image has.

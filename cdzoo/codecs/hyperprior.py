@@ -75,7 +75,7 @@ class FactorizedPrior(CompressAICodec[FactorizedState]):
         self.entropy_bottleneck = EntropyBottleneck(self.M)
 
     def aux_loss(self) -> Tensor:
-        """Distance of the bottleneck's quantiles from where they should be; an optimizer of its own minimizes it."""
+        """Distance of the bottleneck's quantiles from their goal, a scalar; an optimizer of its own minimizes it."""
         return self.entropy_bottleneck.loss()
 
     def estimate(self, y: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:

@@ -61,7 +61,7 @@ class ResidualUnit(nn.Module):
         return input_range(self.body, output)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x + body(x)``."""
+        """``(B, C, h, w)`` -> ``x + body(x)``, of the same shape."""
         output: Tensor = x + self.body(x)
         return output
 

@@ -108,7 +108,7 @@ class CalibratedState(CodingState):
         return {**values, **named_tables("symbols.", self.tables)}
 
     def select(self, channels: Tensor) -> CalibratedState:
-        """The state of some channels, with the same tables for them."""
+        """The state of channels ``(k,)``, with the same tables for them."""
         own, picked = self.tables, channels.numpy()
         cdfs = [own.cdfs[own.starts[c] : own.starts[c] + own.lengths[c]] for c in picked]
         lengths = own.lengths[picked]
@@ -184,11 +184,15 @@ class CalibratedCodec(Codec[CalibratedState]):
 
     @abstractmethod
     def to_symbols(self, y: Tensor, state: CalibratedState) -> Tensor:
-        """Float32 latents to real numbers that round to symbols."""
+        """Float32 latents ``(B, M, h, w)`` to real numbers of that shape, which round to symbols."""
 
     @abstractmethod
     def from_symbols(self, symbols: Tensor, state: CalibratedState) -> Tensor:
-        """int16 symbols to float32 latents; raises ``BitstreamError`` for symbols that no encoder writes."""
+        """int16 symbols ``(B, M, h, w)`` to float32 latents.
+
+        Raises:
+            BitstreamError: symbols that no encoder writes.
+        """
 
     @abstractmethod
     def expected_weights(self) -> NDArray[np.int64]:
@@ -303,7 +307,7 @@ class CalibratedCodec(Codec[CalibratedState]):
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def analyze(self, x: Tensor) -> Tensor:
-        """``g_a``, and of its channels those that are selected; see :class:`~cdzoo.codecs.Codec`.
+        """``(B, 3, H, W)`` -> the selected channels of ``g_a``, ``(B, M, h, w)``; see :class:`~cdzoo.codecs.Codec`.
 
         Raises:
             ValueError: ``g_a`` returned another shape than ``stride`` and ``latent_channels`` say.
@@ -319,7 +323,7 @@ class CalibratedCodec(Codec[CalibratedState]):
         return y if self.selection is None else self.selection(y)
 
     def synthesize(self, y_hat: Tensor) -> Tensor:
-        """``g_s``, with 0 in the place of channels that are not selected; see :class:`~cdzoo.codecs.Codec`.
+        """``(B, M, h, w)`` -> ``(B, 3, H, W)`` by ``g_s``; channels that are not selected are 0.
 
         Raises:
             ValueError: ``g_s`` returned another shape than ``stride`` says.

@@ -169,7 +169,7 @@ class CompressAICodec(Codec[State]):
 
 
 def bottleneck_strings(z: Tensor, bottleneck: EntropyBottleneck, tables: SymbolTables) -> tuple[list[bytes], Tensor]:
-    """Code values through an entropy bottleneck as CompressAI does: the strings, and ``z_hat`` as floats."""
+    """Code values ``(B, N, h, w)`` as CompressAI's entropy bottleneck does: the strings, and ``z_hat`` as floats."""
     medians = bottleneck.quantiles[:, 0, 1].view(-1, 1, 1)
     symbols = round_to_symbols(z - medians)
     indexes = channel_indexes(tables, z.shape[2], z.shape[3], torch.device("cpu"))

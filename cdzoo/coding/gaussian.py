@@ -170,15 +170,15 @@ class GaussianPrior(Codec[HyperpriorState]):
     gaussian_conditional: GaussianConditional
 
     def aux_loss(self) -> Tensor:
-        """Distance of the bottleneck's quantiles from where they should be; an optimizer of its own minimizes it."""
+        """Distance of the bottleneck's quantiles from their goal, a scalar; an optimizer of its own minimizes it."""
         return self.entropy_bottleneck.loss()
 
     def hyper_input(self, y: Tensor) -> Tensor:
-        """Input of the hyper-encoder: latents, or their magnitudes where there are no means."""
+        """Input of the hyper-encoder ``(B, M, h, w)``: latents, or their magnitudes where there are no means."""
         return y if self.has_means else torch.abs(y)
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The hyper-decoder's output as scales and means."""
+        """The hyper-decoder's output ``(B, M or 2 M, h, w)`` as scales and means ``(B, M, h, w)``."""
         if not self.has_means:
             return parameters, None
         scales, means = parameters.chunk(2, 1)

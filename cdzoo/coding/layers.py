@@ -256,7 +256,7 @@ class EntropyBottleneck(nn.Module):
         return logits
 
     def loss(self) -> Tensor:
-        """Auxiliary loss: the distance of the quantiles' logits from those of a tail mass of 1e-9 and of the median.
+        """Auxiliary loss, a scalar: distance of the logits of the quantiles from those of tail mass 1e-9 and median.
 
         An optimizer of its own minimizes it. Only ``quantiles`` have a gradient.
         """
@@ -329,7 +329,7 @@ def _interval(distance: Tensor, scales: Tensor) -> Tensor:
 
 
 def scale_table() -> Tensor:
-    """The 64 standard deviations, from 0.11 to 256, that have a table; float32 whatever the default dtype."""
+    """The standard deviations that have a table, ``(64,)``, 0.11 to 256; float32 whatever the default dtype."""
     steps = torch.linspace(math.log(_SCALE_BOUND), math.log(256), 64, dtype=torch.float32, device="cpu")
     return torch.exp(steps)
 

@@ -55,7 +55,7 @@ class SymbolCoder(Protocol):
 
 
 def round_to_symbols(values: Tensor) -> Tensor:
-    """Round to the nearest integer, ties to even, as int16.
+    """Round values of any shape to the nearest integer, ties to even, as int16.
 
     Raises:
         ValueError: values that are not finite, or beyond what an int16 symbol can carry.

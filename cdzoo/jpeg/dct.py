@@ -150,7 +150,7 @@ def image_mask(blocks: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def placed(constant: Tensor, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
-    """A constant that was made on the CPU, where it is wanted; on PyTorch's default device if nothing is said."""
+    """A constant of any shape that was made on the CPU, moved to a device; by default to PyTorch's default device."""
     return constant.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
 

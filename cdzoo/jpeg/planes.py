@@ -253,14 +253,14 @@ def neutral_planes(color_space: str, colors: tuple[float, ...]) -> tuple[float, 
 
 
 def to_ycbcr(colors: Sequence[Tensor]) -> list[Tensor]:
-    """Luma and chroma of red, green and blue planes or coefficients, with or without a level shift in all three."""
+    """Luma and chroma of three planes or coefficients (RGB) of one shape; all three may have a level shift."""
     red, green, blue = colors
     y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return [y, (blue - y) / 1.772, (red - y) / 1.402]
 
 
 def mix(planes: list[Tensor], matrix: Sequence[Sequence[float]], dim: int) -> Tensor:
-    """Linear combinations of planes, one per row of ``matrix``, stacked along ``dim``."""
+    """Linear combinations of ``K`` planes of one shape, one per row of ``matrix`` ``(n, K)``, stacked along ``dim``."""
     rows = []
     for row in matrix:
         terms = [weight * plane for weight, plane in zip(row, planes, strict=True) if weight]

@@ -33,7 +33,7 @@ class ICATOutput(NamedTuple):
 
     Attributes:
         x_hat: reconstruction ``(B, 3, H, W)``, RGB, nominally in ``[0, 1]`` (not clamped, so that gradients survive).
-        latent: what was classified; without a hyperprior ``y`` itself, with one noisy (training) or rounded.
+        latent: the classified latent: ``y`` without a hyperprior; with one, ``y`` with noise (in training) or rounded.
         likelihoods: probability of each symbol, ``{"y": (B, M, h, w), "z": ...}``; ``{}`` without a hyperprior.
         logits: ``(B, num_classes)``.
     """
@@ -53,10 +53,10 @@ def leaky(*layers: nn.Module) -> nn.Sequential:
 
 
 class ICAT(LatentClassifier):
-    """The network without its hyperprior: a classifier of images or latents, and a reconstructor.
+    """The network without its hyperprior: it classifies images or latents, and rebuilds images.
 
-    Parts that DeiT-S has carry timm's names (``cls_token``, ``pos_embed``, ``blocks.*``, ``norm``; ``fc`` is timm's
-    ``head``), those of the codec CompressAI's.
+    Parts that DeiT-S has have the names of timm (``cls_token``, ``pos_embed``, ``blocks.*``, ``norm``; ``fc`` is timm's
+    ``head``). Parts of the codec have the names of CompressAI.
 
     Args:
         in_channels: latent channels ``M``. A tensor of three channels is always taken for images; with ``M = 3``,
@@ -64,8 +64,8 @@ class ICAT(LatentClassifier):
         num_classes: logits.
         width: multiplies the six attention heads of 64 channels, and the 128 hidden channels of the convolutions;
             0.5 is DeiT-Ti, 2 is DeiT-B.
-        aggregation: rebuild images from ``z_0`` to ``z_3`` (equation 9), or from ``z_0`` alone, the paper's ablation.
-        drop_path: probability of leaving out the last block in training; the blocks before grow up to it from 0.
+        aggregation: rebuild images from ``z_0`` to ``z_3`` (equation 9); ``False``: from ``z_0`` alone (an ablation).
+        drop_path: probability of skipping the last block in training; for the others it grows linearly from 0.
 
     Raises:
         ValueError: ``width`` is not positive, or ``drop_path`` is no probability.

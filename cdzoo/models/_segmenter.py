@@ -26,11 +26,11 @@ RATES = (6, 12, 18, 24)
 
 
 def strides_to_dilations(stages: Iterable[nn.Module]) -> None:
-    """Take the strides out of stages of bottlenecks, and spread the 3x3 convolutions behind them instead.
+    """Set all strides of stages to 1, and dilate the 3x3 convolutions that follow instead.
 
-    Parameters stay. What comes out at every ``s``-th position, where ``s`` is the product of the strides, is what the
-    stages with their strides put out. For that a 3x3 convolution that had the stride itself keeps the dilation of what
-    lies in front of it, while behind a strided 1x1 convolution it already has the wider one.
+    Parameters do not change. At every ``s``-th position, where ``s`` is the product of the strides, the output is the
+    output of the stages with strides. A 3x3 convolution that has a stride of its own therefore gets the dilation of
+    the layers before it; a 3x3 convolution after a strided 1x1 convolution gets the larger dilation.
 
     Args:
         stages: one behind the other; changed in place.
@@ -51,7 +51,7 @@ def strides_to_dilations(stages: Iterable[nn.Module]) -> None:
 class ASPPHead(nn.Module):
     """The head of DeepLab v2: the sum of 3x3 convolutions to the classes, each with its own dilation.
 
-    ``(B, C, h, w)`` -> ``(B, num_classes, h, w)``. It stands in the place of the linear layer: nothing comes between.
+    ``(B, C, h, w)`` -> ``(B, num_classes, h, w)``. It replaces the linear layer of the classifier.
 
     Args:
         in_channels: ``C`` of the features.

@@ -129,7 +129,7 @@ class Classifier(nn.Module, ABC):
         self.in_channels, self.meta = in_channels, {}
 
     def forward_stem(self, x: Any, scales: Tensor | None = None) -> Tensor:
-        """The network's input to the input of its first stage."""
+        """The network's input -> the input of its first stage, ``(B, C, h, w)``."""
         raise NotImplementedError(f"{type(self).__name__} has no forward_stem(x, scales), which the first stage needs")
 
     def set_stages(self, *stages: tuple[str, int, int], enlarged: int = 1) -> None:
@@ -149,7 +149,7 @@ class Classifier(nn.Module, ABC):
         return [stage]
 
     def run_stages(self, x: Tensor, first: int = 0, end: int | None = None) -> Tensor:
-        """The output of stages ``first`` to ``end - 1``, by default of all."""
+        """``(B, C, h, w)`` -> the output of stages ``first`` to ``end - 1``, by default of all."""
         for info in self.feature_info[first:end]:
             for name in self.stage_modules(info["module"]):
                 x = self.get_submodule(name)(x)

@@ -46,7 +46,7 @@ __all__ = ["AblatedFAcResNet", "FAResNet", "fa_cresnet39_ablation", "fa_resnet50
 
 
 class AblatedFAcResNet(FAcResNet):
-    """FA-cResNet-39 with variants of its adaptation modules; without any it has the same parameters.
+    """FA-cResNet-39 with variants of its adaptation modules. By default it has the parameters of FA-cResNet-39.
 
     Args:
         in_channels: latent channels ``C``.
@@ -54,7 +54,7 @@ class AblatedFAcResNet(FAcResNet):
         width: multiplier of channel counts.
         num_convs: 3x3 convolutions in the modules of layers 2, 3, 4.
         latent_stride: pixels per latent sample.
-        use_scales: read the scales, too; otherwise ``y_hat`` alone, and nothing is fused.
+        use_scales: read the scales, too; otherwise the network reads ``y_hat`` alone and has no fusion.
         fa_position: modules follow the first block of a layer (``"pre"``) or its last (``"post"``).
         pooling: see :class:`~cdzoo.ops.ChannelAttention`.
         transform: likewise.
@@ -125,7 +125,7 @@ class AblatedFAcResNet(FAcResNet):
 
 
 class FAResNet(RGBResNet):
-    """ResNet-50 on pixels with an adaptation module behind the first block of each of its four layers.
+    """ResNet-50 on pixels, with an adaptation module after the first block of each of its four layers.
 
     Args:
         in_channels: ``C`` of the image.

@@ -54,7 +54,7 @@ __all__ = ["FA_cResNet39_Weights", "FAcResNet", "fa_cresnet39"]
 
 
 def check_num_convs(num_convs: Sequence[int], like: Sequence[int]) -> Sequence[int]:
-    """As many integers as ``like`` has, one for each of the last layers up to the fourth.
+    """Check numbers of 3x3 convolutions: as many integers as ``like`` has, for the last layers up to the fourth.
 
     Raises:
         ValueError: they are not.
@@ -68,7 +68,7 @@ def check_num_convs(num_convs: Sequence[int], like: Sequence[int]) -> Sequence[i
 
 
 def _adapted_stage(in_channels: int, planes: int, num_blocks: int, *, num_convs: int) -> nn.Sequential:
-    """A stage of stride 2 with an adaptation module ``fa`` behind block 0 (equation 10)."""
+    """A stage of stride 2, with an adaptation module ``fa`` after block 0 (equation 10)."""
     blocks = list(bottleneck_stage(in_channels, planes, num_blocks, stride=2).named_children())
     fa = FeatureAdaptation(4 * planes, 4 * planes, num_convs=num_convs)
     return nn.Sequential(OrderedDict([blocks[0], ("fa", fa), *blocks[1:]]))
@@ -128,7 +128,7 @@ class FAcResNet(LatentClassifier):
     # -- Section 4.2: start from a network of the pixel domain ------------------------------------------------------
 
     def _pretrained_modules(self, classifier: bool) -> Iterator[tuple[str, nn.Module]]:
-        """Whatever a ResNet-50 has weights for; the rest is adaptation modules and the fusion."""
+        """Names and modules for which a ResNet-50 has weights: all but the adaptation modules and the fusion."""
         for stage in ("layer2", "layer3", "layer4"):
             for name, block in self.get_submodule(stage).named_children():
                 if name != "fa":
@@ -137,11 +137,11 @@ class FAcResNet(LatentClassifier):
             yield "fc", self.fc
 
     def init_from_resnet50(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> list[str]:
-        """Copies layers 2-4 and the classifier of a pixel-domain ResNet-50 (equations 6 and 7).
+        """Copy layers 2-4 and the classifier of a pixel-domain ResNet-50 (equations 6 and 7).
 
         Args:
-            state_dict: of a ``torchvision.models.resnet50`` of this network's width, trained on decoded images for the
-                paper's results. Its stem, layer 1 and block 0 of layer 2 have no counterpart here and stay unused.
+            state_dict: of a ``torchvision.models.resnet50`` of this network's width. The paper trains it on decoded
+                images. Its stem, layer 1 and block 0 of layer 2 have no counterpart here and stay unused.
             classifier: copy ``fc`` too. With ``False`` the present one stays, for another number of classes; then
                 give ``classifier=False`` to :meth:`freeze_pretrained` and :meth:`parameter_groups` as well.
 
@@ -181,22 +181,25 @@ class FAcResNet(LatentClassifier):
         return groups[:stage]
 
     def freeze_pretrained(self, *, classifier: bool = True) -> None:
-        """Stage 1: no gradients for what came from the pretrained network, and its batch norms keep their statistics.
+        """Stage 1: freeze the pretrained modules; their batch norms keep their statistics.
 
         Args:
-            classifier: freeze ``fc`` too, which is right where it was copied.
+            classifier: freeze ``fc`` too; ``True`` where it was copied.
         """
         for _, module in self._pretrained_modules(classifier):
             module.requires_grad_(False)
         self.train(self.training)
 
     def unfreeze(self) -> None:
-        """Stage 2: gradients for everything, and batch norms follow the module's mode again."""
+        """Stage 2: train all modules; batch norms follow the module's mode again."""
         self.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FAcResNet:
-        """As usual, but a batch norm whose weight is frozen stays in inference mode, or its statistics would drift."""
+        """Set the mode, as in PyTorch; but batch norms whose weight is frozen stay in evaluation mode.
+
+        Otherwise their statistics would drift in stage 1.
+        """
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:

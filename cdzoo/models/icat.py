@@ -72,12 +72,12 @@ __all__ = ["ICAT", "ICATCodec", "ICATOutput", "ICAT_Small_Weights", "icat_small"
 
 
 class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns logits as well
-    """The network with its hyperprior: also a codec, with every member of :class:`~cdzoo.codecs.Codec`.
+    """The network with its hyperprior. It is also a codec, with all methods of :class:`~cdzoo.codecs.Codec`.
 
-    ``compress(x)`` gives bits; ``from_streams`` makes them labels, ``decode(decompress(streams))`` makes them images.
-    It takes its own latents and no other codec's: :func:`cdzoo.compose` puts it together with itself, or with any other
-    network over its latents. The fingerprint covers ``g_a``, the hyperprior and the tables, but not the Transformer
-    nor the reconstructor, so that these may be trained further without invalidating streams.
+    ``compress(x)`` gives streams, ``from_streams`` classifies them, ``decode(decompress(streams))`` gives images. The
+    network reads its own latents only. :func:`cdzoo.compose` pairs it with itself, or with another network that reads
+    its latents. The fingerprint covers ``g_a``, the hyperprior and the tables. It does not cover the Transformer and
+    ``g_s``: they may be trained further, and old streams stay readable.
 
     Args:
         in_channels, num_classes, width, aggregation, drop_path: as in :class:`ICAT`.

@@ -210,7 +210,7 @@ class JPEGResNet(JPEGClassifier, StemmedResNet):
         return stem
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Loads the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.
+        """Load the state dict of torchvision's ``resnet18`` or ``resnet50``, all of it or nothing.
 
         Args:
             state_dict: of a network of the same depth, width and number of classes. Checkpoints from before batch norms

@@ -113,7 +113,7 @@ class LatentEfficientNetLite0(LatentClassifier):
         }.get(stage, [stage])
 
     def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load what follows the adapter from the state dict of timm's ``tf_efficientnet_lite0``; the adapter stays.
+        """Load the layers that follow the adapter from timm's ``tf_efficientnet_lite0``; the adapter stays.
 
         Args:
             state_dict: of a network of the same width and number of classes.

@@ -141,7 +141,7 @@ class LatentResNet(LatentClassifier):
         return matched
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
-        """Copies what ResNet-50 has in common with this network, which is everything behind its entrance.
+        """Copy the tensors that ResNet-50 has in common with this network: all behind its entrance.
 
         Of the first unit of ResNet-49, which reads the latent, only tensors of equal shape are copied. All else that
         has a torchvision name must be there and fit.

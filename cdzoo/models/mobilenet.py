@@ -181,7 +181,7 @@ class MobileNetV245(LatentClassifier):
         return x if pre_logits else self.fc(self.dropout(x))
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor], *, classifier: bool = True) -> LoadedNames:
-        """Copies what MobileNetV2 has in common with this network, which is everything behind its entrance.
+        """Copy the tensors that MobileNetV2 has in common with this network: all behind its entrance.
 
         Of the first block, which reads ``upscaled_channels``, only tensors of equal shape are copied: with the 24 of
         MobileNetV2, all of them. All else that has a torchvision name must be there and fit.

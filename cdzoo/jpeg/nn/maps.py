@@ -74,7 +74,7 @@ class CoefficientMap(Tensor):
         return made
 
     def replaced(self, coefficients: Tensor, image_size: tuple[int, int] | None = None) -> CoefficientMap:
-        """A map with other coefficients, of the same size unless given, and the same forms."""
+        """A map of other coefficients ``(B, C, Hb, Wb, 8, 8)``, of the same size unless given, with the same forms."""
         return CoefficientMap(coefficients, image_size or self.image_size, self.forms)
 
     def pixels(self) -> Tensor:
@@ -115,7 +115,7 @@ class CoefficientMap(Tensor):
         return out if changed is not None else _as_views(out, name, args, kwargs)
 
     def become(self, coefficients: Tensor) -> None:
-        """Change in place to ``coefficients``, in the map that this one is a slice of as well."""
+        """Change in place to ``coefficients`` ``(B, C, Hb, Wb, 8, 8)``, also in the map that was sliced."""
         self.coefficients = coefficients
         if self.source is not None:
             whole, index = self.source
