@@ -3,7 +3,7 @@
     python examples/finetune.py photos --out runs/finetuned
     cdzoo classify new.jpg --weights runs/finetuned
 
-No file is decoded. Every fifth file is held out. The files may have any sizes: a batch holds files of one geometry.
+No file is decoded. Every fifth file is held out. The files may have any sizes.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Subset
 
 import cdzoo
 from cdzoo.data import CoefficientDataset, RandomHorizontalFlip, SizeBucketSampler, collate_coefficients
+from cdzoo.transforms import RandomResizedCrop
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", help="folder with one sub-folder of JPEG files per class")
 parser.add_argument("--out", default="runs/finetuned")
-parser.add_argument("--model", default="jpeg_resnet18", help="of `cdzoo list --pretrained`, over JPEG files")
+parser.add_argument("--model", default="jpeg_efficientnet_lite0", help="of `cdzoo list --pretrained`, over JPEG files")
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--lr", type=float, default=3e-4)
@@ -26,8 +27,9 @@ torch.manual_seed(0)
 
 model = cdzoo.get_model(args.model, weights="DEFAULT")
 prepare, flip = model.transforms, RandomHorizontalFlip()
+augment = RandomResizedCrop(prepare.crop, (0.3, 1.0)) if prepare.crop else lambda c: flip(prepare(c))
 data = CoefficientDataset(args.data, gray="ycbcr", transform=prepare)
-augmented = CoefficientDataset(args.data, gray="ycbcr", transform=lambda c: flip(prepare(c)))
+augmented = CoefficientDataset(args.data, gray="ycbcr", transform=augment)
 held_out = range(0, len(data), 5)
 train = Subset(augmented, [i for i in range(len(data)) if i % 5])
 sampler = SizeBucketSampler(train, batch_size=args.batch, shuffle=True)
