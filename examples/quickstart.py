@@ -11,7 +11,7 @@ import cdzoo
 from cdzoo.demo import load_photo
 from cdzoo.images import png_bytes, read_image
 
-# The packaged photograph is cut to its centre square: the network sees every latent as a square.
+# The packaged photograph is cut to its center square: the network sees every latent as a square.
 image = read_image(sys.argv[1]) if len(sys.argv) > 1 else load_photo()
 
 # Weights know the codec whose latents they were trained on.

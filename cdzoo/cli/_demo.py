@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="cdzoo_demo", help="folder for the files (cdzoo_demo)")
     add_network(parser, f"network over latents ({_MODEL}, or the network of the weights)")
-    parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the centre square to this side")
+    parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the center square to this side")
     parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=demo, render=_render)

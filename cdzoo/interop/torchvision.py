@@ -175,7 +175,7 @@ def _rotate_coefficients(x: CoefficientTensor, angle: float, *_: Any, **options:
     height, width = x.value.image_size
     if angle % 90 or options.get("center") is not None:
         raise ValueError(
-            f"rotate by {angle} degrees: only multiples of 90, around the centre, are exact on coefficients"
+            f"rotate by {angle} degrees: only multiples of 90, around the center, are exact on coefficients"
         )
     if angle % 180 and height != width and not options.get("expand"):
         raise ValueError(f"rotate: images of {height}x{width} pixels swap their sides; pass expand=True")

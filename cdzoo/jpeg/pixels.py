@@ -1,7 +1,7 @@
-"""JPEG between pixels and coefficients, on any device: no entropy coding, no files.
+"""Pixels to JPEG coefficients and back, on any device, without entropy coding and without files.
 
-``encode_jpeg`` does what an encoder does up to its Huffman coder; ``decode_jpeg`` is the linear decode, which is what
-"exact" means for the JPEG-domain networks: nothing is rounded, and nothing clamped unless asked for.
+``encode_jpeg`` computes all steps of an encoder before Huffman coding. ``decode_jpeg`` is the linear decode: it never
+rounds, and clamps only on request. A JPEG-domain network is called exact if it equals the pixel network on this decode.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def quality_tables(quality: int) -> Tensor:
 def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> JPEGCoefficients:
     """Quantized JPEG coefficients of images, computed on the device of ``x``.
 
-    Chroma is averaged over boxes, images are completed to whole blocks by replication, tables are those of Annex K
-    scaled by libjpeg's rule. Colors are converted without libjpeg's rounding to integers on the way, so single
-    coefficients may differ from its own by one.
+    Chroma is averaged over boxes. Images are padded to whole blocks by replication. Quantization tables are those of
+    ITU-T T.81, Annex K, scaled by libjpeg's rule. libjpeg rounds colors to integers before the DCT and this function
+    does not, so single coefficients may differ from libjpeg's by one.
 
     Args:
         x: ``(B, 3, H, W)`` RGB or ``(B, 1, H, W)`` gray, floating point in [0, 1]; values outside are clamped.
@@ -80,7 +80,8 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
         subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on gray.
 
     Returns:
-        Coefficients of color space ``"ycbcr"`` or ``"gray"``. No gradient: rounding has none.
+        Coefficients of color space ``"ycbcr"`` or ``"gray"``, ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, without a
+        gradient.
 
     Raises:
         TypeError: ``x`` is not a tensor.
@@ -129,14 +130,18 @@ def decode_jpeg(
     chroma: str = "fancy",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The linear decode: dequantize, inverse DCT, level shift, upsample, YCbCr to RGB; nothing is rounded.
+    """Decode coefficients to RGB without rounding: the linear decode.
+
+    Its steps are: dequantize, inverse DCT, level shift, chroma upsampling, YCbCr to RGB.
 
     Args:
-        coefficients: a batch of files, on any device. CMYK and YCCK files are taken for Adobe's, with inverted inks,
-            as Pillow does; for them only, the decode is not linear at its end, where colors are multiplied with black.
-        clamp: whether to clamp to [0, 1] at the end, as every decoder does. ``False`` gives the affine map to which
-            JPEG-domain networks are exact.
-        chroma: ``"fancy"`` is libjpeg's default, a triangle filter; ``"nearest"`` replicates chroma samples.
+        coefficients: a batch of files, ``planes`` ``K x (B, Hb, Wb, 8, 8)``, on any device. In CMYK and YCCK files,
+        inks
+            are inverted, as Adobe writes and Pillow reads them. Their decode is not linear: colors are multiplied by
+            black.
+        clamp: clamp the result to [0, 1], as every decoder does. ``False`` gives the affine map to which JPEG-domain
+            networks are exact.
+        chroma: ``"fancy"``, libjpeg's default, upsamples chroma by a triangle filter; ``"nearest"`` repeats samples.
         dtype: of the result.
 
     Returns:
@@ -144,7 +149,7 @@ def decode_jpeg(
 
     Raises:
         JPEGError: sampling factors that don't divide each other, planes of a wrong shape.
-        TypeError: pixels, or what the default collate function makes of coefficients.
+        TypeError: not a :class:`~cdzoo.types.JPEGCoefficients`.
         ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
     check_coefficients(coefficients)

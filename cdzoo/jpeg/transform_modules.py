@@ -65,8 +65,8 @@ class RandomVerticalFlip(RandomHorizontalFlip):
 class RandomRotation90(nn.Module):
     """:func:`rotate` by 0, 90, 180 or 270 degrees, each as likely.
 
-    Both sides are trimmed to whole cells of the coarser grid, whatever the angle, so that square images, and images of
-    one sampling that is alike in rows and columns, stay of one geometry. Others swap their sides at 90 and 270 degrees.
+    Both sides are trimmed to whole cells of the coarser grid, for every angle. So square images whose sampling is equal
+    in rows and columns keep one geometry. Other images swap their sides at 90 and 270 degrees.
     """
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:

@@ -1,11 +1,12 @@
 """Exact transforms over JPEG coefficients: flips, rotations, block-aligned crops, and sizes reduced by 2, 4 or 8.
 
-Each of them commutes with the linear decode, ``decode_jpeg(f(c)) == f(decode_jpeg(c))``: mirroring a block negates its
-odd frequencies, transposing it transposes its coefficients, and whole blocks move as they are. Nothing is decoded, and
-integers stay integers, so that the result can be written as a file again without loss.
+Each transform ``f`` commutes with the linear decode: ``decode_jpeg(f(c)) == f(decode_jpeg(c))``. To mirror a block, its
+odd frequencies are negated. To transpose a block, its coefficients are transposed. Whole blocks are moved unchanged.
+Nothing is decoded. Integers stay integers, so that the result can be written as a file without loss.
 
-A block grid starts at the top left corner. What mirrors an image must therefore find whole blocks on the far side: a
-multiple of :func:`alignment` pixels, 16 for the usual 4:2:0 files. Other sizes raise, or are trimmed first.
+The block grid starts at the top left corner of an image. After mirroring, the last blocks come first, so they must be
+complete: the size must be a multiple of :func:`alignment` pixels (16 for the usual 4:2:0 files). Otherwise the
+transform raises an error, or trims the image first.
 
 Letters: ``B`` files, ``K`` components, ``Hb Wb`` rows and columns of blocks, see :class:`cdzoo.types.JPEGCoefficients`.
 The same transforms as modules are in :mod:`cdzoo.jpeg.transform_modules`.
@@ -45,20 +46,23 @@ __all__ = [
 
 
 def alignment(coefficients: JPEGCoefficients) -> tuple[int, int]:
-    """The (rows, columns) of pixels at whose multiples the blocks of every component begin: 16, 16 for 4:2:0."""
+    """Size of a cell of the block grid, ``(rows, columns)`` in pixels: ``(16, 16)`` for 4:2:0.
+
+    Blocks of every component begin at multiples of it.
+    """
     rows, columns = ([pair[axis] for pair in coefficients.sampling] for axis in (0, 1))
     return 8 * max(rows) // math.gcd(*rows), 8 * max(columns) // math.gcd(*columns)
 
 
 def horizontal_flip(coefficients: JPEGCoefficients, *, trim: bool = False) -> JPEGCoefficients:
-    """Mirror left and right: the blocks change order, and odd horizontal frequencies their sign.
+    """Mirror left and right: reverse the order of the blocks, and the sign of odd horizontal frequencies.
 
     Args:
         coefficients: a batch of files.
-        trim: cut columns off the right first until whole blocks are left; otherwise such widths raise.
+        trim: first cut off columns on the right until only whole blocks are left; if ``False``, other widths raise.
 
     Raises:
-        ValueError: the width is no multiple of the alignment and ``trim`` is false, or nothing would be left.
+        ValueError: the width is not a multiple of the alignment and ``trim`` is false, or nothing would be left.
     """
     return _flip(coefficients, 1, trim)
 
@@ -85,7 +89,7 @@ def rotate(coefficients: JPEGCoefficients, angle: int, *, trim: bool = False) ->
     Args:
         coefficients: a batch of files.
         angle: degrees, a multiple of 90.
-        trim: as for :func:`horizontal_flip`, on the side that comes to lie at the top or left.
+        trim: as for :func:`horizontal_flip`, for the side that becomes the top or the left.
 
     Raises:
         ValueError: another angle, or a size that is not aligned where it must be.
@@ -121,9 +125,10 @@ def upright(coefficients: JPEGCoefficients, orientation: int, *, trim: bool = Tr
 
 
 def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width: int) -> JPEGCoefficients:
-    """Cut out a box, as torchvision's ``crop`` does, whose corner lies on the block grid.
+    """Cut out a box, as torchvision's ``crop`` does; its top left corner must be on the block grid.
 
-    Exact in every component; "fancy" upsampling of chroma looks one sample beyond the box and so differs at its edges.
+    Coefficients are exact. Decoded pixels at the edges of the box may differ if chroma is upsampled by ``"fancy"``,
+    which also reads the samples just outside the box.
 
     Args:
         coefficients: a batch of files.
@@ -153,7 +158,7 @@ def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width
 
 
 def center_crop(coefficients: JPEGCoefficients, size: int | tuple[int, int]) -> JPEGCoefficients:
-    """Cut out the middle, up to less than one block grid cell off it; smaller images are kept whole along that axis.
+    """Cut out the middle, moved up and left to the block grid; smaller images are kept whole along that axis.
 
     Args:
         coefficients: a batch of files.
@@ -170,11 +175,11 @@ def center_crop(coefficients: JPEGCoefficients, size: int | tuple[int, int]) -> 
 
 
 def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
-    """The image at ``1 / factor`` of its size, from the low-frequency corner of every block.
+    """Reduce images to ``1 / factor`` of their size, from the low frequencies of every block.
 
-    An 8x8 block whose lowest ``n x n`` frequencies (``n = 8 / factor``) are kept is a block of ``n x n`` pixels. These
-    are gathered into 8x8 blocks again, by one linear map of coefficients and without pixels. The results are no
-    integers, so that planes become floating-point, with quantization tables of ones; networks take them as they are.
+    The lowest ``n x n`` frequencies of an 8x8 block (``n = 8 / factor``) are the DCT of a block of ``n x n`` pixels.
+    One linear map combines ``factor x factor`` such blocks into an 8x8 block; no pixels are computed. The results are
+    not integers: planes become floating-point, with quantization tables of ones. Networks accept them.
 
     Args:
         coefficients: a batch of files.
@@ -210,10 +215,10 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
 def gray_to_ycbcr(
     coefficients: JPEGCoefficients, sampling: tuple[tuple[int, int], ...] = ((2, 2), (1, 1), (1, 1))
 ) -> JPEGCoefficients:
-    """Gray files as color files without color: chroma planes of zeros, so that both kinds go into one batch.
+    """Convert gray files to YCbCr with chroma planes of zeros, so that they share batches with color files.
 
     Args:
-        coefficients: gray files, or others, which are returned as they are.
+        coefficients: gray files; others are returned unchanged.
         sampling: (vertical, horizontal) factors of Y, Cb and Cr; those of Y are the largest.
 
     Raises:
@@ -252,7 +257,7 @@ def _share(pixels: int, ratio: _Ratio) -> int:
 
 
 def _trimmed(coefficients: JPEGCoefficients, axis: int, trim: bool, name: str) -> JPEGCoefficients:
-    """Whole cells of the block grid along ``axis``."""
+    """The image without the incomplete cell of the block grid at the end of ``axis``."""
     size, cell = list(coefficients.image_size), alignment(coefficients)[axis]
     if size[axis] % cell == 0:
         return coefficients

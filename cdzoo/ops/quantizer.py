@@ -21,14 +21,14 @@ __all__ = ["SoftToHardQuantizer", "nearest_center", "soft_to_hard", "soft_to_har
 
 
 def nearest_center(y: Tensor, centers: Tensor) -> Tensor:
-    """The index of the centre that is nearest to each value; of two equally near ones, the smaller centre's.
+    """The index of the center that is nearest to each value; of two equally near ones, the smaller center's.
 
     Args:
         y: values of any shape.
         centers: ``(L,)``, in any order, finite.
 
     Returns:
-        int64 of the shape of ``y``, in ``[0, L)``. NaN counts as larger than every centre.
+        int64 of the shape of ``y``, in ``[0, L)``. NaN counts as larger than every center.
     """
     ascending, order = centers.detach().to(y.dtype).sort(stable=True)
     boundaries = (ascending[1:] + ascending[:-1]) / 2
@@ -36,7 +36,7 @@ def nearest_center(y: Tensor, centers: Tensor) -> Tensor:
 
 
 def soft_to_hard(y: Tensor, centers: Tensor, *, sigma: float = 1.0) -> Tensor:
-    """Each value's nearest centre, with the gradient of the softly weighted mean of all centres.
+    """Each value's nearest center, with the gradient of the softly weighted mean of all centers.
 
     Args:
         y: values of any shape.
@@ -56,8 +56,8 @@ def soft_to_hard(y: Tensor, centers: Tensor, *, sigma: float = 1.0) -> Tensor:
 def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_channel: bool = False) -> Tensor:
     """Entropy of the symbols that ``y`` is quantized to: the paper's ``H(q)``.
 
-    The value is the entropy of the histogram of nearest centres. The gradient is that of the mean cost of a symbol,
-    ``-log2`` of its frequency, under soft assignments; a centre without a symbol costs what one symbol of it would.
+    The value is the entropy of the histogram of nearest centers. The gradient is that of the mean cost of a symbol,
+    ``-log2`` of its frequency, under soft assignments; a center without a symbol costs what one symbol of it would.
 
     Args:
         y: latents before quantization, ``(B, C, ...)``, or any shape for one histogram.
@@ -87,12 +87,12 @@ def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_
 
 
 def _assignments(y: Tensor, centers: Tensor, sigma: float) -> Tensor:
-    """``(..., L)``: weights of the centres, for each value."""
+    """``(..., L)``: weights of the centers, for each value."""
     return torch.softmax(-sigma * (y.unsqueeze(-1) - centers).square(), dim=-1)
 
 
 class SoftToHardQuantizer(nn.Module):
-    """``levels`` learned centres, shared by all channels, as :func:`soft_to_hard` uses them.
+    """``levels`` learned centers, shared by all channels, as :func:`soft_to_hard` uses them.
 
     Args:
         levels: ``L``, at least 2.
@@ -116,11 +116,11 @@ class SoftToHardQuantizer(nn.Module):
         self.centers = nn.Parameter(torch.linspace(-2, 2, 2 * levels + 1)[1::2].clone())
 
     def forward(self, y: Tensor) -> Tensor:
-        """Values of any shape to centres, in the same shape."""
+        """Values of any shape to centers, in the same shape."""
         return soft_to_hard(y, self.centers, sigma=self.sigma)
 
     def symbols(self, y: Tensor) -> Tensor:
-        """Values of any shape to indices of centres, int64 in ``[0, L)``."""
+        """Values of any shape to indices of centers, int64 in ``[0, L)``."""
         return nearest_center(y, self.centers)
 
     def entropy(self, y: Tensor, *, per_channel: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Classifiers on what a frozen codec leaves of images: latents, or decoded images for networks of the pixel domain."""
+"""Classifiers on the output of a frozen codec: on latents, or on decoded images for networks of the pixel domain."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Classification(nn.Module):
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     def train(self, mode: bool = True) -> Classification:
-        """As usual, but for batch norms that are frozen."""
+        """Set the mode, as in PyTorch; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.requires_grad:
@@ -67,10 +67,10 @@ class Classification(nn.Module):
 
 
 class ClassifierInputs:
-    """Datasets of a training, and what makes a batch of theirs the inputs of a network.
+    """Datasets of a training, and the function from their batches to the inputs of a network.
 
     Images are brought to squares of ``--size`` pixels and encoded, once if there is a ``--cache``; the network reads
-    crops of ``--crop`` pixels of the latent or of the decoded image, in validation the one at the centre. With
+    crops of ``--crop`` pixels of the latent or of the decoded image, in validation the one at the center. With
     ``--views``, a cache holds as many random views of each training image, besides the whole one.
     """
 
@@ -112,7 +112,7 @@ class ClassifierInputs:
         )
 
     def subtract_means(self) -> None:
-        """Centre each latent channel by its mean over some hundred training images."""
+        """Subtract the mean of each latent channel over a few hundred training images."""
         count = min(len(self.train), 320)
         some = torch.utils.data.Subset(self.train, range(0, len(self.train), max(1, len(self.train) // count)))
         self.run.seed("means")
@@ -121,7 +121,7 @@ class ClassifierInputs:
         self.transform = LatentTransform(size=self.transform.size, mean=tuple(round(float(m), 5) for m in mean))
 
     def _read(self, batch: Any, dataset: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-        """A batch as the codec leaves it: latents (or images), scales, labels."""
+        """A batch after the codec: latents (or images), scales, labels."""
         if self.cached:
             batch = dataset.look_up(batch)
         *tensors, labels = (t.to(self.run.device, non_blocking=True) for t in batch)
@@ -211,7 +211,7 @@ def train_in_stages(
 ) -> nn.Module:
     """Train without the parameters in ``known``, for a share ``frozen`` of the whole, and then with them.
 
-    The second stage goes on in the order of the images, with an optimizer that knows nothing of the first.
+    The second stage continues the order of the images, with a new optimizer.
 
     Args:
         known: some of the network's parameters; where there are none, ``frozen`` is 0.
@@ -272,7 +272,7 @@ def save_classifier(
 
 
 def check_same(read: nn.Module, written: nn.Module) -> None:
-    """Refuse weights that did not come back from their folder as they went there."""
+    """Refuse weights that differ after saving and loading."""
     theirs = written.state_dict()
     wrong = [name for name, tensor in read.state_dict().items() if not torch.equal(tensor, theirs[name])]
     if wrong:

@@ -1,4 +1,4 @@
-"""Images for training a codec, and its way from there to a folder of weights that is measured."""
+"""Training a codec: images, options, and the folder of weights, which is measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CodecData:
 
     Args:
         resize: shorter side that images are brought to before they are cropped; ``None`` for their own.
-        view: what is done to training images instead.
+        view: a function of training images, in place of cropping.
         labels: whether images are sorted into classes, one folder each; otherwise all images below ``--data`` count.
     """
 
@@ -54,7 +54,7 @@ class CodecData:
         return (batch[0].to(self.run.device, memory_format=torch.channels_last),)
 
     def validation(self, limit: int | None = None) -> Iterator[Any]:
-        """Centre squares of held-out images, and their classes: this process's share."""
+        """Center squares of held-out images, and their classes: this process's share."""
         files = thinned(self.files["val"], limit)
         view = whole(self.side or self.run.args.crop)
         for x, labels in batches(Images(files, view), 16, rank=self.run.rank, world=self.run.world):
@@ -71,7 +71,7 @@ class CodecData:
 
 
 def init_codec(run: Run, codec: Codec, source: str | None) -> None:
-    """Start from another codec's weights, a folder or a Hub repository: from all that have a counterpart here."""
+    """Start from another codec's weights (a folder or a Hub repository): copy all tensors of equal name and shape."""
     if source is None:
         return
     taken = take_over(codec, named_codec(source).state_dict())

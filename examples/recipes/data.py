@@ -128,7 +128,7 @@ def list_masks(root: Path, limit: int | None = None) -> tuple[int, int, dict[str
 
 
 def thinned(items: list[Any], limit: int | None) -> list[Any]:
-    """Every so many-th, so that ``limit`` are left."""
+    """Evenly chosen items, ``limit`` of them."""
     return items if limit is None or len(items) <= limit else [items[i * len(items) // limit] for i in range(limit)]
 
 
@@ -155,7 +155,7 @@ class Images(Dataset[Any]):
 
 
 def whole(size: int) -> Transform:
-    """The centre square of the image whose shorter side is brought to ``size``."""
+    """The center square ``(3, size, size)`` of the image, whose shorter side is resized to ``size``."""
     return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
 
 
@@ -182,7 +182,7 @@ class Masks(Dataset[Any]):
     Args:
         pairs: of files.
         crop: side of a random square; ``None`` for whole images.
-        void: what the mask has where there is no image.
+        void: value of the mask where there is no image.
         resize: factor for all images, before anything else.
     """
 
@@ -224,8 +224,8 @@ class Cached(Dataset[Any]):
 
     Args:
         folders: one for each view.
-        device: where everything is held, if it is; a sample then is ``(view, index)``, and :meth:`look_up` does the
-            rest for a whole batch.
+        device: if given, all samples are held there; a sample is then ``(view, index)``, and :meth:`look_up` reads a
+            whole batch.
     """
 
     def __init__(self, folders: Sequence[Path], device: torch.device | None = None) -> None:
@@ -234,7 +234,7 @@ class Cached(Dataset[Any]):
         self.held = None if device is None else {name: self._stacked(name, device) for name in self.views[0]}
 
     def _stacked(self, name: str, device: torch.device) -> Tensor:
-        """One after the other, for twice that would not fit."""
+        """Stack arrays one after the other, since two copies would not fit into memory."""
         count, first = len(self), torch.from_numpy(self.views[0][name][:1].copy())
         rows = torch.empty((len(self.views) * count, *first.shape[1:]), dtype=first.dtype, device=device)
         for number, view in enumerate(self.views):
@@ -289,7 +289,7 @@ def keep(run: Run, files: Sequence[tuple[Path, int]], transform: Transform, fold
     Args:
         transform: to squares of one size; its randomness follows from the folder's name and the place among ``files``,
             so that runs of all seeds share their views.
-        folder: where to; what is there already is left alone.
+        folder: the cache; existing files are kept.
     """
     dataset = SeededDataset(Images(files, transform, torch.uint8), 0)
     with only_one(folder) as empty:
@@ -311,12 +311,12 @@ def cache(
 ) -> Path:  # fmt: skip
     """Encode every image once, and keep the latents (float16), or the decoded images (uint8); returns the folder.
 
-    The squares that codecs were given stay too, three bytes a pixel, until somebody deletes ``*-squares``.
+    The squares that codecs read are kept in ``*-squares``, three bytes a pixel; delete them if they are not needed.
 
     Args:
         codec: none for the squares themselves.
         transform: see :func:`keep`; all codecs are given the same squares.
-        folder: where to; what is there already is left alone.
+        folder: the cache; existing files are kept.
     """
     names = hashlib.sha256("\n".join(str(file) for file, _ in files).encode()).hexdigest()[:8]
     kind = "decoded" if decoded else "latents"
@@ -364,12 +364,12 @@ def _fill(folder: Path, rows: Iterable[dict[str, Tensor]], labels: Sequence[int]
 def crop_and_flip(
     tensors: Sequence[Tensor | None], side: int, *, train: bool, mirror: bool = True
 ) -> list[Tensor | None]:
-    """The same square of each tensor ``(B, C, h, w)``: at random and mirrored half the time, or at the centre.
+    """The same square of each tensor ``(B, C, h, w)``: at random and mirrored half the time, or at the center.
 
     In training each sample has a place of its own.
 
     Args:
-        mirror: whether to; a mirrored latent is not that of the mirrored image.
+        mirror: mirror half of the samples; a mirrored latent is not the latent of the mirrored image.
     """
     first = next(t for t in tensors if t is not None)
     height, width = first.shape[-2:]

@@ -75,7 +75,7 @@ def shift(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def logits_of_image(model: JPEGResNetSmall, x: Tensor) -> Tensor:
-    """Compute the logits of what the network's entrance puts out."""
+    """Compute the logits of the output of the network's entrance."""
     return model.forward_head(model.block3(model.block2(model.block1(x))))
 
 

@@ -1,10 +1,10 @@
 """Metrics of recipes: quality and rate of codecs, accuracy of classifiers, mean intersection over union (mIoU).
 
-The rate of a codec is given twice. ``bpp_estimated`` is what its probabilities cost: likelihoods of the entropy model,
-or the entropy of the histogram of one image's symbols where there is no entropy model. ``bpp_real`` counts the bytes of
-whole ``.cdz`` files: a header of some 40 bytes, which weighs on small images; the tables with 16 bits for each
-probability; whole bytes at the end of each part; and, without an entropy model, tables of the training images, which a
-decoder has, in place of the image's own, which it has not.
+The rate of a codec is given twice. ``bpp_estimated`` follows from probabilities: the likelihoods of the entropy model,
+or, without an entropy model, the entropy of the histogram of one image's symbols. ``bpp_real`` counts the bytes of
+whole ``.cdz`` files. They have a header of about 40 bytes, which matters for small images, probabilities of 16 bits,
+and whole bytes at the end of each part. Without an entropy model they use the tables of the training images, since a
+decoder does not know those of the image.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ConfusionMatrix:
     """Counts of pixels by true class (rows) and predicted class (columns).
 
     Args:
-        num_classes: true classes from this number on are void, and count for nothing (so are negative ones).
+        num_classes: true classes from this number on, and negative ones, are void: they are not counted.
     """
 
     def __init__(self, num_classes: int) -> None:

@@ -1,7 +1,7 @@
 """The networks of table 3 of Deng & Karam (arXiv:2305.08000, section 5.7), by the names that the recipe takes.
 
-Each name is ``experiment=setting``; the setting that the paper chose is what :func:`cdzoo.models.fa_cresnet39` builds.
-What the table leaves open is settled in :mod:`cdzoo.models.fa_ablations`, which builds them.
+Each name is ``experiment=setting``; the setting that the paper chose is that of :func:`cdzoo.models.fa_cresnet39`.
+:mod:`cdzoo.models.fa_ablations` builds the others and says how it fills in the details that the table leaves open.
 """
 
 from __future__ import annotations

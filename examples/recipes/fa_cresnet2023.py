@@ -8,22 +8,26 @@ The paper's order (5.2, 5.3), with its schedule for ImageNet (the default) or fo
     fa_cresnet2023.py classifier --data imagenet --codec CODEC --model cresnet39 --out runs/cresnet
     fa_cresnet2023.py classifier --data minc --codec CODEC --schedule minc --ablation pooling=max --out runs/max
 
-Stage 1 trains what the pixel network has no weights for, and the rest is frozen, its batch norms too; stage 2 trains
-everything. Without ``--pretrained`` there is nothing to freeze, and stage 2 has the whole length.
+Stage 1 trains the layers for which the pixel network has no weights; all other layers are frozen, with their batch
+norms. Stage 2 trains all layers. Without ``--pretrained`` nothing is frozen, and stage 2 takes the whole training.
 
-CODEC is a folder, a Hub repository, or the name of weights of bmshj2018_hyperprior that ship with cdzoo. The paper's
-are the models for MS-SSIM of tensorflow-compression, qualities 1 to 8; CompressAI's checkpoints of that design and
-metric, which come in by ``codec.load_compressai(state_dict)`` and ``cdzoo.save_pretrained``, can stand in for them.
-Tell ``--lowest-rate`` for quality 1, which has fewer convolutions. ``--ablation`` takes the networks of table 3 (see
-fa_ablation.py); its pixel network has the schedule of MINC-2500's anchors, and in the paper starts from random values.
+CODEC is a folder, a Hub repository, or the name of weights of bmshj2018_hyperprior that ship with cdzoo. The paper uses
+the models for MS-SSIM of tensorflow-compression, qualities 1 to 8. CompressAI's checkpoints of the same design and
+metric can replace them: load them by ``codec.load_compressai(state_dict)`` and save them by ``cdzoo.save_pretrained``.
+Give ``--lowest-rate`` for quality 1, where the network has fewer convolutions. ``--ablation`` builds the networks of
+table 3 (see fa_ablation.py). The pixel network among them has the schedule of MINC-2500's anchors; the paper starts it
+from random values.
 
-The paper codes original images (5.2, 5.3). Here they are brought to squares of ``--size`` pixels first, 256 by default,
-so that batches have one size: rates, and rows and columns of latents before they are brought to 28, are those of
+The paper codes original images (5.2, 5.3). This recipe first crops and resizes them to squares of ``--size`` pixels
+(256 by default), so that batches have one size. Rates, and the sizes of latents before resizing to 28x28, are those of
 squares.
 
-What the paper leaves open: mirroring of latents is not mentioned (``--mirror``); whether the rate of pretrained layers
-on ImageNet, 1e-4, decays (here it does not; on MINC all layers share one schedule); how the cResNet-39 it compares with
-is initialized (here it is trained like FA-cResNet-39, from the same weights where ``--pretrained`` is given).
+The paper leaves some details open. This recipe chooses:
+
+- Latents are mirrored only with ``--mirror``.
+- The learning rate of pretrained layers on ImageNet, 1e-4, does not decay. On MINC all layers share one schedule.
+- cResNet-39, with which the paper compares, is trained like FA-cResNet-39, from the same weights if ``--pretrained`` is
+  given.
 """
 
 from __future__ import annotations
@@ -71,7 +75,7 @@ ANCHOR = {
 
 
 def random_resized_crop(size: int, *, bilinear: bool, mirror: bool) -> Any:
-    """Crops of 8 to 100 % of the area, proportions 3/4 to 4/3, brought to ``size``; each sample has its own."""
+    """Crops of 8 to 100 % of the area, proportions 3/4 to 4/3, resized to ``size``; another one for each sample."""
 
     def augment(tensors: Sequence[Tensor | None], side: int, *, train: bool) -> list[Tensor | None]:
         first = next(t for t in tensors if t is not None)
@@ -117,7 +121,7 @@ def pretrained_state(run: Run) -> dict[str, Tensor]:
 
 
 def train_by(run: Run, recipe: Recipe, model: nn.Module, inputs: ClassifierInputs, known: list[Any]) -> nn.Module:
-    """Stage 1 without the parameters in ``known``, where there are any, and stage 2 with all."""
+    """Train in stage 1 without the parameters in ``known`` (if there are any), in stage 2 with all."""
     args = run.args
     decay = recipe.weight_decay if args.weight_decay is None else args.weight_decay
     schedules = (recipe.schedule, recipe.pretrained_schedule)
@@ -194,7 +198,7 @@ def _smoke_codec() -> Codec:
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """One of the commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = {"steps": 4, "batch": 4, "evaluate_every": 100.0, "log_every": 2, "minutes": None, "cache": None}

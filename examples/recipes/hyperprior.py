@@ -1,17 +1,17 @@
-"""The codecs with an entropy model that the papers of others stand on: Ballé et al. 2018, Minnen et al. 2018.
+"""Codecs with a learned entropy model, on which other papers build: Ballé et al. 2018, Minnen et al. 2018.
 
     hyperprior.py codec --data imagenet --test kodak --quality 4 --out runs/codec
     hyperprior.py codec --data imagenet --test kodak --model mbt2018_mean --metric ms-ssim --out runs/mean
 
-Deng & Karam read the latents of a scale hyperprior, with the published weights for MS-SSIM of
-tensorflow-compression; Bai et al. compare with the mean-scale one, and name no implementation. CompressAI's
-procedure is the default here: ``lmbda D + R`` with its weights for qualities 1 to 8, batches
-of 16 crops of 256 pixels, Adam at 1e-4, gradients clipped to norm 1, and the quantiles of the entropy bottleneck at a
-rate of their own, 1e-3. CompressAI lowers the rate where the loss stands still, which a clock cannot plan: here the
-rate is constant for most of the training and falls by a cosine at its end.
+Deng & Karam read the latents of a scale hyperprior, with the published weights for MS-SSIM of tensorflow-compression;
+Bai et al. compare with the mean-scale one, and name no implementation. CompressAI's procedure is the default here:
+``lmbda D + R`` with its weights for qualities 1 to 8, batches of 16 crops of 256 pixels, Adam at 1e-4, gradients
+clipped to norm 1, and the quantiles of the entropy bottleneck at a rate of their own, 1e-3. CompressAI lowers the rate
+when the loss no longer falls. This recipe needs a fixed length: the rate is constant for most of the training and then
+falls by a cosine.
 
-``--init`` starts from the weights of another codec, from every tensor that has a counterpart of its name and shape: the
-next rate, another metric, or a scale hyperprior for a mean-scale one.
+``--init`` starts from the weights of another codec: of the next rate, of another metric, or of a scale hyperprior for a
+mean-scale one. All tensors of equal name and shape are copied.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def codec(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """The one command there is."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = add_command(

@@ -1,25 +1,27 @@
 """Bai et al., Towards End-to-End Image Compression and Analysis with Transformers, AAAI 2022.
 
-One step of training from random values does not converge; the paper has two, and rivals:
+Training from random values in one step does not converge. The paper trains in two steps, and compares with others:
 
     icat2022.py first  --data imagenet --out runs/first
     icat2022.py second --data imagenet --init runs/first/icat --alpha 0.3 --test kodak --out runs/second
     icat2022.py rival  --data imagenet --codec MBT --rival deit_small_patch16_224 --alpha 0.3 --out runs/rival
     icat2022.py pixels --data imagenet --rival deit_small_patch16_224 --out runs/pixels
 
-The first step is without quantization and rate, and has DeiT's augmentations (in ``--small`` runs, which are too short
-for them, the second step's). The second has ``--alpha`` of 0.1, 0.3
-and 0.6, and ``--ratio`` (alpha / beta) of 100, in the ablation 50 and 200; it takes mirrored random resized crops only,
-since the hyperprior takes other augmentations badly. ``--schedule inat19`` is the paper's for that data set; its first
-step starts from one of ImageNet (``--init``). A rival is ``mbt2018_mean`` with a network of timm behind its decoded
-images (``resnet50``, ``deit_small_patch16_224``, ``swin_tiny_patch4_window7_224``), both trained on together; with
-``--frozen`` neither is, which is what the paper compares with first. MBT is a folder, a Hub repository or a name of
-weights. ``pixels`` trains such a network alone on the original images, as the first step does (table 1).
+The first step has no quantization and no rate. It uses DeiT's augmentations (``--small`` runs are too short for them
+and use those of the second step). The second step uses ``--alpha`` of 0.1, 0.3 and 0.6, and ``--ratio`` (alpha / beta)
+of 100; the ablation uses 50 and 200. It uses only mirrored random resized crops, since other augmentations harm the
+hyperprior. ``--schedule inat19`` is the paper's schedule for that data set; its first step starts from one of ImageNet
+(``--init``).
 
-The paper's batches are of 1024 (512 on INat19) images in all processes together; ``--batch`` is per process. It leaves
-open: gradient clipping (norm 1), the rate of the quantiles' own optimizer (1e-3), the weight decay (DeiT's, 0.05). Of
-DeiT's augmentations, showing each image three times in a batch is left out. ``--amp`` is for the first step and for the
-rivals' classifiers: codecs are trained in float32, for their likelihoods' sake.
+``rival`` is ``mbt2018_mean`` followed by a network of timm that reads decoded images (``resnet50``,
+``deit_small_patch16_224``, ``swin_tiny_patch4_window7_224``). Both are trained together; with ``--frozen``, neither is
+trained (the paper's first comparison). MBT is a folder, a Hub repository or a name of weights. ``pixels`` trains such a
+network alone on original images, as the first step does (table 1).
+
+The paper's batches have 1024 images (512 on INat19) in all processes together; ``--batch`` is per process. The paper
+leaves open: gradient clipping (here norm 1), the learning rate of the quantiles' optimizer (1e-3), the weight decay
+(0.05, DeiT's). DeiT shows each image three times in a batch; this recipe does not. ``--amp`` is for the first step and
+for classifiers of ``rival``. Codecs are trained in float32, because likelihoods need it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ SCHEDULES = {
 
 
 class Analysis(nn.Module):
-    """Equation 6, for a network that classifies and rebuilds, or for a codec with a classifier behind it."""
+    """Loss of equation 6, for a network that classifies and rebuilds, or for a codec and a classifier."""
 
     def __init__(self, codec: nn.Module, network: nn.Module | None, *, alpha: float, beta: float) -> None:
         super().__init__()
@@ -81,10 +83,10 @@ class Analysis(nn.Module):
 
 
 class Originals(nn.Module):
-    """In the place of a codec: images as they are."""
+    """A stand-in for a codec that returns images unchanged."""
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """Without bits."""
+        """Images ``(B, 3, H, W)`` as a :class:`~cdzoo.types.CodecOutput` without likelihoods."""
         return CodecOutput(x, Latent(x, None, (x.shape[-2], x.shape[-1])), {})
 
 
@@ -109,7 +111,7 @@ class AnalysisInputs:
 
     @torch.no_grad()
     def evaluate(self, task: Analysis) -> dict[str, float]:
-        """Accuracy, PSNR and estimated rate on centre crops of the validation split."""
+        """Accuracy, PSNR and estimated rate on center crops of the validation split."""
         task.eval()
         side, counts, sums = self.run.args.crop, [], torch.zeros(3, dtype=torch.float64)
         view = v2.Compose([v2.Resize(round(side / 0.875), antialias=True), v2.CenterCrop(side)])
@@ -142,7 +144,7 @@ def _deit_view(size: int) -> Any:
 
 
 def parameter_groups(task: nn.Module, rate: float, weight_decay: float) -> tuple[list[dict[str, Any]], int]:
-    """Weights, then what is not decayed, then (if any) quantiles, at a rate that stays; and the number of groups."""
+    """Groups of weights, of parameters without decay and of quantiles (constant rate), and the number of groups."""
     named = [(n, p) for n, p in task.named_parameters() if p.requires_grad]
     quantiles = [p for n, p in named if n.endswith(".quantiles")]
     rest = [(n, p) for n, p in named if not n.endswith(".quantiles")]
@@ -172,7 +174,7 @@ def _train(run: Run, task: Analysis, inputs: AnalysisInputs, optimizer: Any, *, 
 
 
 def _apply_schedule(args: argparse.Namespace, step: str) -> float:
-    """Fill in what was not said, and return the share of the training that warms up."""
+    """Fill in the options that were not given, and return the share of the training that warms up."""
     epochs, batch, rate, warmup = SCHEDULES[args.schedule][step]
     args.batch, args.lr = args.batch or batch, args.lr or rate
     if args.epochs is None and not (args.steps or args.minutes):
@@ -257,7 +259,7 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def rival(args: argparse.Namespace) -> dict[str, Any]:
-    """Train mbt2018_mean and a classifier of decoded images on together, by the second step's loss and schedule."""
+    """Train mbt2018_mean and a classifier of decoded images together, by the second step's loss and schedule."""
     warmup = _apply_schedule(args, "second")
     run = Run(args)
     inputs = AnalysisInputs(run, deit=False)
@@ -277,7 +279,7 @@ def rival(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """One of the commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     common = {"crop": 64, "width": 0.34, "batch": 32, "workers": 0}

@@ -1,4 +1,4 @@
-"""Segmenters on what a frozen codec leaves of images: latents, or decoded images."""
+"""Segmenters on the output of a frozen codec: on latents, or on decoded images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Segmentation(nn.Module):
 
 
 class SegmenterInputs:
-    """Datasets of a training, and what makes a batch of theirs the inputs of a network.
+    """Datasets of a training, and the function from their batches to the inputs of a network.
 
     Training crops have ``--crop`` pixels; the validation images are whole, and go one by one.
     """
@@ -54,7 +54,7 @@ class SegmenterInputs:
         self.val = Masks(self.pairs["val"], crop=None, void=self.void, resize=args.resize)
 
     def subtract_means(self) -> None:
-        """Centre each latent channel by its mean over some training crops."""
+        """Subtract the mean of each latent channel over some training crops."""
         self.run.seed("means")
         some = torch.utils.data.Subset(self.train, range(min(len(self.train), 64)))
         sums = [self.codec.encode(x.to(self.run.device)).y_hat.double().mean((0, 2, 3)) for x, _ in batches(some, 16)]
@@ -79,12 +79,12 @@ class SegmenterInputs:
         return confusion.metrics(self.run)
 
 
-def segmenter_of(run: Run, codec: Codec, *, latents: bool, centre: bool = False) -> dict[str, Any]:
+def segmenter_of(run: Run, codec: Codec, *, latents: bool, center: bool = False) -> dict[str, Any]:
     """Train a segmenter, from a classifier or from random values, by the recipe of DeepLab and Torfason et al. (A.5).
 
     Args:
         latents: whether the network reads latents; decoded images otherwise.
-        centre: subtract the mean of each latent channel; a classifier brings its own.
+        center: subtract the mean of each latent channel; a classifier brings its own.
     """
     args, inputs = run.args, SegmenterInputs(run, codec, "latents" if latents else "decoded")
     if args.classifier:
@@ -92,7 +92,7 @@ def segmenter_of(run: Run, codec: Codec, *, latents: bool, centre: bool = False)
         model = cdzoo.models.Segmenter.from_classifier(classifier, num_classes=inputs.num_classes)
         inputs.transform = getattr(model, "transforms", None) or inputs.transform
     else:
-        if latents and centre:
+        if latents and center:
             inputs.subtract_means()
         run.seed("weights")
         sizes = {"in_channels": codec.latent_channels, "latent_stride": codec.stride} if latents else {}

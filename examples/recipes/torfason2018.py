@@ -8,8 +8,9 @@ The paper's experiments, in its order (A.1, A.4, A.5, A.8):
     torfason2018.py segmenter  --data voc --codec runs/codec/codec --classifier runs/classifier/classifier
     torfason2018.py joint      --data imagenet --codec runs/codec/codec --classifier runs/classifier/classifier
 
-``resnet50`` and ``resnet71`` read decoded images: the rivals. Joint training is compared with a control of three steps
-(6.1): the codec alone is trained on; a classifier is trained from scratch on that codec; and for nine more epochs:
+``resnet50`` and ``resnet71`` read decoded images; the paper compares with them. It compares joint training with a
+control of three steps (6.1): train the codec alone for longer; train a classifier from scratch on that codec; train the
+classifier for nine more epochs:
 
     torfason2018.py joint      ... --train codec --out runs/control
     torfason2018.py classifier ... --codec runs/control/codec --out runs/control-classifier
@@ -18,10 +19,14 @@ The paper's experiments, in its order (A.1, A.4, A.5, A.8):
 
 A segmenter of the joint network starts from ``--codec runs/joint/codec --classifier runs/joint/classifier``.
 
-What the paper leaves open: the crops that the codec is trained on (here 160 pixels); beta and H_t of the codec's own
-training, equation 1 (here those that A.8 gives for joint training), and in either at 0.330 bits per pixel (here 300,
-between its neighbors, and 1.32, for H C / 64 = 0.330); the batch of joint training (64, as in classification). Its
-learning rate at 0.330, 1e-5, is a hundredth of the others'; it stands here as it does there.
+The paper leaves some details open. This recipe chooses:
+
+- The codec is trained on crops of 160 pixels.
+- beta and H_t in equation 1, for the codec alone, are those that A.8 gives for joint training. At 0.330 bits per pixel
+  the paper gives neither: beta is 300, between those of the other rates, and H_t is 1.32 (H C / 64 = 0.330).
+- The batch of joint training is 64, as in classification.
+
+The paper's learning rate of joint training at 0.330 bits per pixel is 1e-5, a hundredth of the others. It is kept.
 """
 
 from __future__ import annotations
@@ -62,7 +67,7 @@ RATES = {
 
 
 class CodecTask(nn.Module):
-    """Equation 1."""
+    """Loss of the codec, equation 1."""
 
     def __init__(self, codec: nn.Module, *, beta: float, target_entropy: float, gamma: float = 1.0) -> None:
         super().__init__()
@@ -78,7 +83,7 @@ class CodecTask(nn.Module):
 
 
 class JointTask(nn.Module):
-    """Equation 2; the classifier reads what its latents are centered by, as before."""
+    """Loss of joint training, equation 2; the channel means that the classifier subtracts stay as they were."""
 
     def __init__(self, codec: nn.Module, model: nn.Module, mean: Tensor, weights: dict[str, float]) -> None:
         super().__init__()
@@ -96,7 +101,7 @@ class JointTask(nn.Module):
 
 
 def rate_of(args: argparse.Namespace) -> dict[str, float]:
-    """The weights of the operating point, where they were not given."""
+    """Fill in the loss weights of the operating point that were not given."""
     rate = RATES[args.rate]
     return {k: rate[k] if getattr(args, k) is None else getattr(args, k) for k in ("beta", "target_entropy")}
 
@@ -139,14 +144,14 @@ def classifier(args: argparse.Namespace) -> dict[str, Any]:
 def segmenter(args: argparse.Namespace) -> dict[str, Any]:
     """Train a segmenter that starts from a classifier (A.5): SGD, poly, batch 10, 20,000 steps.
 
-    Crops are cut before the codec, not behind it, because images of unequal sizes make no batch.
+    Crops are cut from the images, not from the latents, because images of unequal sizes do not fit into one batch.
     """
     run = Run(args)
-    return segmenter_of(run, load_codec(run, _smoke_codec), latents=args.model.startswith("cresnet"), centre=True)
+    return segmenter_of(run, load_codec(run, _smoke_codec), latents=args.model.startswith("cresnet"), center=True)
 
 
 def joint(args: argparse.Namespace) -> dict[str, Any]:
-    """Train a codec and a classifier on together (A.8), or one of them as a control: SGD, 9 epochs."""
+    """Continue the training of a codec and a classifier together (A.8), or of one as a control: SGD, 9 epochs."""
     run = Run(args)
     net = load_codec(run, _smoke_codec)
     images = CodecData(run, resize=args.size, labels=True)
@@ -211,7 +216,7 @@ def _smoke_codec() -> Codec:
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """One of the commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -229,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add_codec_options(command, crop=160)
     add_init_option(command)
     _add_rate_options(command)
-    command.add_argument("--levels", type=int, default=6, help="centres of the quantizer")
+    command.add_argument("--levels", type=int, default=6, help="centers of the quantizer")
     command.add_argument("--N", type=int, default=128, help="channels of the codec's residual units")
     command.add_argument("--latent-channels", type=int, help="default: the paper's for this rate")
 

@@ -1,8 +1,8 @@
-"""The loop that all recipes share: one process or several, any precision, and a kill costs minutes only.
+"""The training loop of all recipes: one process or several, any precision, and checkpoints every few minutes.
 
-Everything random in a step follows from the seed, the step and the process, and everything random in a sample from the
-seed, the epoch and the image. So a run that goes on from a checkpoint draws what it would have drawn, whatever was
-evaluated in between and however many workers read files.
+All random numbers of a step follow from the seed, the step and the process. Those of a sample follow from the seed, the
+epoch and the image. So a run that continues from a checkpoint draws the same numbers as one that was not interrupted,
+for any number of evaluations and of workers.
 
     python RECIPE.py COMMAND --data ... --out runs/x                       # again with the same --out: goes on
     torchrun --nproc-per-node 8 RECIPE.py COMMAND --data ... --out runs/x  # --batch images in each process
@@ -79,7 +79,7 @@ def add_command(
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Any:
-    """Parse, twice: what was said goes before the preset that was asked for, and that before the paper."""
+    """Parse the options and run the command; options override the preset, which overrides the paper's values."""
     args = parser.parse_args(argv)
     command = parser._subparsers._group_actions[0].choices[args.command]  # type: ignore[union-attr,index,call-overload]
     for name in ("small", "smoke"):
@@ -137,7 +137,7 @@ class Run:
 
     @contextlib.contextmanager
     def one_after_the_other(self) -> Iterator[None]:
-        """The main process first, and the others when it is through: they find what it has written."""
+        """Let the main process run first and the others after it: they find the files that it has written."""
         if self.world > 1 and not self.is_main:
             dist.barrier()
         yield
@@ -150,7 +150,7 @@ class Run:
         return torch.autocast(self.device.type, dtype, enabled=self.args.amp != "no")
 
     def main_says(self, value: float) -> float:
-        """The main process's value, in every process."""
+        """Send the main process's value to every process, and return it."""
         if self.world == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -165,7 +165,7 @@ class Run:
         return values.cpu()
 
     def say(self, text: str) -> None:
-        """Print, once."""
+        """Print in the main process."""
         if self.is_main:
             tqdm.write(text)
 
@@ -266,8 +266,8 @@ def fit(
     """Train until the epochs, steps or minutes are over; go on from ``checkpoint.pt`` where there is one.
 
     Args:
-        task: ``task(*inputs)`` is a dictionary of 0-dimensional tensors: ``"loss"``, which is minimized, and what else
-            is to be recorded. Holds everything that is trained, and nothing that is not.
+        task: ``task(*inputs)`` is a dictionary of 0-dimensional tensors: ``"loss"``, which is minimized, and others
+            to be recorded. The module holds the trained parameters, and no others.
         dataset: samples by index; collated, they are what ``prepare`` takes.
         schedules: one for all parameter groups, or one for each.
         prepare: a batch to the inputs of ``task``, on the device; without gradients.
@@ -422,9 +422,9 @@ def start_method(workers: int) -> str | None:
 
 
 class MovingAverage(nn.Module):
-    """A copy whose parameters and buffers follow those of a module; the random start is forgotten quickly.
+    """A copy of a module whose parameters and buffers are moving averages; it forgets random initial values quickly.
 
-    PyTorch's ``AveragedModel`` counts in a tensor, for which a GPU is waited for in each step.
+    PyTorch's ``AveragedModel`` keeps its count in a tensor, so that each step would wait for the GPU.
 
     Args:
         task: to copy.
@@ -437,7 +437,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, task: nn.Module) -> None:
-        """One step after ``task``; what is no floating-point number is copied."""
+        """One step after ``task``; values that are not floating-point are copied."""
         share = max(1 - self.decay, 9 / (10 + self.count)) if self.count else 1.0
         pairs = list(zip(_tensors(self.module), _tensors(task), strict=True))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -473,7 +473,7 @@ class History:
             write_text(self.path, "".join(f"{row}\n" for row in rows))
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more line."""
+        """Add a line."""
         if self.active:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")

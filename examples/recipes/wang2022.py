@@ -7,20 +7,24 @@
     wang2022.py segmenter  --data voc --codec runs/codec/codec --classifier runs/classifier/classifier
     wang2022.py multitask  --data imagenet --masks voc --codec runs/codec/codec --betas 100 1 1
 
-Classifiers are trained on batches of a random size of 224 to 448 pixels (3.4.3) and measured on images of their own
-size, one by one (3.4.2); ``--min-size 224 --max-size 224`` is table 3's fixed size, and resnet49 takes 672 to 1120 and
-images enlarged by three (``--enlarge 3``, 4.6). Latents are never resized. ``resnet50`` is the rival that learns after
-reconstruction: images of the same sizes are coded, decoded, and brought to 224x224 (4.2). Not here: its MobileNetV2
-(table 2), and validation at 224x224, which tables 5 and 6 have; both are in ``heads.py``, at one size.
+Each batch of a classifier's training has a random image size of 224 to 448 pixels (3.4.3). Accuracy is measured on
+images of their own size, one by one (3.4.2). ``--min-size 224 --max-size 224`` is the fixed size of table 3. resnet49
+takes 672 to 1120 pixels, and images enlarged by three (``--enlarge 3``, 4.6). Latents are never resized. ``resnet50``
+learns after reconstruction, for comparison: images of the same sizes are coded, decoded and resized to 224x224 (4.2).
+MobileNetV2 after reconstruction (table 2) and validation at 224x224 (tables 5 and 6) are in ``heads.py``, at one size.
 
-What the paper leaves open. The optimizer of the classifiers: SGD, as torchvision trains ResNet-50 (90 epochs, batch
-256, rate 0.1 divided by 10 every 30, weight decay 1e-4); for MobileNetV2 rate 0.05, a cosine and weight decay 4e-5. The
-length of the codec's training, here 1,000,000 steps of 16 images, and what becomes of its initial rate, 1e-4: here it
-is constant, and gradients are clipped to norm 1 (``--clip``), neither of which the paper mentions. The scale of the
-squared error: here of images in [-1, 1], summed over the colors, 12 times the mean in [0, 1] (``--mse-scale``), with
-which ``beta1`` from 20 to 200 makes sense; on [0, 1] the rate would win, on 0 to 255 the distortion. Segmentation: the
-settings of Torfason et al., with whom the paper compares. Equation 1 with more than the codec's two terms is written
-down there and not trained; here it is ``multitask``.
+The paper leaves some details open. This recipe chooses:
+
+- Classifiers are trained by SGD, as torchvision trains ResNet-50: 90 epochs, batches of 256, a learning rate of 0.1
+  divided by 10 every 30 epochs, weight decay 1e-4. MobileNetV2 has a rate of 0.05, a cosine schedule and weight decay
+  4e-5.
+- The codec is trained for 1,000,000 steps of 16 images. The learning rate stays at 1e-4, and gradients are clipped to
+  norm 1 (``--clip``).
+- The squared error is that of images in [-1, 1], summed over the colors: 12 times the mean in [0, 1] (``--mse-scale``).
+  On this scale ``beta1`` from 20 to 200 balances rate and distortion. On [0, 1] the rate would dominate, on 0 to 255
+  the distortion.
+- Segmentation has the settings of Torfason et al., with whom the paper compares.
+- The paper states equation 1 with all tasks but does not train it. ``multitask`` trains it.
 """
 
 from __future__ import annotations
@@ -51,14 +55,14 @@ from cdzoo.ops import RandomSizeCollate, gaussian_entropy_loss, multi_task_loss,
 
 
 class CodecTask(nn.Module):
-    """Equation 1 with the reconstruction alone."""
+    """Loss of the codec: equation 1 without classification and segmentation."""
 
     def __init__(self, codec: nn.Module, *, beta1: float, mse_scale: float) -> None:
         super().__init__()
         self.codec, self.beta1, self.mse_scale = codec, beta1, mse_scale
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Loss, the stand-in for the rate, and the mean squared error on the scale 0 to 255."""
+        """Loss, the estimate of the rate, and the mean squared error on the scale 0 to 255."""
         output, y = self.codec.forward_with_y(images)
         rate, mse = gaussian_entropy_loss(y.float()), F.mse_loss(output.x_hat.float(), images)
         loss = multi_task_loss(rate, [self.mse_scale * mse], [self.beta1])
@@ -66,7 +70,7 @@ class CodecTask(nn.Module):
 
 
 class MultiTask(nn.Module):
-    """Equation 1 with reconstruction, classification and segmentation."""
+    """Loss of all tasks: equation 1 with reconstruction, classification and segmentation."""
 
     def __init__(
         self, codec: nn.Module, classifier: nn.Module, segmenter: nn.Module | None, *, betas: Sequence[float],
@@ -107,7 +111,7 @@ def codec(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class AnySizeInputs:
-    """Images of any size through a frozen codec; for networks of the pixel domain decoded, and resized after that."""
+    """Inputs from images of any size: latents of a frozen codec, or decoded and resized images."""
 
     def __init__(self, run: Run, codec: Codec, *, latents: bool) -> None:
         args, root = run.args, run.args.data
@@ -151,7 +155,7 @@ class AnySizeInputs:
         return accuracy(self.run, counts)
 
     def best_channels(self, count: int) -> tuple[int, ...]:
-        """Those whose maps have most variance, over some thousand training images (3.4.4)."""
+        """The channels of largest variance over a thousand training images (3.4.4)."""
         files = thinned(self.files["train"], 2000)
         latents = (self.codec.encode(x.to(self.run.device)) for x, _ in batches(Images(files, self._enlarge), 1))
         return tuple(rank_channels(latents)[:count].tolist())
@@ -274,7 +278,7 @@ def _smoke_codec() -> Codec:
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """One of the commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = {"steps": 4, "batch": 4, "evaluate_every": 100.0, "log_every": 2, "minutes": None}

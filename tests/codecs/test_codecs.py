@@ -365,10 +365,10 @@ def test_tensors_of_another_default_device_do_not_mix_in(
 
 def test_the_fingerprint_is_computed_once(make_codec: MakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = copy.deepcopy(make_codec("mbt2018_mean"))
-    codec.fingerprint  # noqa: B018
+    first = codec.fingerprint
     monkeypatch.setattr(type(codec), "derive_state", lambda *_: pytest.fail("derived again without a change"))
-    codec.fingerprint  # noqa: B018
-    codec.half().fingerprint  # noqa: B018
+    assert codec.fingerprint == first
+    assert codec.half().fingerprint == first
 
 
 def test_a_training_step_changes_the_streams(make_codec: MakeCodec, make_images: MakeImages) -> None:

@@ -240,7 +240,7 @@ def at_entropy(codec: Any, x: Tensor, target: float) -> Any:
     """The codec with its last batch norm scaled such that a symbol carries about so many bits."""
     codec, low, high = copy.deepcopy(codec), 0.02, 3.0
     original = codec.g_a[-1].weight.detach().clone()
-    with torch.no_grad():  # where a centre is, for less than one bit
+    with torch.no_grad():  # where a center is, for less than one bit
         codec.g_a[-1].bias.fill_(1 / 3)
     for _ in range(12):
         gain = math.sqrt(low * high)
@@ -383,7 +383,7 @@ def test_tables_travel(name: str, make_codec: MakeCodec, make_images: MakeImages
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
-def test_a_rounded_codec_keeps_its_counts_and_centres(
+def test_a_rounded_codec_keeps_its_counts_and_centers(
     name: str, make_codec: MakeCodec, make_images: MakeImages, tmp_path: Path
 ) -> None:
     codec, x = copy.deepcopy(make_codec(name, M=8)), make_images(1, 40, 50)

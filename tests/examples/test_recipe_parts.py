@@ -155,8 +155,8 @@ def test_crops_of_tensors_belong_together() -> None:
     grow = [torch.diff(row, dim=-1).flatten(1) > 0 for row in rows]
     assert all(bool(up.all()) for up in grow[::2])  # none is mirrored
     assert {bool(row.all()) for up in grow[1::2] for row in up} == {False, True}
-    centre, _ = data.crop_and_flip([numbers, None], 4, train=False)
-    assert torch.equal(centre, numbers[..., 1:5, 1:5])
+    center, _ = data.crop_and_flip([numbers, None], 4, train=False)
+    assert torch.equal(center, numbers[..., 1:5, 1:5])
 
 
 def test_the_moving_average_forgets_the_start_and_copies_what_is_counted() -> None:

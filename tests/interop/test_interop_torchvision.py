@@ -37,7 +37,7 @@ def latent() -> Latent:
 EXACT = {
     "horizontal flip": v2.RandomHorizontalFlip(p=1),
     "vertical flip": v2.RandomVerticalFlip(p=1),
-    "centre": v2.CenterCrop((32, 64)),
+    "center": v2.CenterCrop((32, 64)),
     "quarter turn": v2.RandomRotation((90, 90), expand=True),
     "half turn": v2.RandomRotation((180, 180)),
     "three quarters": v2.RandomRotation((270, 270), expand=True),

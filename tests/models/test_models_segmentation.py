@@ -211,10 +211,10 @@ def test_upsampling_is_bilinear_with_square_pixels(small):
         assert logits.shape == (2, 5, 5, 7)
         full = small(y_hat)
     assert full.shape == (2, 5, 40, 56)
-    # the centre of pixel p lies at (p + 0.5) / 8 - 0.5 positions, clamped to the map
+    # the center of pixel p lies at (p + 0.5) / 8 - 0.5 positions, clamped to the map
     at = ((torch.arange(56) + 0.5) / 8 - 0.5).clamp(0, 6)
     left = at.floor().long().clamp(max=5)
-    row = logits[..., 0, :]  # pixels 0 to 3 lie above the centre of the first position
+    row = logits[..., 0, :]  # pixels 0 to 3 lie above the center of the first position
     expected = row[..., left] + (at - left) * (row[..., left + 1] - row[..., left])
     torch.testing.assert_close(full[..., 0, :], expected)
 

@@ -16,7 +16,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 
 def softly(y: torch.Tensor, centers: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The weights of the centres as the definition writes them, ``(n, L)``."""
+    """The weights of the centers as the definition writes them, ``(n, L)``."""
     weights = torch.stack([torch.exp(-sigma * (y.flatten() - c) ** 2) for c in centers], 1)
     return weights / weights.sum(1, keepdim=True)
 
@@ -28,7 +28,7 @@ def histogram_entropy(symbols: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("centers", [[-1.5, -0.5, 0.25, 2.0], [0.25, 2.0, -1.5, -0.5], [0.0, 1.0]])
-def test_values_are_the_nearest_centres(centers: list[float]) -> None:
+def test_values_are_the_nearest_centers(centers: list[float]) -> None:
     y, c = draw(2, 3, 4, 5), torch.tensor(centers)
     y_hat = soft_to_hard(y, c.requires_grad_())
     expected = c.detach()[(y.unsqueeze(-1) - c.detach()).abs().argmin(-1)]
@@ -38,7 +38,7 @@ def test_values_are_the_nearest_centres(centers: list[float]) -> None:
     assert torch.equal(c.detach()[nearest_center(y, c)], expected)
 
 
-def test_of_two_equally_near_centres_the_smaller_is_taken() -> None:
+def test_of_two_equally_near_centers_the_smaller_is_taken() -> None:
     y = torch.tensor([-2.0, 0.5, 1.5, float("inf"), -float("inf")])
     assert nearest_center(y, torch.tensor([2.0, 1.0, 0.0])).tolist() == [2, 2, 1, 0, 2]
 
@@ -99,7 +99,7 @@ def test_descent_reaches_the_target_and_stops_there() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
-def test_gradients_are_finite_far_from_every_centre(scale: float) -> None:
+def test_gradients_are_finite_far_from_every_center(scale: float) -> None:
     quantizer, y = SoftToHardQuantizer(6, sigma=50.0), (scale * draw(2, 3, 4)).requires_grad_()
     (quantizer(y).sum() + quantizer.entropy(y)).backward()
     assert all(bool(t.grad.isfinite().all()) for t in (y, quantizer.centers))  # type: ignore[union-attr]
