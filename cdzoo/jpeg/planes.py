@@ -1,8 +1,8 @@
 """From quantized coefficients to component planes and color: the linear decode (Ehrlich and Davis, eq. 9-10).
 
-Dequantize, inverse DCT, level shift, chroma upsampling, YCbCr to RGB; no rounding and no clamping anywhere, so that
-all of it is one affine map. Samples are in units of the full range (1 = 255 levels) and the level shift is kept
-apart: a plane here is ``sample / 255 - 128 / 255``, which is 0 for neutral chroma.
+The steps are: dequantize, inverse DCT, level shift, chroma upsampling, YCbCr to RGB. Nothing is rounded or clamped, so
+all steps together are one affine map. Samples are in units of the full range (1 is 255 levels), without the level
+shift: a plane is ``sample / 255 - 128 / 255``, which is 0 for neutral chroma.
 """
 
 from __future__ import annotations

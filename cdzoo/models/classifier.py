@@ -172,15 +172,15 @@ class Classifier(nn.Module, ABC):
             x: what the network reads.
             indices: which maps of ``feature_info``: all for ``None``, the last ``n``, or those listed.
             norm: for Transformers; without effect here.
-            stop_early: don't run what lies behind the last of them; with ``intermediates_only`` it is never run.
+            stop_early: do not run the layers after the last of them; with ``intermediates_only`` they are never run.
             output_fmt: ``"NCHW"``.
             intermediates_only: return the maps alone.
             scales: as in ``forward``, where ``x`` is a tensor of latents.
 
         Returns:
             the maps ``(B, num_chs, h', w')`` in the order of the network (of a JPEG network that is not ``"fused"``,
-            coefficient maps); in front of them, unless ``intermediates_only``, what ``forward_features`` returns, or
-            what the last stage that was run puts out.
+            coefficient maps). Unless ``intermediates_only``, before them the output of ``forward_features``, or of the
+            last stage that was run.
 
         Raises:
             ValueError: no such map or format, or as ``forward``.
@@ -200,7 +200,7 @@ class Classifier(nn.Module, ABC):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages behind the last of the maps that are wanted, for good; the arguments are timm's.
+        """Delete the stages after the last of the wanted maps; the arguments are timm's.
 
         Args:
             indices: as in :meth:`forward_intermediates`.
@@ -231,7 +231,7 @@ class Classifier(nn.Module, ABC):
         self.fc = linear_classifier(num_features, num_classes)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """``(B, num_features, h', w')`` -> logits ``(B, num_classes)``; with ``pre_logits`` what ``fc`` reads."""
+        """``(B, num_features, h', w')`` -> logits ``(B, num_classes)``; with ``pre_logits`` the input of ``fc``."""
         x: Tensor = self.avgpool(features).flatten(1)
         return x if pre_logits else self.fc(x)
 

@@ -1,19 +1,24 @@
 """Feature adaptation for sparse latents (Deng & Karam, arXiv:2305.08000, section 4.1, figure 4b).
 
-Most channels of a latent at a low rate hold few non-zero values. The channel attention unit picks and realigns
-channels by an affine transform, the feature enhancement unit then refills the chosen ones from their neighborhood.
+At a low bit rate, most channels of a latent have few values that are not zero. The channel attention unit (CAU) scales
+and shifts each channel, so that the useful channels count. The feature enhancement unit (FEU) then fills zeros from
+neighboring values, by 3x3 convolutions in a residual block.
 
     f ──▶ ChannelAttention  w·f + b ──┬─▶ 1x1 ─▶ n times 3x3 ─▶ 1x1 ──▶ (+) ─▶ ReLU
                                       └────── (1x1 if C differs) ────────┘
           FeatureAdaptation = ChannelAttention, then FeatureEnhancement
 
-The paper leaves open: biases (here: in the pooling's 1x1, where the softmax cancels it, and in the linear layers; none
-in front of a batch norm), and the hidden width when ``C / 16`` falls below 4 (here 4: a layer norm over one value
-always gives its bias). With these choices the parameter counts of the paper's table 2 come out.
+The paper leaves some details open. This implementation chooses:
 
-The options are the variants of its table 3; the defaults are what the paper settles on. Left open there: how maximum
-and average are put together (here as in CBAM: both through one bottleneck, summed), and what stands in for the
-enhancement unit where it is left out but channels must change (here a 1x1 convolution with batch norm and ReLU).
+- Linear layers and the 1x1 convolution of the pooling have a bias (the softmax cancels the latter). Convolutions before
+  a batch norm have none.
+- The bottleneck has at least 4 hidden channels, also where ``C / 16`` is less, since a layer norm over one value always
+  gives its bias.
+
+With these choices, parameter counts equal those of table 2. The options are the variants of table 3, and the defaults
+are the paper's choice. Two details of the variants are open as well. Maximum and average are combined as in CBAM: both
+pass through one bottleneck, and the results are added. Where the FEU is left out and the number of channels must
+change, a 1x1 convolution with batch norm and ReLU replaces it.
 """
 
 from __future__ import annotations
@@ -38,10 +43,10 @@ def _conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.S
 
 
 class AttentionPool2d(nn.Module):
-    """Pools a map into one vector with learned weights over positions (equation 5).
+    """Pool a map into one vector with learned weights over positions (equation 5).
 
-    It starts close to the average. Larger random weights would not do: over the values of a raw latent the softmax
-    would pick one position, and hardly let a gradient through.
+    Initial weights are small, so that the result is close to the average. With larger weights, the softmax over the
+    values of a raw latent would select one position, and gradients would vanish.
 
     Args:
         channels: ``C``.
@@ -53,7 +58,7 @@ class AttentionPool2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw small random weights; the bias stays, for the softmax cancels it."""
+        """Draw small random weights. The bias stays, since the softmax cancels it."""
         nn.init.normal_(self.conv.weight, std=0.01)
 
     def forward(self, f: Tensor) -> Tensor:

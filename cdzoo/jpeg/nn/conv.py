@@ -3,13 +3,14 @@
 A convolution C of pixels becomes the map ``Xi = J C J~`` of coefficients (eq. 11). ``"factored"`` applies the three
 in turn; ``"explicit"`` multiplies them out into one dense matrix (eq. 12-13). Both are the same linear map.
 
-What the paper gets wrong: the dense map is not the cheaper one. It has no shift structure left that a convolution
-could use: a 3x3 layer takes ``(64 Hb Wb)^2`` multiply-adds per pair of channels instead of ``9 H W``, and as much
-memory. For a ResNet-50 at 256 px that is 830 times the arithmetic of the pixel network and terabytes per layer, so
-:func:`jpeg_conv2d_map` refuses above a memory budget. It is here to be studied; ``"factored"`` is the one to use.
+The paper claims that the dense map is cheaper. It is not: the map has no shift structure that a convolution could use.
+A 3x3 layer takes ``(64 Hb Wb)^2`` multiply-adds per pair of channels instead of ``9 H W``, and as much memory. For a
+ResNet-50 at 256 px this is 830 times the arithmetic of the pixel network, and terabytes per layer. So
+:func:`jpeg_conv2d_map` raises an error above a memory budget. Use ``"explicit"`` to study the paper, and ``"factored"``
+for everything else.
 
-The map is built without the J~ of the paper: each filter tap shifts rows and columns, a shift along one axis is a
-matrix between coefficient vectors, and ``Xi`` is the sum over taps of weight times the Kronecker product of the two.
+The map is built without the paper's J~. Each filter tap shifts rows and columns. A shift along one axis is a matrix
+between coefficient vectors. ``Xi`` is the sum over taps of the weight times the Kronecker product of two such matrices.
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
 """Pixel-domain CNNs as networks over JPEG coefficients (Ehrlich and Davis, sec. 4.6).
 
-Three forms of one and the same function:
+There are three forms of the same function:
 
-- ``"fused"``: the inverse DCT once, folded with dequantization, color, normalization and, where the network starts
-  with a plain convolution, with that too (:mod:`cdzoo.jpeg.nn.stem`). Adjacent pairs of DCT and inverse DCT between
-  the layers of the paper's networks cancel, and this is what is left. The one to use.
-- ``"factored"``: every layer on coefficients, each as inverse DCT, operation, DCT where the paper has no other form.
-- ``"explicit"``: the paper's: convolutions as dense maps, ReLU masks through the harmonic mixing tensor.
+- ``"fused"``, the form to use: one inverse DCT, combined with dequantization, color conversion and normalization. If
+  the network starts with a plain convolution, it is combined with that as well (:mod:`cdzoo.jpeg.nn.stem`). In the
+  paper's networks, adjacent pairs of DCT and inverse DCT between layers cancel; this form remains.
+- ``"factored"``: every layer reads and gives coefficients. Where the paper has no other form of a layer, it runs as
+  inverse DCT, operation, DCT.
+- ``"explicit"``, the paper's form: convolutions are dense maps, and ReLU masks are applied by the harmonic mixing
+  tensor.
 
-The paper presents the last as the faster network; on the paper's own 32x32 architecture it takes 77 times the
-multiply-adds of the pixel network, and 100 to 500 times as long, and it is impossible at the size of ImageNet. What
-coefficients save is the *decoder's* work on the CPU after entropy decoding, and that is saved by ``"fused"`` as well.
+The paper presents the explicit form as the faster network. But on the paper's own architecture for 32x32 pixels it
+needs 77 times the multiply-adds of the pixel network and 100 to 500 times its time, and at the size of ImageNet it does
+not fit into memory. Coefficients save the *decoder's* work on the CPU after entropy decoding. ``"fused"`` saves that
+too.
 """
 
 from __future__ import annotations

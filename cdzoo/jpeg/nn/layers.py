@@ -1,8 +1,8 @@
 """Normalization, addition and pooling of DCT coefficient maps (Ehrlich and Davis, sec. 4.3-4.5).
 
 A coefficient map ``(B, C, Hb, Wb, 8, 8)`` is the orthonormal DCT of the 8x8 blocks of ``(B, C, H, W)``. Where ``H`` or
-``W`` is not a multiple of 8, the last blocks hold zeros beyond the image; the layers take ``image_size=(H, W)``, count
-only true pixels, and keep those zeros. Every one equals the DCT of the pixel layer of the inverse DCT.
+``W`` is not a multiple of 8, the last blocks are zero beyond the image. The layers take ``image_size=(H, W)``, count
+only true pixels, and keep these zeros. Each layer equals inverse DCT, layer on pixels, DCT.
 
 Errata of sec. 4.3 and 4.5, which work with one mean per block and a quantization step of 8 for the DC coefficient:
 

@@ -1,7 +1,7 @@
 """A feature map that is held as DCT coefficients and runs PyTorch's layers in their JPEG-domain form.
 
-``CoefficientMap`` looks like a tensor ``(B, C, H, W)`` to a network, so that networks are used as they are; what they
-do to it (``conv2d``, ``batch_norm``, ``relu``, ``+``, pooling) is done to coefficients, by :class:`LayerForms`.
+For a network, ``CoefficientMap`` is a tensor ``(B, C, H, W)``, so that networks need no change. :class:`LayerForms`
+applies their functions (``conv2d``, ``batch_norm``, ``relu``, ``+``, pooling) to the coefficients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""ReLU on DCT blocks: Approximated Spatial Masking and its plain rival (Ehrlich and Davis, sec. 4.2).
+"""ReLU on DCT blocks: Approximated Spatial Masking (ASM) and the simpler APX (Ehrlich and Davis, sec. 4.2).
 
-Both look at a block through its lowest ``num_frequencies`` spatial frequencies only. A spatial frequency is an
-anti-diagonal ``alpha + beta`` of the block, 0 to 14, so that 1 to 15 of them keep 1, 3, 6, 10, 15, 21, 28, 36, 43, 49,
-54, 58, 61, 63 or all 64 coefficients; with all 15 both are the exact ReLU.
+Both use only the lowest ``num_frequencies`` spatial frequencies of a block. A spatial frequency is an anti-diagonal
+``alpha + beta`` of the block, 0 to 14. So 1 to 15 frequencies are 1, 3, 6, 10, 15, 21, 28, 36, 43, 49, 54, 58, 61, 63
+or all 64 coefficients. With all 15, both functions are the exact ReLU.
 
 - ASM takes only the *sign* of each pixel from the low frequencies, and masks the exact block with it (eq. 18-19).
 - APX takes the pixels themselves from the low frequencies: a plain ReLU of a blurred block.

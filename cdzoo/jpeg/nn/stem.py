@@ -1,17 +1,19 @@
 """The entrance of a ``fused`` network: files to the output of its first convolution, without an RGB image.
 
-The decode is affine and a convolution is linear, so dequantization, inverse DCT, level shift, chroma upsampling,
-color conversion, normalization and the first convolution are one affine map. What is worth merging of it:
+The decode is affine and a convolution is linear. So dequantization, inverse DCT, level shift, chroma upsampling, color
+conversion, normalization and the first convolution are one affine map. Two parts of it are merged, where that is
+faster:
 
-- color and normalization go into the filters, so that the convolution reads component planes. Zero padding of a
-  normalized image means padding with the mean color; planes are shifted so that the mean color is 0 in them, too;
-- a stride ``s`` becomes space-to-depth by ``s`` and a convolution of stride 1. Luma goes from the inverse DCT straight
-  into ``s x s`` channels at 1/s of the size. A chroma plane subsampled by ``f`` needs only ``s/f x s/f`` channels, each
-  with the sum of the filter taps that would have read its copies: it is never upsampled. For the 7x7/2 convolution of
-  a ResNet and 4:2:0 files that is one 4x4 convolution of 4 + 2 channels, with a third of the arithmetic saved.
+- Color conversion and normalization go into the filters, so that the convolution reads component planes. Zero padding
+  of a normalized image is padding with the mean color. So planes are shifted such that the mean color is 0.
+- A stride ``s`` becomes space-to-depth by ``s`` and a convolution of stride 1. The inverse DCT of luma is written
+  directly into ``s x s`` channels at 1/s of the size. A chroma plane subsampled by ``f`` needs only ``s/f x s/f``
+  channels, each with the sum of the filter taps that would have read its copies: it is never upsampled. For the 7x7/2
+  convolution of a ResNet and 4:2:0 files that is one 4x4 convolution of 4 + 2 channels, with a third of the arithmetic
+  saved.
 
-Exact for every stride, padding, dilation, kernel and sampling; where a subsampled plane can't be grouped with the
-stride (stride 1, odd image sizes, "fancy" upsampling), that plane alone is upsampled before.
+The result is exact for every stride, padding, dilation, kernel and sampling. Where a subsampled plane cannot be grouped
+with the stride (stride 1, odd image sizes, "fancy" upsampling), that plane is upsampled first.
 """
 
 from __future__ import annotations
