@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import dct
@@ -225,10 +227,45 @@ def colors_of(
     plain = all(factor == (1, 1) for factor in subsampling_factors(coefficients))
     if not plain or not len(planes) == len(shifts) == 3:
         return mix(component_planes(coefficients, shifts, chroma=chroma, dtype=dtype, basis=basis), matrix, 1)
+    if _compilable(planes, dtype):
+        return _compiled_colors(coefficients, shifts, matrix)
     # nothing is upsampled: two matrix products, and one copy from blocks to rows
     blocks = pixel_blocks(torch.stack(planes, 1), qtables, shifts=shifts, dtype=dtype, basis=basis)
     colors = blocks.new_tensor(matrix) @ blocks.flatten(2)
     return dct.unblockify(colors.view(len(colors), len(matrix), *blocks.shape[2:]), size).contiguous()
+
+
+def _compilable(planes: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Return true for what the kernel takes: resized coefficients on the CPU, outside of traces and gradients."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or dtype != torch.float32:
+        return False
+    return all(
+        type(plane) is Tensor and plane.is_cpu and plane.dtype == torch.float32 and not plane.requires_grad
+        for plane in planes
+    )
+
+
+def _compiled_colors(
+    coefficients: JPEGCoefficients, shifts: tuple[float, ...], matrix: Sequence[Sequence[float]]
+) -> Tensor:
+    """:func:`colors_of` by a compiled kernel, which takes a fifth of the time of matrix products."""
+    from cdzoo.jpeg.kernels import colors
+    from cdzoo.jpeg.kernels.jit import run
+
+    planes, qtables, _, size, _ = coefficients
+    arrays = [plane.contiguous().numpy() for plane in planes]
+    tables = qtables.to(torch.float32).numpy().reshape(-1, 3, 64)
+    factors = np.array([[w / 255 for w in row] + [float(np.dot(row, shifts))] for row in matrix], np.float32)
+    batch, rows, columns = planes[0].shape[:3]
+    out = torch.empty(batch, len(matrix), 8 * rows, 8 * columns, dtype=torch.float32, device="cpu")
+    images = out.numpy()
+
+    def combine(i: int) -> None:
+        run(colors.combine, *(array[i] for array in arrays), tables[i], factors, images[i])
+
+    for_each(combine, batch, torch.get_num_threads())
+    return out[..., : size[0], : size[1]].contiguous()
 
 
 def color_matrix(color_space: str, channels: int) -> tuple[tuple[float, ...], ...]:

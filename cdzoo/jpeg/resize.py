@@ -40,6 +40,7 @@ __all__ = ["Placement", "resize_coefficients"]
 
 _TURNED_ROWS, _TURNED_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # orientations whose stored rows, columns run backwards
 _BLACK = -128.0
+_BAND_PIXELS = 1 << 20  # of a CMYK picture, at a time
 
 
 class Placement(NamedTuple):
@@ -268,19 +269,50 @@ def _resized_on_device(
 def _resized_pixels(
     coefficients: JPEGCoefficients, placements: Sequence[Placement], chroma: str, orientation: int
 ) -> JPEGCoefficients:
-    """The way through pixels: the conversion of CMYK is not linear."""
-    from cdzoo.jpeg.pixels import decode_jpeg
-
+    """The way through pixels, since the conversion of CMYK is not linear: a band of each picture at a time."""
     device = coefficients.qtables.device
     with outside_autocast(device):
-        colors = (decode_jpeg(coefficients, clamp=False, chroma=chroma) * 255 - 128).unbind(1)
-        components = [
-            _mapped(color, placements, coefficients.image_size, orientation, _BLACK, (1, 1), False, transformed=False)
-            for color in colors
-        ]
-        planes = tuple(dct.dct2d(dct.blockify(component)) for component in to_ycbcr(components))
+        colors = []
+        for i, placement in enumerate(placements):
+            own = coefficients._replace(
+                planes=tuple(plane[i : i + 1] for plane in coefficients.planes),
+                qtables=coefficients.qtables[i : i + 1],
+            )
+            colors.append(_resized_bands(own, placement, chroma, orientation))
+        components = to_ycbcr(torch.cat(colors).unbind(1))
+        planes = tuple(dct.dct2d(dct.blockify(component)) for component in components)
     tables = torch.ones(len(placements), 3, 8, 8, dtype=torch.int32, device=device)
     return JPEGCoefficients(planes, tables, ((1, 1),) * 3, placements[0].size, "ycbcr")
+
+
+def _resized_bands(coefficients: JPEGCoefficients, placement: Placement, chroma: str, orientation: int) -> Tensor:
+    """RGB ``(1, 3, h, w)`` in levels of one picture, whose pixels never exist all at once."""
+    from cdzoo.jpeg.pixels import decode_jpeg
+
+    size, sampling = coefficients.image_size, coefficients.sampling
+    axes = placement.stored_axes(size, orientation)
+    rows, columns = (
+        _dense(axis, 1, False, transformed=False)[:, :n].to(coefficients.qtables.device)
+        for axis, n in zip(axes, size, strict=True)
+    )
+    step = 8 * max(vertical for vertical, _ in sampling)  # rows of pixels in a row of MCUs
+    num_mcus, height = -(-size[0] // step), max(1, _BAND_PIXELS // (step * size[1]))
+    total = rows.new_zeros(1, 3, len(rows), len(columns))
+    for first in range(0, num_mcus, height):
+        start, end = first * step, min((first + height) * step, size[0])
+        if not rows[:, start:end].any():
+            continue
+        low, high = max(first - 1, 0), min(first + height + 1, num_mcus)  # chroma is interpolated across the edges
+        planes = zip(coefficients.planes, sampling, strict=True)
+        band = coefficients._replace(
+            planes=tuple(plane[:, low * vertical : high * vertical] for plane, (vertical, _) in planes),
+            image_size=(min(high * step, size[0]) - low * step, size[1]),
+        )
+        pixels = decode_jpeg(band, clamp=False, chroma=chroma)[:, :, start - low * step : end - low * step]
+        total += rows[:, start:end] @ (pixels * 255 - 128) @ columns.T
+    outside = (rows == 0).all(1)[:, None] | (columns == 0).all(1)
+    total = torch.where(outside, _BLACK, total)
+    return total.transpose(2, 3) if orientation >= 5 else total
 
 
 def _mapped(
@@ -291,16 +323,14 @@ def _mapped(
     fill: float,
     factor: tuple[int, int],
     fancy: bool,
-    *,
-    transformed: bool = True,
 ) -> Tensor:
-    """Upright samples ``(B, h, w)`` of a component, given in levels or as its coefficients ``(B, 8 Hb, 8 Wb)``."""
+    """Upright samples ``(B, h, w)`` of a component, given as its coefficients ``(B, 8 Hb, 8 Wb)``."""
     alike = len(set(placements)) == 1
     out = []
     for i, placement in enumerate(placements[:1] if alike else placements):
         x = samples if alike else samples[i : i + 1]
         axes = placement.stored_axes(image_size, orientation)
-        rows, columns = (_dense(axes[n], factor[n], fancy, transformed=transformed).to(x) for n in (0, 1))
+        rows, columns = (_dense(axes[n], factor[n], fancy, transformed=True).to(x) for n in (0, 1))
         x = rows[:, : x.shape[1]] @ x @ columns[:, : x.shape[2]].T
         outside = (rows == 0).all(1)[:, None] | (columns == 0).all(1)
         out.append(torch.where(outside, fill, x))

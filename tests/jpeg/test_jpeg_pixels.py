@@ -183,6 +183,32 @@ def test_the_default_device_is_not_that_of_the_images() -> None:
     assert torch.equal(pixels, decode_jpeg(coefficients))
 
 
+@pytest.mark.parametrize("space", ["ycbcr", "rgb"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 16), (45, 37)])
+def test_resized_coefficients_by_the_compiled_kernel(size: tuple[int, int], space: str) -> None:
+    """Float32 coefficients at the size of the image, against matrix products in float64."""
+    torch.manual_seed(0)
+    grid = tuple(-(-n // 8) for n in size)
+    planes = tuple(torch.randn(2, *grid, 8, 8) * 100 for _ in range(3))
+    tables = torch.randint(1, 9, (2, 3, 8, 8), dtype=torch.int32)
+    coefficients = JPEGCoefficients(planes, tables, ((1, 1),) * 3, size, space)
+    expected = decode_jpeg(coefficients, clamp=False, dtype=torch.float64)
+    found = decode_jpeg(coefficients, clamp=False)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+    turned = coefficients._replace(planes=tuple(plane.transpose(3, 4) for plane in planes))  # not contiguous
+    expected = decode_jpeg(turned, clamp=False, dtype=torch.float64)
+    assert (decode_jpeg(turned, clamp=False) - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_resized_coefficients_keep_their_gradient() -> None:
+    planes = tuple(torch.randn(1, 1, 2, 8, 8, requires_grad=True) for _ in range(3))
+    tables = torch.ones(1, 3, 8, 8, dtype=torch.int32)
+    decode_jpeg(JPEGCoefficients(planes, tables, ((1, 1),) * 3, (8, 16), "ycbcr"), clamp=False).sum().backward()
+    assert all(plane.grad is not None for plane in planes)
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8)])
 def test_encode_refuses_what_is_no_batch_of_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"images \(B, 3, H, W\)"):

@@ -335,6 +335,25 @@ def test_inks_become_rgb_as_in_pillow(space: str) -> None:
     assert np.abs(pixels(transform(c)) - tv.center_crop(expected, [24, 24]).numpy()).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0", "4:4:0"])
+@pytest.mark.parametrize("height", [150, 161])
+def test_inks_are_converted_band_by_band(height: int, subsampling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.from_numpy(np.array(photograph((height, 61), 7))).permute(2, 0, 1)[None] / 255
+    base = encode_jpeg(image, quality=95, subsampling=subsampling)
+    black = encode_jpeg(image.mean(1, keepdim=True).clamp(0.3, 0.9), quality=95)
+    tables = torch.cat((base.qtables, black.qtables), 1)
+    sampling = (*base.sampling, base.sampling[0])
+    c = JPEGCoefficients((*base.planes, *black.planes), tables, sampling, (height, 61), "ycck")
+    twice = JPEGCoefficients(tuple(p.repeat(2, 1, 1, 1, 1) for p in c.planes), tables.repeat(2, 1, 1, 1), *c[2:])
+    monkeypatch.setattr("cdzoo.jpeg.resize._BAND_PIXELS", 16 * 61)  # a row of MCUs, or two
+    transform = CoefficientTransform(resize=32, crop=(40, 30))
+    expected = tv.resize(decode_jpeg(c, clamp=False, dtype=torch.float64), [32], antialias=True)
+    expected = tv.center_crop(expected, [40, 30])
+    found = decode_jpeg(transform(twice), clamp=False)
+    assert torch.equal(found[0], found[1])
+    assert (found[:1] - expected).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("restart_rows", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "gray", "progressive"])
 @pytest.mark.parametrize("size", [(90, 133), (37, 250), (203, 18)], ids=str)

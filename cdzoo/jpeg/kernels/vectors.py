@@ -17,7 +17,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-__all__ = ["accumulate_block", "address", "dct_tile", "transpose_tile", "weighted_sum"]
+__all__ = [
+    "accumulate_block",
+    "address",
+    "dct_tile",
+    "idct_tile",
+    "mix_tiles",
+    "transpose_tile",
+    "weighted_sum",
+]
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, 8)
@@ -89,6 +97,21 @@ def _dct(builder: Any, x: list[Any]) -> list[Any]:
             total = builder.fmul(term, factor) if total is None else _multiply_add(builder, term, factor, total)
         out.append(total)
     return out
+
+
+def _idct(builder: Any, c: list[Any]) -> list[Any]:
+    """The inverse of :func:`_dct`: even frequencies are alike in opposite samples, odd ones opposite."""
+    halves = []
+    for parity in (0, 1):
+        for m in range(4):
+            total = None
+            for u in range(parity, 8, 2):
+                factor = ir.Constant(_VECTOR, [_DCT[u][m]] * 8)
+                total = builder.fmul(c[u], factor) if total is None else _multiply_add(builder, c[u], factor, total)
+            halves.append(total)
+    even, odd = halves[:4], halves[4:]
+    first = [builder.fadd(even[m], odd[m]) for m in range(4)]
+    return first + [builder.fsub(even[m], odd[m]) for m in reversed(range(4))]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -195,3 +218,48 @@ def dct_tile(typingctx: Any, source: Any, stride: Any, transposed: Any, target: 
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.int64, types.int64, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def idct_tile(typingctx: Any, block: Any, table: Any, target: Any) -> Any:
+    """A block, 8x8 float32, times a table of the same shape, to its pixels: rows of a tile."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block, table, target = arguments
+        rows = [
+            builder.fmul(
+                _load(builder, _at(builder, block, _BYTES * v)), _load(builder, _at(builder, table, _BYTES * v))
+            )
+            for v in range(8)
+        ]
+        half = _transposed(builder, _idct(builder, rows))
+        for i, row in enumerate(_transposed(builder, _idct(builder, half))):
+            _save(builder, row, _at(builder, target, _BYTES * i))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def mix_tiles(typingctx: Any, tiles: Any, factors: Any, target: Any, stride: Any) -> Any:
+    """Three tiles, one behind the other, times one factor each, plus a constant: to eight rows of eight float32.
+
+    Args:
+        tiles: the first one.
+        factors: four float32, the constant at the end.
+        target: the first row; the next one is ``stride`` bytes further.
+        stride: in bytes.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tiles, factors, target, stride = arguments
+        *weights, constant = [_splat(builder, _at(builder, factors, 4 * k)) for k in range(4)]
+        for i in range(8):
+            total = constant
+            for k, weight in enumerate(weights):
+                row = _load(builder, _at(builder, tiles, 8 * _BYTES * k + _BYTES * i))
+                total = _multiply_add(builder, row, weight, total)
+            _save(builder, total, _at(builder, target, builder.mul(stride, _INDEX(i))))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64, types.int64), generate
