@@ -101,3 +101,11 @@ def test_pretrained_networks_load_without_pytorch_compiler() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+def test_a_missing_extra_is_named() -> None:
+    script = "import sys; sys.modules['ray'] = None; import cdzoo.interop.ray"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: ray is not installed; run: pip install 'cdzoo[interop]'"
+    )
