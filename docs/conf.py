@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "docstrings",
     "jpeg_files",
@@ -56,7 +57,8 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
     ("py:.*", r"(torch|timm)\..*"),
-    ("py:.*", r"cdzoo\..*\.(M|T|State|Builder|\w*Decoder|_\w+)"),  # type variables, protocols and private bases
+    ("py:.*", r"cdzoo\..*\.(M|T|State|Builder|Stream|\w*Decoder|_\w+)"),
+    ("py:.*", r"cdzoo\.models\._\w+\.\w+"),  # type variables, protocols and private bases
 ]
 
 # -- doctests ---------------------------------------------------------------------------------------------------------
@@ -99,5 +101,6 @@ html_theme = "furo"
 html_title = f"cdzoo {release}"
 html_static_path = ["_static"]
 html_css_files = ["cdzoo.css"]
+html_js_files = ["sortable.js"]
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}

@@ -106,20 +106,28 @@ def model_rows() -> Iterator[list[str]]:
 
 
 def weights_rows(*patterns: str) -> Iterator[list[str]]:
-    """One for each published set of weights, of builders that match one of the patterns."""
+    """One for each published set of weights, of builders that match one of the patterns.
+
+    Of the card's measurements the first one is shown, on the first data set.
+    """
     for name in [*cdzoo.list_codecs(pretrained=True), *cdzoo.list_models(pretrained=True)]:
         for member in members(name) if any(fnmatch(name, pattern) for pattern in patterns or "*") else ():
             meta, folder = member.meta, member.value.source
-            metrics = [
-                f"{on}: {', '.join(f'{metric} {value:g}' for metric, value in values.items())}"
-                for on, values in meta["metrics"].items()
-            ]
+            on, values = next(iter(meta["metrics"].items()))
+            found = [metric for metric in ("top-1 (%)", "mIoU (%)", "PSNR (dB)") if metric in values]
+            metric, _, unit = found[0].removesuffix(")").partition(" (")
             size = os.path.getsize(folder.path / "model.safetensors") / 1e6
             belongs = (meta.get("codec") or {}).get("weights")
-            data = ", ".join(meta.get("datasets") or [])
-            license = f"{meta.get('license', '-')}; trained on {data}" if data else str(meta.get("license", "-"))
-            codec = broken(belongs) if belongs else "itself" if folder.codec_entry is folder.config else "none"
-            yield [broken(str(member)), "<br>".join(metrics), f"{size:.1f} MB", license, codec]
+            yield [
+                broken(str(member)),
+                {"PSNR": "codec", "mIoU": "segmentation"}.get(metric, f"{len(meta.get('classes') or [])} classes"),
+                ", ".join(meta["datasets"]),
+                f"{metric} {values[found[0]]:.1f}\u00a0{unit}<br>{on}",
+                f"{values['bits per pixel']:.2f}" if "bits per pixel" in values else "",
+                f"{size:.1f}",
+                broken(belongs) if belongs else "",
+                str(meta["license"]),
+            ]
 
 
 FIGURES = {
@@ -167,7 +175,9 @@ TABLES: dict[str, tuple[list[str], Callable[..., Iterator[list[str]]], tuple[int
     "model-table": (
         ["model", "from", "task", "reads", "stride", "parameters", "weights"], model_rows, (4, 5),
     ),
-    "weights-table": (["weights", "reaches", "size", "license", "codec"], weights_rows, (2,)),
+    "weights-table": (
+        ["weights", "task", "trained on", "measured", "bits per pixel", "MB", "codec", "license"], weights_rows, (4, 5),
+    ),
     "billion-table": (
         ["from", "pixels", "TB to read", "core hours", "core hours, decoded first", "saved"], billion_rows, (2, 3, 4, 5)
     ),
