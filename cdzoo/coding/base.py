@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -264,9 +263,9 @@ class Codec(nn.Module, ABC, Generic[State]):
             ValueError: the latent has other channels, or a size that does not fit its ``image_size``.
             TypeError: not a :class:`~cdzoo.types.Latent` of real numbers.
         """
-        height, width = check_latent(latent, name=self.name, channels=self.latent_channels, stride=self.stride)
+        size = check_latent(latent, name=self.name, channels=self.latent_channels, stride=self.stride)
         with self._inference():
-            return synthesize(self, latent.y_hat, (height, width), like=self._reference())
+            return synthesize(self, latent.y_hat, size, like=self._reference())
 
     @untraced
     def open_streams(self, streams: Sequence[bytes], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> list[Stream]:
@@ -331,8 +330,10 @@ class Codec(nn.Module, ABC, Generic[State]):
 
     def _reference(self) -> Tensor:
         """A parameter, or else a buffer, of the device and dtype in which the transforms compute."""
-        tensors = itertools.chain(self.parameters(), (b for b in self.buffers() if b.is_floating_point()))
-        return next(tensors, torch.empty(0))
+        tensor: Tensor | None = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next((b for b in self.buffers() if b.is_floating_point()), torch.empty(0))
+        return tensor
 
     # -- identity ------------------------------------------------------------------------------------------------
 
@@ -365,8 +366,7 @@ class Codec(nn.Module, ABC, Generic[State]):
                 state = self.restore_state(tensors)
         except KeyError as error:
             raise ValueError(f"coding state of {self.name} lacks {error}; save the codec again") from None
-        superfluous = sorted(set(tensors) - set(state.tensors()))
-        if superfluous:
+        if superfluous := sorted(set(tensors) - set(state.tensors())):
             raise ValueError(
                 f"coding state has tensors that {self.name} does not know: {', '.join(superfluous[:4])}; "
                 "load it into the codec that it was saved from"

@@ -25,7 +25,7 @@ import torch
 import torfason2018
 import training
 import wang2022
-from oracles.jpeg_files import encode, picture
+from oracles.jpeg_files import two_classes
 
 import cdzoo
 from cdzoo.codecs import decode_jpeg, encode_jpeg, read_jpeg
@@ -356,14 +356,7 @@ def test_the_strongest_augmentation_is_one_that_pillow_takes(monkeypatch: pytest
 @pytest.fixture(scope="module")
 def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 files of two classes: 32x32 pixels, 4:2:0."""
-    root = tmp_path_factory.mktemp("files")
-    for label, name in enumerate(("gray", "color")):
-        (root / name).mkdir()
-        for i in range(20):
-            image = picture(32, 32, seed=100 * label + i)
-            image = image if label else image.convert("L").convert("RGB")
-            (root / name / f"{i:04}{('.jpg', '.JPEG')[i % 2]}").write_bytes(encode(image, quality=75))
-    return root
+    return two_classes(tmp_path_factory.mktemp("files"), 20, (".jpg", ".JPEG"))
 
 
 def test_small_files_are_split_by_their_paths_and_read_once(jpegs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -22,3 +24,14 @@ def encode(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **options)
     return buffer.getvalue()
+
+
+def two_classes(root: Path, count: int, suffixes: Sequence[str] = (".jpg",)) -> Path:
+    """Write ``count`` files of 32x32 pixels, quality 75, 4:2:0, into each of the folders ``gray`` and ``color``."""
+    for label, name in enumerate(("gray", "color")):
+        (root / name).mkdir()
+        for i in range(count):
+            image = picture(32, 32, seed=100 * label + i)
+            image = image if label else image.convert("L").convert("RGB")
+            (root / name / f"{i:04}{suffixes[i % len(suffixes)]}").write_bytes(encode(image, quality=75))
+    return root

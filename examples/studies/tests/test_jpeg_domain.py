@@ -9,7 +9,7 @@ from pathlib import Path
 import ehrlich2019
 import pytest
 import torch
-from oracles.jpeg_files import encode, picture
+from oracles.jpeg_files import encode, picture, two_classes
 from studies.jpeg_domain import accuracy, block_relu, conversion_deviation, relu_rmse, throughput
 
 from cdzoo.codecs import decode_jpeg, encode_jpeg, read_jpeg
@@ -28,14 +28,7 @@ ASM = [0.344, 0.295, 0.239, 0.171, 0.122, 0.079, 0.049, 0.031, 0.0150, 0.0084, 0
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 files of two classes, as the paper's data: 32x32 pixels, quality 75, 4:2:0."""
-    root = tmp_path_factory.mktemp("files")
-    for label, name in enumerate(("gray", "color")):
-        (root / name).mkdir()
-        for i in range(50):
-            image = picture(32, 32, seed=100 * label + i)
-            image = image if label else image.convert("L").convert("RGB")
-            (root / name / f"{i:04}.jpg").write_bytes(encode(image, quality=75))
-    return root
+    return two_classes(tmp_path_factory.mktemp("files"), 50)
 
 
 @pytest.fixture(scope="module")
