@@ -19,9 +19,9 @@ def add_commands(commands: Any) -> None:
     """Add the parser."""
     parser = commands.add_parser(
         "demo",
-        help="compress a photograph and classify it from its stream",
-        description="Compress a photograph that comes with the package, classify it from its stream, decode it once so "
-        "that you can see it, and draw a picture of all three.",
+        help="classify a photograph from its JPEG file, and from its compressed stream",
+        description="Classify a photograph that comes with the package from its JPEG file's coefficients. Compress it, "
+        "classify it from its stream, decode it once so that you can see it, and draw a picture of all three.",
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="cdzoo_demo", help="folder for the files (cdzoo_demo)")
     add_network(parser, f"network over latents ({_MODEL}, or the network of the weights)")
@@ -34,9 +34,10 @@ def add_commands(commands: Any) -> None:
 def demo(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo demo``."""
     from cdzoo._compose import CompressedDomainModel
-    from cdzoo.bulk.networks import find_network
+    from cdzoo.bulk.classify import classify
+    from cdzoo.bulk.networks import default_network, find_network
     from cdzoo.cli._load import get_device, load_given_codec
-    from cdzoo.demo import run_demo
+    from cdzoo.demo import PHOTO, run_demo
     from cdzoo.labels import top_labels
 
     device, codec = get_device(args.device), load_given_codec(args.codec)
@@ -48,8 +49,11 @@ def demo(args: argparse.Namespace, report: Report) -> None:
     network = found.module.to(device).eval()
     if not isinstance(network, CompressedDomainModel):
         raise UsageError(f"{found.facts['builder']} does not read latents; name a network over latents, or its --codec")
+    of_jpeg = default_network("jpeg")
+    (labeled,) = classify(PHOTO, model=of_jpeg.module.to(device))
     result = run_demo(network, make_folder(args.output), size=args.size)
     report.facts |= {
+        "jpeg": {"network": of_jpeg.facts, "top": label_entries(labeled.classes)},
         "network": found.facts,
         "stream": os.fspath(result.stream),
         "picture": os.fspath(result.picture),
@@ -70,13 +74,16 @@ def _render(report: Report) -> str:
     facts = report.facts
     if "stream" not in facts:
         return ""
+    of_jpeg = facts["jpeg"]
     threads = f"{facts['num_threads']} thread{'s' if facts['num_threads'] > 1 else ''}"
     return "\n".join(
         [
+            f"JPEG file     {_named(of_jpeg['network'])}, from its coefficients, without decoding pixels:",
+            *label_lines(of_jpeg["top"]),
             f"photograph    {width_x_height(facts['image_size'])} pixels, {facts['bytes']:,} bytes as a .cdz stream",
             f"rate          {facts['bpp']:.4f} bpp with the header, {facts['payload_bpp']:.4f} without",
             f"quality       PSNR {facts['psnr']:.2f} dB of the decoded photograph",
-            f"network       {facts['network']['builder']}, from the stream, without decoding pixels:",
+            f"network       {_named(facts['network'])}, from the stream, without decoding pixels:",
             *label_lines(facts["top"]),
             f"time          {1000 * facts['logits_seconds']:.1f} ms  stream -> latent -> logits",
             f"              {1000 * facts['pixels_seconds']:.1f} ms  stream -> latent -> pixels",
@@ -85,3 +92,7 @@ def _render(report: Report) -> str:
             f"              {facts['picture']}",
         ]
     )
+
+
+def _named(network: dict[str, Any]) -> str:
+    return f"{network['builder']}, {network['classes']} classes"

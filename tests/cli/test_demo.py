@@ -63,6 +63,10 @@ def test_demo(weights: types.SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
     assert [entry["label"] for entry in result["top"]] == [
         f"thing {i}" for i in probabilities.argsort(descending=True)[:5]
     ]
+    assert [entry["label"] for entry in result["jpeg"]["top"]] == [
+        label.name for label in cdzoo.classify(PHOTO)[0].classes
+    ]
+    assert result["jpeg"]["network"]["classes"] == 1000
     assert result["logits_seconds"] > 0
     assert result["pixels_seconds"] > 0
     with Image.open(tmp_path / "d" / "demo.png") as picture:
@@ -77,7 +81,17 @@ def test_demo(weights: types.SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
 
     assert main([*arguments, "--size", "64"]) == 0
     text = capsys.readouterr().out
-    for words in ("64x64 pixels", "bpp with the header", "PSNR", "stream -> latent -> logits", "photo.cdz", "demo.png"):
+    for words in (
+        "1000 classes",
+        "palace",
+        "10 classes, from the stream",
+        "64x64 pixels",
+        "bpp with the header",
+        "PSNR",
+        "stream -> latent -> logits",
+        "photo.cdz",
+        "demo.png",
+    ):
         assert words in text
     assert "median of five runs after a warm-up, cpu" in text
 
