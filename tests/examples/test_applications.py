@@ -1,0 +1,185 @@
+"""The application scripts, run as a user would run them, against Pillow and against what was put in."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from oracles.jpeg_files import encode
+from PIL import Image
+
+from cdzoo.codecs import read_header, read_jpeg
+from cdzoo.demo import PHOTO, load_photo
+from cdzoo.images import to_pillow
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """The packaged photograph at half its size: its own blocks of 8x8 pixels have left no trace."""
+    image = Image.open(PHOTO)
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+
+
+def texture(seed: int) -> Image.Image:
+    """A picture of random soft shapes."""
+    noise = np.random.default_rng(seed).uniform(0, 255, (12, 16, 3)).astype(np.uint8)
+    return Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("name", ["label_folder", "find_similar", "double_compression", "thumbnails", "archive"])
+def test_they_are_short(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_a_folder_is_labeled_and_a_broken_file_has_a_row(
+    tmp_path: Path, photo: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    (tmp_path / "photos" / "more" / "palace.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "photos" / "small.jpg").write_bytes(encode(photo))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no JPEG file")
+    run("label_folder", tmp_path / "photos", tmp_path / "labels.csv", "--top", 2)
+    assert "2 files labeled, 1 could not be read\n     2  palace" in capsys.readouterr().out
+    with open(tmp_path / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in rows] == [
+        "broken.jpg",
+        "palace.jpg",
+        "palace.jpg",
+        "small.jpg",
+        "small.jpg",
+    ]
+    assert [row["label"] for row in rows if row["rank"] == "1"] == ["palace", "palace"]
+    assert rows[0]["problem"]
+    assert not rows[0]["label"]
+
+
+def test_a_cropped_and_a_compressed_copy_are_found_first(
+    tmp_path: Path, photo: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for seed in range(4):
+        (tmp_path / "photos" / f"{seed}.jpg").write_bytes(encode(texture(seed)))
+    (tmp_path / "photos" / "palace.jpg").write_bytes(encode(photo, quality=90))
+    (tmp_path / "photos" / "again.jpg").write_bytes(encode(photo, quality=40))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no JPEG file")
+    query = tmp_path / "query.jpg"
+    query.write_bytes(encode(photo.crop((20, 15, 310, 205)), quality=60))
+    run("find_similar", tmp_path / "photos", "--query", query, "--top", 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert {Path(line.split()[1]).name for line in lines[:2]} == {"palace.jpg", "again.jpg"}
+    assert float(lines[1].split()[0]) > float(lines[2].split()[0]) + 0.1
+    run("find_similar", tmp_path / "photos", "--threshold", 0.95)
+    pairs = [{Path(name).name for name in line.split()[1:]} for line in capsys.readouterr().out.splitlines()]
+    assert {"palace.jpg", "again.jpg"} in pairs
+    assert all("palace.jpg" not in pair for pair in pairs if "again.jpg" not in pair)
+
+
+def test_archive_of_streams_is_made_once_labeled_searched_and_shown(
+    tmp_path: Path, photo: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    to_pillow(load_photo(224)).save(tmp_path / "photos" / "sub" / "palace.png")
+    texture(0).save(tmp_path / "photos" / "texture.jpg")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no PNG file")
+    archive = tmp_path / "archive"
+    run("archive", "add", archive, tmp_path / "photos")
+    assert "broken.png" in capsys.readouterr().out
+    stream = archive / "sub" / "palace.cdz"
+    assert read_header(stream.read_bytes()).image_size == (224, 224)
+    before = stream.stat().st_mtime_ns
+    run("archive", "add", archive, tmp_path / "photos")
+    assert capsys.readouterr().out.endswith("0 bytes of images became 0 bytes of streams\n")
+    assert stream.stat().st_mtime_ns == before
+    run("archive", "label", archive)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].split("\t")[1].endswith(" church")
+    run("archive", "show", stream, tmp_path / "shown.png")
+    shown = np.asarray(Image.open(tmp_path / "shown.png"), dtype=float)
+    assert np.abs(shown - np.asarray(to_pillow(load_photo(224)))).mean() < 12
+    capsys.readouterr()
+    run("find_similar", archive, "--latents", "--query", stream, "--top", 1)
+    assert capsys.readouterr().out == f"1.000  {stream}\n"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(320, 208), (317, 203)])
+def test_thumbnails_are_the_means_of_blocks(photo: Image.Image, mode: str, size: tuple[int, int]) -> None:
+    data = encode(photo.crop((0, 0, *size)).convert(mode), quality=95, subsampling=0)
+    found = to_pillow(load("thumbnails").thumbnail(read_jpeg(data)))
+    expected = Image.open(io.BytesIO(data)).convert("RGB").reduce(8)
+    assert found.size == expected.size
+    whole = (slice(size[1] // 8), slice(size[0] // 8))  # the last blocks of the other size are padded
+    difference = np.abs(np.asarray(found, dtype=float) - np.asarray(expected, dtype=float))[whole]
+    assert difference.max() <= 3
+    assert difference.mean() < 0.5
+
+
+def test_thumbnails_of_subsampled_and_turned_files(tmp_path: Path, photo: Image.Image) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "photos").mkdir()
+    data = encode(photo.crop((0, 0, 320, 208)), quality=95, subsampling=2, exif=turned)
+    (tmp_path / "photos" / "a.jpg").write_bytes(data)
+    (tmp_path / "photos" / "b.jpg").write_bytes(b"no JPEG file")
+    run("thumbnails", tmp_path / "photos", tmp_path / "out")
+    found = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=float)
+    image = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
+    expected = np.asarray(image.reduce(8), dtype=float)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 3
+
+
+def compressed(image: Image.Image, *qualities: int) -> bytes:
+    for quality in qualities:
+        data = encode(image, quality=quality)
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    return data
+
+
+@pytest.mark.parametrize(("first", "second"), [(60, 85), (50, 75), (75, 90), (85, 75)])
+def test_a_second_compression_is_found_and_the_first_quality_named(photo: Image.Image, first: int, second: int) -> None:
+    example = load("double_compression")
+    gains = example.scores(read_jpeg(compressed(photo, first, second)))
+    assert max(gains.values()) > example.THRESHOLD
+    assert abs(max(gains, key=gains.get) - first) <= 1
+    once = example.scores(read_jpeg(compressed(photo, second)))
+    assert max(once.values()) < example.THRESHOLD
+    assert torch.tensor(list(once.values())).isfinite().all()
+
+
+def test_double_compression_prints_a_verdict(
+    tmp_path: Path, photo: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "once.jpg").write_bytes(compressed(photo, 85))
+    (tmp_path / "twice.jpg").write_bytes(compressed(photo, 60, 85))
+    run("double_compression", tmp_path / "once.jpg", tmp_path / "twice.jpg")
+    once, twice = capsys.readouterr().out.splitlines()
+    assert "compressed once" in once
+    assert "compressed twice, first at about quality 60" in twice
