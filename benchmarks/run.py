@@ -4,6 +4,10 @@
     python benchmarks/run.py --only growth        # one group
     python benchmarks/run.py --quick              # tiny sizes: shows that everything runs, not how fast
     python benchmarks/run.py --json benchmarks/results.json && python benchmarks/report.py
+    python benchmarks/run.py --only jpeg-any-size --json benchmarks/results-any-size.json && python benchmarks/report.py
+
+The last command needs torchcodec, simplejpeg, PyTurboJPEG (with libturbojpeg) and OpenCV for a complete table; peers
+that cannot be imported are named there.
 
 Every way of a row runs once a round, in an order that rotates; the table has the medians of the rounds, and the
 quartiles of the ratios of single rounds. A ratio above 1 means that cdzoo is faster, or takes less memory.

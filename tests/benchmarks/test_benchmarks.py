@@ -264,16 +264,16 @@ def test_rows_that_are_not_ahead_are_named(scripts: dict[str, ModuleType], tmp_p
     assert "| JPEG | 64 | 1 | 1 | 2 | 1 (**0.5**, 0.5 to 0.5) |" in report.section([row])
     labels = row._replace(group="jpeg-to-labels", case={**case, "network": "n"})
     header = measuring.machine(measuring.Options()) | {"load_after": 0.0}
-    elsewhere = (header | {"accelerator": "a GPU"}, [row._replace(group="accelerator")])
+    elsewhere = [(header | {"accelerator": "a GPU"}, {}, [row._replace(group="accelerator")])]
     report.write(header, {"memory": "why not", "accelerator": "none"}, [row, labels], tmp_path, elsewhere)
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "another machine:\n\n" in text.partition("## accelerator")[2]
+    assert "another run:\n\n" in text.partition("## accelerator")[2]
     assert text.index("| accelerator | none |") < text.index("## accelerator") < text.index("| accelerator | a GPU |")
     assert "Not measured: none." not in text
     here = row._replace(group="accelerator", ours=7.77)
     report.write(header, {"memory": "why not"}, [row, labels, here], tmp_path, elsewhere)  # this machine has one itself
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "was measured on another machine" not in text
+    assert "was measured in another run" not in text
     section = text.partition("## accelerator")[2].partition("\n## ")[0]
     assert [line.split("|")[5].strip() for line in section.splitlines() if "| JPEG |" in line] == ["7.77"]
     assert "Not measured: why not." in text
