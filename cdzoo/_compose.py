@@ -42,8 +42,8 @@ class CompressedDomainModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompressedDomainModel:
         # The codec moves along to another device, but keeps its dtype: rounded, its latents would be other ones.
-        probe: Tensor = fn(next(self.codec.parameters()).new_empty(0))
-        self.codec.to(device=probe.device)
+        if (tensor := reference_tensor(self.codec)) is not None:
+            self.codec.to(device=fn(tensor.new_empty(0)).device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -57,7 +57,7 @@ class CompressedDomainModel(nn.Module):
         like = latent.y_hat if parameter is None else parameter
         latent = self.transforms(latent.to(like.device))
         scales = None if latent.scales is None else latent.scales.to(like.dtype)
-        logits: Tensor = self.model(latent._replace(y_hat=latent.y_hat.to(like.dtype), scales=scales))
+        logits: Tensor = self.model(Latent(latent.y_hat.to(like.dtype), scales, latent.image_size))
         return logits
 
     def from_streams(

@@ -45,6 +45,8 @@ assert (again.name, again.steps, again.fingerprint) == ("block_means", 32, plain
 padded = torch.nn.functional.pad(images, (0, 6, 0, 0), "replicate")
 means = 31 * torch.nn.functional.avg_pool2d(padded, 8)
 assert torch.equal(again.decompress(plain.compress(images)).y_hat, means.round())
+tinynet = cdzoo.get_model("tinynet", in_channels=3, latent_stride=8)
+assert cdzoo.compose(plain, tinynet).to("cpu").from_streams(plain.compress(images)).shape == (2, 3)
 for name in ("tinynet", "linear_head"):
     model = cdzoo.get_model(name, num_classes=5).eval()
     with torch.no_grad():

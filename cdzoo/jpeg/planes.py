@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
@@ -236,14 +237,24 @@ def colors_of(
 
 
 def _compilable(planes: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Return true for what the kernel takes: resized coefficients on the CPU, outside of traces and gradients."""
+    """Return true for what the kernel takes: resized coefficients on the CPU, outside of traces and derivatives."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or dtype != torch.float32:
         return False
     return all(
-        type(plane) is Tensor and plane.is_cpu and plane.dtype == torch.float32 and not plane.requires_grad
-        for plane in planes
+        type(plane) is Tensor and plane.is_cpu and plane.dtype == torch.float32 and _is_plain(plane) for plane in planes
     )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return true for numbers in memory that no derivative follows; transforms of ``torch.func`` wrap theirs."""
+    if tensor.requires_grad or forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _compiled_colors(

@@ -134,7 +134,7 @@ class ChannelSelect(nn.Module):
         """
         if isinstance(latent, Latent):
             scales = None if latent.scales is None else self._pick(latent.scales)
-            return latent._replace(y_hat=self._pick(latent.y_hat), scales=scales)
+            return Latent(self._pick(latent.y_hat), scales, latent.image_size)
         return self._pick(latent)
 
     def put_back(self, x: Tensor, num_channels: int) -> Tensor:

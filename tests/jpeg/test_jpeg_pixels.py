@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from cdzoo.errors import JPEGError
@@ -207,6 +208,24 @@ def test_resized_coefficients_keep_their_gradient() -> None:
     tables = torch.ones(1, 3, 8, 8, dtype=torch.int32)
     decode_jpeg(JPEGCoefficients(planes, tables, ((1, 1),) * 3, (8, 16), "ycbcr"), clamp=False).sum().backward()
     assert all(plane.grad is not None for plane in planes)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # PyTorch's own, on its way to jvp
+def test_transforms_of_functions_see_resized_coefficients() -> None:
+    """Decoding is affine: its derivative in a direction is the difference that the direction makes."""
+    tables = torch.ones(1, 3, 8, 8, dtype=torch.int32)
+    start, direction = torch.randn(2, 3, 1, 1, 2, 8, 8)
+
+    def decode(planes: Tensor) -> Tensor:
+        return decode_jpeg(JPEGCoefficients(tuple(planes), tables, ((1, 1),) * 3, (8, 16), "ycbcr"), clamp=False)
+
+    expected = decode(start + direction) - decode(start)
+    torch.testing.assert_close(torch.func.jvp(decode, (start,), (direction,))[1], expected, atol=1e-5, rtol=0)
+    with forward_ad.dual_level():
+        dual = decode(forward_ad.make_dual(start, direction))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected, atol=1e-5, rtol=0)
+    both = torch.func.vmap(decode)(torch.stack([start, direction]))
+    torch.testing.assert_close(both, torch.stack([decode(start), decode(direction)]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8)])
