@@ -22,7 +22,7 @@ from cdzoo.images import read_image, to_pillow
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PHOTO", "DemoResult", "load_photo", "run_demo"]
+__all__ = ["PHOTO", "DemoResult", "draw_channels", "load_photo", "psnr", "run_demo", "strongest_channels"]
 
 PHOTO = Path(__file__).parent / "assets" / "summer_palace.jpg"
 """A temple of the Summer Palace, Beijing, by Daniel Büchele, CC BY 2.0 (see ``assets/README.md``)."""
@@ -116,10 +116,9 @@ def run_demo(
     decoded, pixels_seconds = _timed(lambda: codec.decode(codec.decompress(bits)), repeats)
 
     latent = codec.decompress(bits).y_hat[0].cpu()
-    variances = latent.flatten(1).var(1, unbiased=False)
-    channels = tuple(int(c) for c in variances.topk(min(NUM_CHANNELS, len(latent))).indices)
-    header, psnr = read_header(bits[0]), _psnr(photo, decoded.cpu())
-    drawn = _draw(photo, decoded, latent, channels, header, psnr)
+    channels = strongest_channels(latent)
+    header, quality = read_header(bits[0]), psnr(photo, decoded.cpu())
+    drawn = _draw(photo, decoded, latent, channels, header, quality)
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG")
     write_atomically(picture, buffer.getvalue())
@@ -128,7 +127,7 @@ def run_demo(
         picture,
         header,
         logits,
-        psnr,
+        quality,
         channels,
         logits_seconds,
         pixels_seconds,
@@ -147,7 +146,14 @@ def _timed(function: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]
     return result, statistics.median(seconds)
 
 
-def _psnr(original: Tensor, decoded: Tensor) -> float:
+def strongest_channels(latent: Tensor) -> tuple[int, ...]:
+    """Numbers of the four channels of a latent ``(M, h, w)`` that vary most, largest variance first."""
+    variances = latent.flatten(1).var(1, unbiased=False)
+    return tuple(int(c) for c in variances.topk(min(NUM_CHANNELS, len(latent))).indices)
+
+
+def psnr(original: Tensor, decoded: Tensor) -> float:
+    """PSNR in dB of two images in ``[0, 1]``, both rounded to 8 bits."""
     difference = (original * 255).round() - (decoded * 255).round()
     return float(10 * torch.log10(255**2 / difference.double().square().mean()))
 
@@ -158,7 +164,7 @@ _MARGIN, _CAPTION, _FONT = 16, 48, 15
 
 
 def _draw(
-    photo: Tensor, decoded: Tensor, latent: Tensor, channels: Sequence[int], header: StreamHeader, psnr: float
+    photo: Tensor, decoded: Tensor, latent: Tensor, channels: Sequence[int], header: StreamHeader, quality: float
 ) -> Image.Image:
     """Draw original, decoded photograph and latent channels side by side, with captions."""
     from PIL import Image, ImageDraw
@@ -168,10 +174,10 @@ def _draw(
         (to_pillow(photo), f"original, {header.image_size[1]}x{header.image_size[0]}"),
         (
             to_pillow(decoded),
-            f"decoded from {header.num_bytes:,} bytes\n{header.bpp:.3f} bpp, PSNR {psnr:.1f} dB",
+            f"decoded from {header.num_bytes:,} bytes\n{header.bpp:.3f} bpp, PSNR {quality:.1f} dB",
         ),
         (
-            _channel_square(latent, channels, side),
+            draw_channels(latent, channels, side),
             "input of the network instead: four of the latent's\n"
             f"{len(latent)} channels ({', '.join(map(str, channels))}), "
             f"{latent.shape[2]}x{latent.shape[1]} values each",
@@ -189,8 +195,16 @@ def _draw(
     return canvas
 
 
-def _channel_square(latent: Tensor, channels: Sequence[int], side: int) -> Image.Image:
-    """Draw channels in rows of two; zero is mid-gray, and each channel's largest magnitude is black or white."""
+def draw_channels(latent: Tensor, channels: Sequence[int], side: int) -> Image.Image:
+    """Draw channels of a latent in rows of two.
+
+    Zero is mid-gray, and each channel's largest magnitude is black or white.
+
+    Args:
+        latent: ``(M, h, w)``.
+        channels: numbers of at most four channels.
+        side: side of the picture in pixels; each channel is stretched to a square.
+    """
     from PIL import Image
 
     square = Image.new("RGB", (side, side), "white")

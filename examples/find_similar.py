@@ -22,7 +22,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("folder")
 parser.add_argument("--query", help="a file of the same kind; without it, near-duplicates are listed")
 parser.add_argument("--latents", action="store_true", help="read .cdz streams instead of JPEG files")
-parser.add_argument("--threshold", type=float, default=0.9, help="least similarity of near-duplicates (0.9)")
+parser.add_argument("--threshold", type=float, default=0.7, help="least similarity of near-duplicates (0.7)")
 parser.add_argument("--top", type=int, default=5, help="photographs to show for a query (5)")
 args = parser.parse_args()
 

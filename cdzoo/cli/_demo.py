@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from typing import Any
 
 from cdzoo.cli._classify import add_network, label_entries, label_lines
@@ -27,12 +28,18 @@ def add_commands(commands: Any) -> None:
     add_network(parser, f"network over latents ({_MODEL}, or the network of the weights)")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the center square to this side")
     parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
+    parser.add_argument("--serve", action="store_true", help="serve a page for browsers instead; needs cdzoo[app]")
+    parser.add_argument("--host", default="127.0.0.1", help="with --serve: address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=positive, default=7860, metavar="N", help="with --serve: port (7860)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=demo, render=_render)
 
 
 def demo(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo demo``."""
+    if args.serve:
+        _serve(args)
+        return
     from cdzoo._compose import CompressedDomainModel
     from cdzoo.bulk.classify import classify
     from cdzoo.bulk.networks import default_network, find_network
@@ -68,6 +75,15 @@ def demo(args: argparse.Namespace, report: Report) -> None:
         "num_threads": result.num_threads,
         "device": args.device,
     }
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from cdzoo.app import serve
+
+    if args.model or args.weights or args.codec or args.size:
+        raise UsageError("--serve shows the packaged networks: leave --model, --weights, --codec and --size out")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted
+    serve(args.host, args.port)
 
 
 def _render(report: Report) -> str:
