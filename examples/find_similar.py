@@ -22,7 +22,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("folder")
 parser.add_argument("--query", help="a file of the same kind; without it, near-duplicates are listed")
 parser.add_argument("--latents", action="store_true", help="read .cdz streams instead of JPEG files")
-parser.add_argument("--threshold", type=float, default=0.7, help="least similarity of near-duplicates (0.7)")
+parser.add_argument("--threshold", type=float, help="least similarity of near-duplicates (0.7; of latents 0.97)")
 parser.add_argument("--top", type=int, default=5, help="photographs to show for a query (5)")
 args = parser.parse_args()
 
@@ -45,8 +45,8 @@ def embed(batch):
     return torch.nn.functional.normalize(model.forward_head(model.forward_features(batch), pre_logits=True))
 
 
-collate = collate_latents if args.latents else collate_coefficients
-batches = [(embed(batch), paths) for batch, paths in DataLoader(data, batch_size=32, collate_fn=collate)]
+join = collate_latents if args.latents else collate_coefficients
+batches = [(embed(batch), paths) for batch, paths in DataLoader(data, batch_size=32, collate_fn=join)]
 embeddings = torch.cat([rows for rows, _ in batches])  # (number of files, num_features)
 paths = [path for _, names in batches for path in names]
 if args.query is not None:
@@ -55,5 +55,5 @@ if args.query is not None:
         print(f"{value:.3f}  {paths[i]}")
 else:
     similarity = (embeddings @ embeddings.T).triu(1)
-    for i, j in (similarity >= args.threshold).nonzero().tolist():
+    for i, j in (similarity >= (args.threshold or (0.97 if args.latents else 0.7))).nonzero().tolist():
         print(f"{similarity[i, j]:.3f}  {paths[i]}  {paths[j]}")
