@@ -151,6 +151,7 @@ class JPEGEfficientNetLite0_Weights(WeightsEnum):
     """Weights of :func:`jpeg_efficientnet_lite0`, 1,000 classes of ImageNet."""
 
     IMAGENET1K_PIXELS = Weights("jpeg-efficientnet-lite0-pixels-imagenet1k")
+    IMAGENET1K_DCT = Weights("jpeg-efficientnet-lite0-dct-imagenet1k")
     DEFAULT = IMAGENET1K_PIXELS
 
 
