@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from cdzoo._files import write_atomically
-from cdzoo.weights.folder import CONFIG, TENSORS, WeightsFolder
+from cdzoo._registry import find_entry
+from cdzoo.weights.card import model_card
+from cdzoo.weights.folder import CARD, CONFIG, TENSORS, WeightsFolder
 
 __all__ = ["share_tensors"]
 
@@ -19,7 +21,7 @@ def share_tensors(folder: str | os.PathLike[str], other: str | os.PathLike[str])
     """Drop the tensors of a folder that another folder beside it has too; loading takes them from there.
 
     Args:
-        folder: weights; ``config.json`` and ``model.safetensors`` are written anew.
+        folder: weights; ``config.json``, ``model.safetensors`` and ``README.md`` are written anew.
         other: weights that hold all of their tensors themselves.
 
     Returns:
@@ -47,4 +49,8 @@ def share_tensors(folder: str | os.PathLike[str], other: str | os.PathLike[str])
     config = {**source.config, "sha256": hashlib.sha256(data).hexdigest(), "shares": shares}
     write_atomically(source.path / TENSORS, data)
     write_atomically(source.path / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    tag = getattr(find_entry(source.builder).cls, "pipeline_tag", None)
+    config["arguments"] = source.arguments
+    card = model_card(config, tensors, len(data), pipeline_tag=tag)
+    write_atomically(source.path / CARD, card.encode())
     return names
