@@ -435,6 +435,8 @@ def _become_nobody() -> None:
 
 def _readable(folder: Path) -> bool:
     try:
-        return all(os.access(path, os.R_OK) for path in folder.rglob("*") if path.is_file())
+        return os.access(folder, os.R_OK | os.X_OK) and all(
+            os.access(path, os.R_OK) for path in folder.rglob("*") if path.is_file()
+        )
     except OSError:
         return False
