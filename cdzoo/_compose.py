@@ -42,8 +42,7 @@ class CompressedDomainModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompressedDomainModel:
         # The codec moves along to another device, but keeps its dtype: rounded, its latents would be other ones.
-        if (tensor := reference_tensor(self.codec)) is not None:
-            self.codec.to(device=fn(tensor.new_empty(0)).device)
+        self.codec.to(device=fn(torch.empty(0, device=self.codec.device)).device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import timm, torch
 import cdzoo
 from cdzoo.cli import main
-from cdzoo.images import png_bytes
+from cdzoo.images import png_bytes, read_image
 from cdzoo.interop.timm import register
 
 assert "tinyzoo" not in sys.modules  # imported on first use only
@@ -66,6 +66,8 @@ found["info"] = cli("info", "tinynet")["arguments"]
 found["weights"] = cli("info", folder / "tinynet")["builder"]
 (folder / "photo.png").write_bytes(png_bytes(images[:1]))
 cli("compress", folder / "photo.png", "-o", folder, "--weights", folder / "codec")
+cli("compress", folder / "photo.png", "-o", folder / "means", "--weights", folder / "plain")
+assert (folder / "means" / "photo.cdz").read_bytes() == plain.compress(read_image(folder / "photo.png"))[0]
 labels = cli("classify", folder / "photo.cdz", "--weights", folder / "tinynet", "--codec", folder / "codec")
 found["top"] = len(labels["files"][0]["top"])
 register()

@@ -68,11 +68,10 @@ class Compress(Task):
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
         """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
-        device = next(self.codec.parameters()).device
         images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
         if len({x.shape for x in images}) > 1:  # a header without its size, or with a wrong one
-            return [stream for x in images for stream in self.codec.compress(x.to(device))]
-        return self.codec.compress(torch.cat(images).to(device))
+            return [stream for x in images for stream in self.codec.compress(x.to(self.codec.device))]
+        return self.codec.compress(torch.cat(images).to(self.codec.device))
 
     def row(self, file: File, result: bytes) -> dict[str, Any]:
         """See :class:`~cdzoo.bulk.task.Task`."""

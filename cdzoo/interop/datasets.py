@@ -97,7 +97,7 @@ class ReadLatents:
         if data.startswith(MAGIC):
             return self.codec.decompress([data], max_pixels=self.max_pixels).to("cpu")
         x = decode_image(data, max_pixels=self.max_pixels)
-        return self.codec.encode(x.to(next(self.codec.parameters()).device)).to("cpu")
+        return self.codec.encode(x.to(self.codec.device)).to("cpu")
 
 
 class Compress:
@@ -127,11 +127,10 @@ class Compress:
             ValueError: a file that is not an image.
             TypeError: the column holds decoded images.
         """
-        device = next(self.codec.parameters()).device
         images = (
             decode_image(_content(value, self.column), max_pixels=self.max_pixels) for value in batch[self.column]
         )
-        return {self.output: [self.codec.compress(x.to(device))[0] for x in images]}
+        return {self.output: [self.codec.compress(x.to(self.codec.device))[0] for x in images]}
 
 
 def collate_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
