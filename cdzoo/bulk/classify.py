@@ -19,12 +19,13 @@ from cdzoo._files import JPEG_SUFFIXES, find_files
 from cdzoo.bulk.networks import Network, default_network, find_network
 from cdzoo.bulk.plan import File
 from cdzoo.bulk.task import FILE_ERRORS, Item, Task, process, read_paths
-from cdzoo.codecs import Codec, JPEGWarning, read_header, read_jpeg, read_jpeg_header
+from cdzoo.codecs import Codec, JPEGWarning, read_header, read_jpeg
 from cdzoo.data.coefficients import read_upright
 from cdzoo.data.collate import collate_coefficients, collate_latents
 from cdzoo.data.streams import StreamDecoder
 from cdzoo.errors import BitstreamError, JPEGError, PairingError
-from cdzoo.jpeg._sources import Fallback, check_fallback, transcoded
+from cdzoo.jpeg._sources import Fallback, check_fallback
+from cdzoo.jpeg.files import read_header_or_decode
 from cdzoo.labels import Label, top_labels
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import Latent
@@ -141,13 +142,9 @@ class Classify(Task):
             return Item(file, size, (data, Classified(file.name, num_bytes=len(data))), size, len(data))
         num_bytes = len(data)
         with _damage([]):
-            try:
-                header = read_jpeg_header(data, strict=self.strict)
-            except JPEGError as error:
-                if self.fallback is None or not error.unsupported:
-                    raise
-                data = transcoded(data, file.name, max_pixels=self.max_pixels)
-                header = read_jpeg_header(data)
+            header, data = read_header_or_decode(
+                data, file.name, strict=self.strict, max_pixels=self.max_pixels, fallback=self.fallback
+            )
         height, width = header.image_size
         about = Classified(file.name, num_bytes=num_bytes, image_size=(height, width))
         if header.orientation >= 5:

@@ -19,6 +19,7 @@ from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.images import image_size
 from cdzoo.jpeg._sources import Fallback, check_fallback
+from cdzoo.jpeg.files import read_header_or_decode
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
@@ -162,12 +163,7 @@ def read_upright(
     Raises:
         JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
     """
-    try:
-        header = read_jpeg_header(data, strict=strict)
-    except JPEGError as error:
-        if fallback is None or not error.unsupported:
-            raise
-        return read_jpeg(data, strict=strict, max_pixels=max_pixels, fallback=fallback)  # upright already
+    header, data = read_header_or_decode(data, "JPEG data", strict=strict, max_pixels=max_pixels, fallback=fallback)
     coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
     # flipping an axis of the stored image needs a whole block along it, see upright
     flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))

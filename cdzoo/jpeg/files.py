@@ -40,7 +40,7 @@ from cdzoo.jpeg.header import JPEGHeader, read_opening
 from cdzoo.jpeg.planes import check_coefficients
 from cdzoo.types import MAX_IMAGE_PIXELS, JPEGCoefficients
 
-__all__ = ["JPEGHeader", "JPEGWarning", "read_jpeg", "read_jpeg_header", "write_jpeg"]
+__all__ = ["JPEGHeader", "JPEGWarning", "read_header_or_decode", "read_jpeg", "read_jpeg_header", "write_jpeg"]
 
 _HEADER_BYTES = 1 << 16
 
@@ -89,6 +89,23 @@ def read_jpeg_header(source: JPEGSource, *, strict: bool = True) -> JPEGHeader:
         if len(data) != _HEADER_BYTES:
             raise
     return _parse_header(read_beginning(source, -1), name, strict)
+
+
+def read_header_or_decode(
+    data: bytes, name: str, *, strict: bool, max_pixels: int | None, fallback: Fallback | None
+) -> tuple[JPEGHeader, bytes]:
+    """The header of a file and its bytes; with ``fallback="decode"``, those of a JPEG file made of any other image.
+
+    Raises:
+        JPEGError: as :func:`read_jpeg`.
+    """
+    try:
+        return read_jpeg_header(data, strict=strict), data
+    except JPEGError as error:
+        if fallback is None or not error.unsupported:
+            raise
+    data = transcoded(data, name, max_pixels=max_pixels)
+    return read_jpeg_header(data), data
 
 
 @untraced
