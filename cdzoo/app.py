@@ -18,15 +18,15 @@ import torch
 
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._text import explain
-from cdzoo.bulk.networks import JPEG_MODEL, find_network
+from cdzoo.bulk.networks import default_network
 from cdzoo.codecs import JPEGWarning, read_header, read_jpeg
 from cdzoo.coding.base import Codec
 from cdzoo.demo import PHOTO, draw_channels, psnr, strongest_channels
+from cdzoo.errors import PairingError
 from cdzoo.images import decode_image, image_size, reduced, to_pillow
 from cdzoo.labels import Label, top_labels
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights import find
-from cdzoo.zoo import list_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +41,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _CODEC = "bmshj2018_hyperprior"
 _STEM = "IMAGENETTE_N48_M64"
 _RATES = (f"{_STEM}_LOW", _STEM, f"{_STEM}_HIGH")
-_PREFERRED = ("latent_efficientnet_lite0", "fa_cresnet39")
 _KEPT = 600  # seconds after which Gradio's copy of an upload is deleted
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ class Demo:
 
     def __init__(self, *, max_side: int = 1024, max_pixels: int = MAX_PIXELS) -> None:
         self._max_side, self._max_pixels = max_side, max_pixels
-        self._jpeg: Any = find_network(JPEG_MODEL).module
+        self._jpeg: Any = default_network("jpeg").module
         members = [find.members(_CODEC)[name] for name in _RATES]
         self.rates = [f"{m.meta['metrics']['Kodak, 24 images']['bits per pixel']:.2f} bits per pixel" for m in members]
         self._codecs = [member.build_codec() for member in members]
@@ -176,15 +175,13 @@ class Demo:
 
 
 def _latent_network(codec: Codec) -> CompressedDomainModel | None:
-    """The packaged network that was trained on a codec's latents, behind it; the one with most classes."""
-    for builder in (*_PREFERRED, *list_models(pretrained=True)):
-        for member in find.members(builder).values():
-            entry = member.source.config.get("codec") or {}
-            if entry.get("fingerprint") == codec.fingerprint:
-                module = find_network(builder, member, codec).module
-                assert isinstance(module, CompressedDomainModel)
-                return module
-    return None
+    """The packaged network over a codec's latents, behind it; ``None`` if it was trained on those of another one."""
+    try:
+        module = default_network(codec.name, codec).module
+    except PairingError:
+        return None
+    assert isinstance(module, CompressedDomainModel)
+    return module
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
