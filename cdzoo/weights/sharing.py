@@ -47,10 +47,9 @@ def share_tensors(folder: str | os.PathLike[str], other: str | os.PathLike[str])
     data = save({name: tensor for name, tensor in tensors.items() if name not in names}, metadata={"format": "pt"})
     shares = {"folder": Path(other).resolve().name, "sha256": shared.config["sha256"], "names": names}
     config = {**source.config, "sha256": hashlib.sha256(data).hexdigest(), "shares": shares}
-    write_atomically(source.path / TENSORS, data)
-    write_atomically(source.path / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
     tag = getattr(find_entry(source.builder).cls, "pipeline_tag", None)
-    config["arguments"] = source.arguments
-    card = model_card(config, tensors, len(data), pipeline_tag=tag)
+    card = model_card({**config, "arguments": source.arguments}, tensors, len(data), pipeline_tag=tag)
+    write_atomically(source.path / TENSORS, data)
     write_atomically(source.path / CARD, card.encode())
+    write_atomically(source.path / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
     return names

@@ -353,4 +353,5 @@ def flat_image(c: Tensor, image_size: tuple[int, int] | None) -> Tensor:
 
 
 def pair(value: Pair) -> tuple[int, int]:
+    """(rows, columns) of an option of a convolution, which one number may stand for."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
