@@ -77,7 +77,9 @@ def upload(page: Any, *files: tuple[str, bytes]) -> None:
 
 
 def see(page: Any, part: str, text: str) -> None:
-    page.locator(f"#{part}", has_text=text).wait_for()
+    found = page.locator(f"#{part}", has_text=text)
+    found.wait_for()
+    assert text in found.inner_text()
 
 
 def test_a_photograph_is_labeled_and_decoded(server: tuple[str, Path], browser: Any) -> None:

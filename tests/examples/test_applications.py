@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +20,7 @@ from cdzoo.codecs import read_header, read_jpeg
 from cdzoo.demo import PHOTO, load_photo
 from cdzoo.images import to_pillow
 
+LoadExample = Callable[[str], ModuleType]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -27,15 +28,6 @@ def run(name: str, *arguments: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +122,11 @@ def test_archive_of_streams_is_made_once_labeled_searched_and_shown(
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(320, 208), (317, 203)])
-def test_thumbnails_are_the_means_of_blocks(photo: Image.Image, mode: str, size: tuple[int, int]) -> None:
+def test_thumbnails_are_the_means_of_blocks(
+    photo: Image.Image, mode: str, size: tuple[int, int], load_example: LoadExample
+) -> None:
     data = encode(photo.crop((0, 0, *size)).convert(mode), quality=95, subsampling=0)
-    found = to_pillow(load("thumbnails").thumbnail(read_jpeg(data)))
+    found = to_pillow(load_example("thumbnails").thumbnail(read_jpeg(data)))
     expected = Image.open(io.BytesIO(data)).convert("RGB").reduce(8)
     assert found.size == expected.size
     whole = (slice(size[1] // 8), slice(size[0] // 8))  # the last blocks of the other size are padded
@@ -164,8 +158,10 @@ def compressed(image: Image.Image, *qualities: int) -> bytes:
 
 
 @pytest.mark.parametrize(("first", "second"), [(60, 85), (50, 75), (75, 90), (85, 75)])
-def test_a_second_compression_is_found_and_the_first_quality_named(photo: Image.Image, first: int, second: int) -> None:
-    example = load("double_compression")
+def test_a_second_compression_is_found_and_the_first_quality_named(
+    photo: Image.Image, first: int, second: int, load_example: LoadExample
+) -> None:
+    example = load_example("double_compression")
     gains = example.scores(read_jpeg(compressed(photo, first, second)))
     assert max(gains.values()) > example.THRESHOLD
     assert abs(max(gains, key=gains.get) - first) <= 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,13 +103,9 @@ def names(home: Path) -> dict[str, list[str]]:
     }
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_shards", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def script(load_example: Callable[[str], ModuleType]) -> ModuleType:
+    return load_example("train_shards")
 
 
 def arguments(home: Path, out: str, kind: str, *more: str) -> list[str]:
@@ -151,9 +147,9 @@ def launched(home: Path, names: dict[str, list[str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(home: Path, names: dict[str, list[str]]) -> Path:
+def alone(home: Path, names: dict[str, list[str]], script: ModuleType) -> Path:
     """A run in this process, without torchrun."""
-    script().main(arguments(home, "alone", "cdz"))
+    script.main(arguments(home, "alone", "cdz"))
     return home / "alone"
 
 
@@ -224,9 +220,9 @@ def test_fsdp_goes_on_from_its_checkpoint(home: Path, launched: str) -> None:
     assert max(Counter((r["file"], r["epoch"], r["step"]) for r in read_log(home / "stopped")).values()) == 1
 
 
-def test_another_training_in_the_same_folder_is_refused(home: Path, alone: Path) -> None:
+def test_another_training_in_the_same_folder_is_refused(home: Path, alone: Path, script: ModuleType) -> None:
     with pytest.raises(SystemExit, match="choose another --out"):
-        script().main(arguments(home, "alone", "cdz", "--seed", "1"))
+        script.main(arguments(home, "alone", "cdz", "--seed", "1"))
 
 
 def test_it_is_short() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,17 +17,10 @@ from oracles.jpeg_files import encode, picture
 import cdzoo
 from cdzoo.demo import PHOTO, load_photo
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.py"
-
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("example_serve", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(load_example: Callable[[str], ModuleType]) -> ModuleType:
+    return load_example("serve")
 
 
 @pytest.fixture(scope="module")
