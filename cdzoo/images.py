@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cdzoo._checks import integer
 from cdzoo.types import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def load_images(
         OSError: a file cannot be opened.
         ValueError: no paths, images of unequal sizes without ``size``, ``size`` below 1, or not an image.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+    if size is not None and (integer(size) or 0) < 1:
         raise ValueError(f"size must be an integer of at least 1, or None, not {size!r}")
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not names:

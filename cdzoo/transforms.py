@@ -74,7 +74,7 @@ class LatentTransform:
             raise ValueError(f"LatentTransform has no setting {sorted(unknown)}; it has size and mean.")
         size, mean = config.get("size"), config.get("mean")
         if size is not None and not (
-            isinstance(size, list | tuple) and len(size) == 2 and all(type(s) is int and s > 0 for s in size)
+            isinstance(size, list | tuple) and len(size) == 2 and all((integer(s) or 0) > 0 for s in size)
         ):
             raise ValueError(f"LatentTransform size must be two positive integers or None, not {size!r}.")
         if mean is not None and not isinstance(mean, list | tuple):
@@ -120,14 +120,15 @@ class CoefficientTransform:
 
     def __post_init__(self) -> None:
         side = self.shorter_side
-        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
+        if side is not None and (integer(side) or 0) < 1:
             raise ValueError(f"CoefficientTransform shorter_side must be a positive integer or None, not {side!r}")
         if side is not None and (self.resize is not None or self.crop is not None):
             raise ValueError(
                 f"shorter_side={side} reduces files by powers of two, without resize and crop; give resize={side}"
             )
         _check_options("CoefficientTransform", self.interpolation, self.chroma)
-        # frozen: lists, as config files have them, become tuples once
+        # frozen: lists, as config files have them, become tuples once; NumPy's integers become Python's
+        object.__setattr__(self, "shorter_side", integer(side))
         object.__setattr__(self, "resize", _size("resize", self.resize, single=True))
         object.__setattr__(self, "crop", _size("crop", self.crop, single=False))
 

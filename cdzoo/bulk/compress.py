@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from cdzoo._checks import integer
 from cdzoo._text import printable
 from cdzoo.bulk.networks import packaged_codec
 from cdzoo.bulk.plan import File, Part
@@ -41,11 +42,11 @@ class Compress(Task):
 
     def __init__(self, codec: Codec, *, max_side: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if max_side is not None and (isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 1):
+        if max_side is not None and (integer(max_side) or 0) < 1:
             raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
-        self.codec, self.max_side = copy.deepcopy(codec).cpu().eval(), max_side
+        self.codec, self.max_side = copy.deepcopy(codec).cpu().eval(), integer(max_side)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from cdzoo._checks import check_size
-from cdzoo.ops.attention import AttentionPool2d
+from cdzoo.ops.feature_adaptation import AttentionPool2d
 from cdzoo.transforms import InputTransform
 from cdzoo.types import Latent, Origin
 

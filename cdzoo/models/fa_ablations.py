@@ -34,7 +34,7 @@ from cdzoo.models._resnet import SCALES_CHANNELS, Bottleneck, scaled_channels
 from cdzoo.models.classifier import ClassifierOptions, init_resnet_weights
 from cdzoo.models.fa_cresnet import FAcResNet, FAcResNetOptions, check_num_convs
 from cdzoo.models.rgb_resnet import RGBResNet
-from cdzoo.ops.attention import FeatureAdaptation
+from cdzoo.ops.feature_adaptation import FeatureAdaptation
 from cdzoo.weights.enums import WeightsEnum
 from cdzoo.zoo import register_model
 

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from cdzoo.models._resnet import SCALES_CHANNELS, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models._state_dict import load_named
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
-from cdzoo.ops.attention import FeatureAdaptation
+from cdzoo.ops.feature_adaptation import FeatureAdaptation
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
 

@@ -27,9 +27,6 @@ from cdzoo.jpeg.nn.relu import apx_relu as apx_relu
 from cdzoo.jpeg.nn.relu import asm_relu as asm_relu
 from cdzoo.jpeg.nn.relu import frequency_mask as frequency_mask
 from cdzoo.jpeg.nn.relu import harmonic_mixing_tensor as harmonic_mixing_tensor
-from cdzoo.ops.attention import ChannelAttention as ChannelAttention
-from cdzoo.ops.attention import FeatureAdaptation as FeatureAdaptation
-from cdzoo.ops.attention import FeatureEnhancement as FeatureEnhancement
 from cdzoo.ops.channels import ChannelSelect as ChannelSelect
 from cdzoo.ops.channels import rank_channels as rank_channels
 from cdzoo.ops.entropy import GaussianEntropyLoss as GaussianEntropyLoss
@@ -37,6 +34,9 @@ from cdzoo.ops.entropy import discrete_entropy as discrete_entropy
 from cdzoo.ops.entropy import gaussian_bits as gaussian_bits
 from cdzoo.ops.entropy import gaussian_entropy_loss as gaussian_entropy_loss
 from cdzoo.ops.entropy import target_entropy_loss as target_entropy_loss
+from cdzoo.ops.feature_adaptation import ChannelAttention as ChannelAttention
+from cdzoo.ops.feature_adaptation import FeatureAdaptation as FeatureAdaptation
+from cdzoo.ops.feature_adaptation import FeatureEnhancement as FeatureEnhancement
 from cdzoo.ops.losses import JointLoss as JointLoss
 from cdzoo.ops.losses import MultiTaskLoss as MultiTaskLoss
 from cdzoo.ops.losses import RateDistortionAccuracyLoss as RateDistortionAccuracyLoss

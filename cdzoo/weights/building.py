@@ -18,7 +18,8 @@ from cdzoo._version import __version__
 from cdzoo.errors import WeightsError
 from cdzoo.types import Origin
 from cdzoo.weights.download import PREFIX, fetch
-from cdzoo.weights.folder import CONFIG, INTEGER_PREFIX, WeightsFolder, content_digest
+from cdzoo.weights.folder import CONFIG, INTEGER_PREFIX, WeightsFolder
+from cdzoo.weights.integrity import content_digest
 
 if TYPE_CHECKING:
     from cdzoo.coding.base import Codec

@@ -1,4 +1,4 @@
-"""A folder of weights on disk: read and verified, nothing is built.
+"""A folder of weights on disk: read and verified (:mod:`cdzoo.weights.integrity`), nothing is built.
 
 config.json          how to build the module, the codec that it belongs to, SHA-256 of the tensors, the card's facts
 model.safetensors    parameters and buffers; of a codec also its integers, under ``integer.``
@@ -11,37 +11,24 @@ SHA-256 of its file, and the tensors that are taken from it (:func:`cdzoo.weight
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cdzoo.errors import WeightsError
 from cdzoo.transforms import InputTransform, transform_from_config
+from cdzoo.weights.integrity import read_verified
 
-__all__ = ["CARD", "CONFIG", "INTEGER_PREFIX", "TENSORS", "WeightsFolder", "check_config", "content_digest"]
+__all__ = ["CARD", "CONFIG", "INTEGER_PREFIX", "TENSORS", "WeightsFolder", "check_config"]
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 INTEGER_PREFIX = "integer."
-_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar")
 _CODEC_KEYS = ("fingerprint", "weights", "repo_id", "revision")
-
-
-def content_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and values as a module holds them; a file of another precision may hold the same."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        kept = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else torch.int64)
-        digest.update(f"{name} {tuple(kept.shape)}\n".encode())
-        digest.update(kept.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_config(config: Any, label: str) -> dict[str, Any]:
@@ -193,30 +180,7 @@ class WeightsFolder:
         return {name: tensors[name] for name in shares["names"]}
 
     def _own_tensors(self) -> dict[str, Tensor]:
-        from safetensors.torch import load
-
-        file, expected = self.path / TENSORS, self.config["sha256"]
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            pickled = sorted(f.name for f in self.path.iterdir() if f.suffix in _PICKLES)
-            why = f"; {pickled[0]} is a pickle, which can run any code and is never read" if pickled else ""
-            raise WeightsError(
-                f"{self}: cannot read {file} ({error.strerror}){why}; cdzoo.save_pretrained writes that file"
-            ) from error
-        found = hashlib.sha256(data).hexdigest()
-        if found != expected:
-            raise WeightsError(
-                f"{self}: {TENSORS} has SHA-256 {found}, but {CONFIG} says {expected}; "
-                "the file is damaged or was replaced: fetch it again"
-            )
-        try:
-            tensors: dict[str, Tensor] = load(data)
-        except Exception as error:  # SafetensorError, or what the library raises for an unknown dtype
-            raise WeightsError(
-                f"{self}: {TENSORS} is not a safetensors file ({error}); pickled checkpoints are never read"
-            ) from error
-        return tensors
+        return read_verified(self.path / TENSORS, self.config["sha256"], label=str(self), stated_in=CONFIG)
 
 
 def _is_shares(shares: Any) -> bool:

@@ -22,7 +22,8 @@ from cdzoo.types import Origin
 from cdzoo.weights.building import planned
 from cdzoo.weights.card import model_card
 from cdzoo.weights.enums import WeightsEnum
-from cdzoo.weights.folder import CARD, CONFIG, INTEGER_PREFIX, TENSORS, content_digest
+from cdzoo.weights.folder import CARD, CONFIG, INTEGER_PREFIX, TENSORS
+from cdzoo.weights.integrity import content_digest
 
 __all__ = ["save_pretrained"]
 

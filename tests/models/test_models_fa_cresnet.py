@@ -14,7 +14,7 @@ from cdzoo.errors import WeightsError
 from cdzoo.models import fa_cresnet39
 from cdzoo.models.fa_cresnet import FAcResNet
 from cdzoo.ops import ChannelAttention, FeatureAdaptation, FeatureEnhancement
-from cdzoo.ops.attention import AttentionPool2d
+from cdzoo.ops.feature_adaptation import AttentionPool2d
 from cdzoo.types import Latent
 
 SMALL = {"width": 0.125, "in_channels": 6, "num_classes": 5, "num_convs": (1, 1, 1)}
