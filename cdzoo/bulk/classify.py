@@ -31,7 +31,7 @@ from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import Latent
 from cdzoo.weights.enums import WeightsLike
 
-__all__ = ["Classified", "Classify", "Networks", "classify", "classify_files"]
+__all__ = ["Classified", "Classify", "Networks", "classify", "classify_bytes", "classify_files"]
 
 
 class Classified(NamedTuple):
@@ -301,6 +301,25 @@ def classify_files(files: Iterable[File], networks: Networks) -> Iterator[Classi
     """The labels or the error of each file, as batches are finished."""
     for file, result in process(files, networks):
         yield Classified(file.name, error=result) if isinstance(result, Exception) else result
+
+
+def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classified]:
+    """The labels or the error of JPEG files and ``.cdz`` streams in memory, in order, for servers.
+
+    Args:
+        contents: the bytes of each file. Bytes that begin as a JPEG file does are one, all others are a stream.
+        networks: keep it between calls, since it holds the loaded networks.
+
+    Returns:
+        one result for each file; its ``path`` is the file's number.
+    """
+    names = ("file.jpg" if content[:2] == b"\xff\xd8" else "file.cdz" for content in contents)
+    files = [File(number, name, content) for number, (name, content) in enumerate(zip(names, contents, strict=True))]
+    results: dict[int, Classified] = {}
+    for file, result in process(files, networks):
+        found = Classified("", error=result) if isinstance(result, Exception) else result
+        results[file.number] = found._replace(path=str(file.number))
+    return [results[number] for number in range(len(files))]
 
 
 def classify(

@@ -13,7 +13,7 @@ from oracles.jpeg_files import encode, picture
 from torch import Tensor
 
 import cdzoo
-from cdzoo.bulk.classify import Classified, Classify, Networks
+from cdzoo.bulk.classify import Classified, Classify, Networks, classify_bytes
 from cdzoo.bulk.networks import JPEG_MODEL, STREAM_MODELS
 from cdzoo.bulk.plan import File
 from cdzoo.bulk.task import Item, Task, process, read_paths
@@ -236,6 +236,17 @@ def test_the_engine_keeps_errors_with_their_files() -> None:
     assert "not enough memory" in str(starved[0])
     with pytest.raises(RuntimeError, match="a bug"):
         list(process(files, Sum(most=0, message="a bug")))
+
+
+def test_files_in_memory_have_the_labels_of_the_files_on_disk(files: Path) -> None:
+    paths = sorted(path for path in files.rglob("*") if path.suffix in (".jpg", ".JPEG", ".cdz"))
+    expected = cdzoo.classify(paths)
+    found = classify_bytes([path.read_bytes() for path in paths], Networks())
+    assert [one.path for one in found] == [str(number) for number in range(len(paths))]
+    assert {bool(one.error) for one in found} == {True, False}
+    for one, other in zip(found, expected, strict=True):
+        assert type(one.error) is type(other.error)
+        assert [label.name for label in one.classes] == [label.name for label in other.classes]
 
 
 def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
