@@ -148,11 +148,13 @@ def error(found: Tensor, data: bytes) -> float:
     return float((found * std + mean - small).square().mean().sqrt() * 255)
 
 
-def jpeg_file(size: tuple[int, int], quality: int, subsampling: str, progressive: bool, options: Options) -> bytes:
-    """A JPEG file of the photograph of the options, or of the default one, at a size."""
+def jpeg_file(
+    size: tuple[int, int], quality: int, subsampling: str, progressive: bool, options: Options, *, seed: int = 0
+) -> bytes:
+    """A JPEG file of the photograph of the options, or of the default one, at a size; seeds cut other pieces."""
     buffer = io.BytesIO()
     saved = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
-    picture(size, 0, options.photo).save(buffer, "JPEG", **saved)
+    picture(size, seed, options.photo).save(buffer, "JPEG", **saved)
     return buffer.getvalue()
 
 

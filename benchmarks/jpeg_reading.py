@@ -27,7 +27,7 @@ from torch import Tensor
 from cdzoo.codecs import read_jpeg
 
 GROUP = "jpeg-reading"
-OPTIONAL = {"simplejpeg": "simplejpeg", "jpeglib": "jpeglib", "pyjpegio": "jpegio"}
+OPTIONAL = {"torchcodec": "torchcodec.decoders", "simplejpeg": "simplejpeg", "jpeglib": "jpeglib", "pyjpegio": "jpegio"}
 """Peers that are measured where they can be imported, and the modules that they are imported by."""
 
 SINGLE = [((224, 224), 75, False), ((224, 224), 95, False), ((224, 224), 75, True)]
@@ -61,9 +61,12 @@ def readers(files: list[bytes], paths: list[str]) -> tuple[dict[str, Callable[[i
     for name, module in OPTIONAL.items():
         try:
             modules[name] = importlib.import_module(module)
-        except ImportError:
+        except (ImportError, OSError, RuntimeError):  # or a library that it loads is missing
             skipped[name] = "not installed"
     calls: dict[str, Callable[[int], Any]] = {
+        "torchcodec": lambda i: modules["torchcodec"].decode_image(
+            torch.frombuffer(bytearray(files[i]), dtype=torch.uint8)
+        ),
         "simplejpeg": lambda i: modules["simplejpeg"].decode_jpeg(files[i]),
         "jpeglib": lambda i: modules["jpeglib"].read_dct(paths[i]).Y,
         "pyjpegio": lambda i: modules["pyjpegio"].read(paths[i]),

@@ -4,10 +4,10 @@
     python benchmarks/run.py --only growth        # one group
     python benchmarks/run.py --quick              # tiny sizes: shows that everything runs, not how fast
     python benchmarks/run.py --json benchmarks/results.json && python benchmarks/report.py
-    python benchmarks/run.py --only jpeg-any-size --json benchmarks/results-any-size.json && python benchmarks/report.py
+    python benchmarks/run.py --only labels jpeg-reading jpeg-any-size --json benchmarks/results-jpeg.json
 
-The last command needs torchcodec, simplejpeg, PyTurboJPEG (with libturbojpeg) and OpenCV for a complete table; peers
-that cannot be imported are named there.
+``benchmarks/report.py`` writes the page again from these files. A complete table needs torchcodec, simplejpeg,
+PyTurboJPEG (with libturbojpeg) and OpenCV; peers that cannot be imported are named there.
 
 Every way of a row runs once a round, in an order that rotates; the table has the medians of the rounds, and the
 quartiles of the ratios of single rounds. A ratio above 1 means that cdzoo is faster, or takes less memory.
@@ -26,6 +26,7 @@ from typing import Any
 from measuring import Options, Row, SkippedError, machine, to_json
 
 GROUPS = {
+    "labels": "labels",
     "entropy-coding": "entropy_coding",
     "learned-codecs": "learned_codecs",
     "jpeg-reading": "jpeg_reading",

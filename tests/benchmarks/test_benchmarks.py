@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import cdzoo.codecs
-from cdzoo.codecs import read_jpeg_header
+from cdzoo.codecs import read_jpeg, read_jpeg_header
+from cdzoo.demo import PHOTO
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -149,6 +150,26 @@ def test_decoders_and_networks_agree(scripts: dict[str, ModuleType]) -> None:
         assert torch.nn.functional.cosine_similarity(found, logits["cdzoo"]).min() > 0.8, name
 
 
+def test_all_ways_to_a_thousand_classes_see_the_same_photograph(scripts: dict[str, ModuleType]) -> None:
+    labels = importlib.import_module("labels")
+    network = labels.pixel_network()
+    model = cdzoo.models.jpeg_efficientnet_lite0(weights="IMAGENET1K_PIXELS").eval()
+    codec = cdzoo.models.FA_cResNet39_Weights.DEFAULT.build_codec()
+    photo = cdzoo.load_images(PHOTO)
+    with torch.no_grad():
+        ours = model(read_jpeg(PHOTO, transform=model.transforms))
+        image = torch.nn.functional.interpolate(photo, size=(256, 384), mode="bicubic", antialias=True)
+        theirs = network((image[..., 16:240, 80:304].clamp(0, 1) - 0.5) / 0.5)
+        decoded = labels.decode_and_label(codec, network, codec.compress(photo), 1)
+        rows = list(labels.rows(scripts["measuring"].Options(quick=True, threads=(1,))))
+    assert ours.argmax(1) == theirs.argmax(1)
+    assert torch.nn.functional.cosine_similarity(ours, theirs) > 0.99
+    assert torch.nn.functional.cosine_similarity(decoded, theirs) > 0.5
+    assert [row.case["network"] for row in rows] == ["stem dct", "stem pixels", "latents"]
+    for row in rows:
+        check(row)
+
+
 def test_photographs_of_any_size(scripts: dict[str, ModuleType]) -> None:
     any_size = importlib.import_module("jpeg_any_size")
     options = scripts["measuring"].Options(quick=True, threads=(1,))
@@ -262,16 +283,30 @@ def test_rows_that_are_not_ahead_are_named(scripts: dict[str, ModuleType], tmp_p
     assert "**even**" in report.behind([mixed])
     assert report.behind([measuring.row("growth", case, {"cdzoo": [1.0, 1.0], "C": [2.0, 2.0]})]).startswith("Nowhere")
     assert "| JPEG | 64 | 1 | 1 | 2 | 1 (**0.5**, 0.5 to 0.5) |" in report.section([row])
-    labels = row._replace(group="jpeg-to-labels", case={**case, "network": "n"})
+    files = {"files": "JPEG, quality 85", "top-1 (%)": 80.0, "size": "64x96", "batch": 1, "threads": 1}
+    peers = {"cdzoo": [5.0, 5.0], "torchvision": [20.0, 20.0]}
+    labels = [measuring.row("labels", {**files, "network": stem}, peers) for stem in ("stem dct", "stem pixels")]
+    streams = {**files, "files": ".cdz", "network": "latents"}
+    labels.append(measuring.row("labels", streams, {"cdzoo": [4.0, 4.0], "decode": [8.0, 8.0]}))
     header = measuring.machine(measuring.Options()) | {"load_after": 0.0}
     elsewhere = [(header | {"accelerator": "a GPU"}, {}, [row._replace(group="accelerator")])]
-    report.write(header, {"memory": "why not", "accelerator": "none"}, [row, labels], tmp_path, elsewhere)
+    report.write(header, {"memory": "why not", "accelerator": "none"}, [row, *labels], tmp_path, elsewhere)
     text = (tmp_path / "benchmarks.md").read_text()
+    opening = text.partition("\n![")[0]
+    assert [word for word in opening.split() if word.strip("*").isdigit()] == [
+        "**200**",
+        "**200**",
+        "50",
+        "**250**",
+        "125",
+    ]
     assert "another run:\n\n" in text.partition("## accelerator")[2]
     assert text.index("| accelerator | none |") < text.index("## accelerator") < text.index("| accelerator | a GPU |")
     assert "Not measured: none." not in text
     here = row._replace(group="accelerator", ours=7.77)
-    report.write(header, {"memory": "why not"}, [row, labels, here], tmp_path, elsewhere)  # this machine has one itself
+    report.write(
+        header, {"memory": "why not"}, [row, *labels, here], tmp_path, elsewhere
+    )  # this machine has one itself
     text = (tmp_path / "benchmarks.md").read_text()
     assert "was measured in another run" not in text
     section = text.partition("## accelerator")[2].partition("\n## ")[0]
