@@ -1,6 +1,6 @@
 """Measure weights again from bits, and compare the figures with their cards.
 
-    evaluate.py --imagenette imagenette --kodak kodak --cifar10 cifar10_jpeg --camvid camvid     # all that ship
+    evaluate.py --imagenette imagenette --kodak kodak --cifar10 cifar10_jpeg --camvid camvid --imagenet photographs
     evaluate.py --imagenette imagenette Torfason2018_Weights.DEFAULT path/to/a/folder            # some
 
 Networks that read latents are measured from bits: images are compressed into ``.cdz`` streams, which go through
@@ -8,12 +8,14 @@ Networks that read latents are measured from bits: images are compressed into ``
 a point (top-1, top-5, mean intersection over union), 0.05 dB, or one percent of a rate; the exit status is then 1.
 Weights whose data set was not given are skipped, and a line says so.
 
-Figures are of the held-out part of each data set, see ``data.py``.
+Figures are of the held-out part of each data set, see ``data.py``. Of ImageNet, all JPEG files below the folder count;
+the WordNet number of their class begins their name or that of their folder, such as ``n01440764``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ import torch
 from classification import MEAN, STD
 from data import JPEG, Images, Masks, batches, crop_and_flip, images_below, list_classes, list_masks, whole
 from evaluation import ConfusionMatrix, accuracy, count_correct, measure_codec
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
@@ -45,7 +48,7 @@ def measure(source: WeightsFolder, folders: Folders, codec: Codec | None = None)
 
     Args:
         source: the folder of the weights.
-        folders: of ``imagenette``, ``kodak``, ``cifar10`` and ``camvid``, or ``None`` where there is none.
+        folders: of ``imagenette``, ``kodak``, ``cifar10``, ``camvid`` and ``imagenet``; ``None`` where there is none.
         codec: the codec of a network, if its weights do not say where to get it.
     """
     config, run = source.config, Here()
@@ -58,7 +61,7 @@ def measure(source: WeightsFolder, folders: Folders, codec: Codec | None = None)
         name = f"Kodak, {len(files)} images" if len(files) == 24 else f"{kodak.name}, {len(files)} images"
         found[name] = codec_metrics(run, module, files)
     for data, measured in DATA.items():
-        root = folders.get(data)
+        root = folders.get(data.partition("-")[0])
         # others are what it started from
         if config["kind"] == "model" and root is not None and data in source.meta.get("datasets", ())[:1]:
             belongs = module if isinstance(module, Codec) else codec or _codec_of(source)
@@ -146,7 +149,68 @@ def camvid(run: Run, model: nn.Module, codec: Codec | None, meta: Mapping[str, A
     return {name: {"mIoU (%)": figures["miou"], "pixel accuracy (%)": figures["pixel_accuracy"]}}
 
 
-DATA: dict[str, Callable[..., Metrics]] = {"imagenette": imagenette, "cifar10": cifar10, "camvid": camvid}
+def imagenet(run: Run, model: nn.Module, codec: Codec | None, meta: Mapping[str, Any], root: Path) -> Metrics:
+    """Top-1 and top-5 on photographs of ImageNet, from their files, or from streams of the sizes on the card."""
+    files = imagenet_files(root)
+    if codec is None:
+        counts = []
+        for start in tqdm(range(0, len(files), 16), leave=False):
+            paths, labels = zip(*files[start : start + 16], strict=True)
+            x = read_jpeg(paths, transform=model.transforms, strict=False)
+            counts.append(count_correct(model(x), torch.tensor(labels)))
+        name = f"{len(files)} photographs, from JPEG files through `weights.transforms()`"
+        return {name: _named(accuracy(run, counts))}
+    found: Metrics = {}
+    for name in meta.get("metrics") or {}:
+        if stated := re.fullmatch(r"(\d+) photographs, streams of (\d+) pixels", name):
+            chosen = files[:: max(1, round(len(files) / int(stated[1])))]
+            name = f"{len(chosen)} photographs, streams of {stated[2]} pixels"
+            found[name] = from_streams(run, cdzoo.compose(codec, model), chosen, int(stated[2]))
+    return found
+
+
+def imagenet_files(root: Path) -> list[tuple[Path, int]]:
+    """JPEG files with the numbers of their classes, which follow the order of WordNet's."""
+    from timm.data import ImageNetInfo
+
+    numbers = {name: number for number, name in enumerate(ImageNetInfo().label_names())}
+    found = []
+    for path in images_below(root):
+        named = re.match(r"n\d{8}", path.name) or re.match(r"n\d{8}", path.parent.name)
+        if named and named[0] in numbers and path.suffix.lower() in JPEG:
+            found.append((path, numbers[named[0]]))
+    if not found:
+        raise SystemExit(
+            f"{root}: no JPEG file has a name, or a folder, that begins with a class of ImageNet (n01440764)"
+        )
+    return found
+
+
+def photograph(path: Path, shorter_side: int) -> Tensor:
+    """An upright photograph ``(1, 3, H, W)`` in [0, 1], resized by Pillow's bicubic filter."""
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    scale = shorter_side / min(image.size)
+    width, height = (max(shorter_side, round(n * scale)) for n in image.size)
+    return TF.to_dtype(TF.pil_to_tensor(image.resize((width, height), Image.Resampling.BICUBIC)), scale=True)[None]
+
+
+def from_streams(run: Run, model: Any, files: list[tuple[Path, int]], size: int) -> dict[str, float]:
+    """Compress whole photographs, and classify them from their streams."""
+    counts, rates = [], []
+    for path, label in tqdm(files, leave=False):
+        streams = model.codec.compress(photograph(path, size))
+        counts.append(count_correct(model.from_streams(streams), torch.tensor([label])))
+        rates += [read_header(stream).bpp for stream in streams]
+    return {**_named(accuracy(run, counts)), "bits per pixel": round(sum(rates) / len(rates), 4)}
+
+
+DATA: dict[str, Callable[..., Metrics]] = {
+    "imagenette": imagenette,
+    "cifar10": cifar10,
+    "camvid": camvid,
+    "imagenet-1k": imagenet,
+}
 
 
 def _codec_of(source: WeightsFolder) -> Codec | None:
@@ -196,7 +260,7 @@ def main() -> None:
     """Measure and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="WEIGHTS", help="Enum.MEMBER, or a folder; all that ship if none")
-    for data in ("imagenette", "kodak", "cifar10", "camvid"):
+    for data in ("imagenette", "kodak", "cifar10", "camvid", "imagenet"):
         parser.add_argument(f"--{data}", type=Path, help="its folder")
     args = parser.parse_args()
     wrong = 0
