@@ -18,8 +18,9 @@ from PIL import Image
 import cdzoo
 from cdzoo.bulk.compress import Compress
 from cdzoo.bulk.plan import Part
-from cdzoo.codecs import Codec
+from cdzoo.codecs import Codec, read_jpeg
 from cdzoo.data import StreamDataset
+from cdzoo.demo import PHOTO
 from cdzoo.images import read_image
 
 pytestmark = [
@@ -102,6 +103,27 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
         with torch.no_grad():
             logits = model.from_latent(dataset[dataset.names.index(name)])
         assert list(classes) == logits[0].topk(2).indices.tolist()
+
+
+def test_jpeg_files_of_any_size_get_labels_of_a_thousand_classes(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with Image.open(PHOTO) as photo:
+        photos = {
+            "a.jpg": photo,
+            "b.jpg": photo.convert("L").resize((301, 222)),
+            "c.jpg": photo.crop((90, 0, 590, 420)),
+        }
+        for name, picture in photos.items():
+            picture.save(tmp_path / "photos" / name, quality=90)
+    (tmp_path / "photos" / "d.jpg").write_bytes(b"no picture")
+    model = cdzoo.models.jpeg_efficientnet_lite0(weights="IMAGENET1K_PIXELS").eval()
+    assert interop.classify(model, tmp_path / "photos", tmp_path / "labels", top=3, part_size=2) == (2, 0, 4, 1)
+    table = ray.data.read_parquet(str(tmp_path / "labels")).to_pandas().sort_values("file")
+    assert table["error"].isnull().tolist() == [True, True, True, False]
+    for name, classes in zip(table["file"][:3], table["classes"][:3], strict=True):
+        with torch.no_grad():
+            logits = model(read_jpeg(tmp_path / "photos" / name, transform=model.transforms))
+        assert list(classes) == logits[0].topk(3).indices.tolist()
 
 
 def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -> None:
