@@ -42,6 +42,7 @@ IMAGE_SUFFIXES = frozenset(
 """Suffixes of image files where a folder is searched; a file that is named itself may have any suffix."""
 _ORIENTATION = 0x0112  # of Exif
 _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
+_ROWS = 256  # that are rounded at once, so that large images take little memory beside themselves
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> Tensor:
@@ -192,14 +193,14 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
                         "larger max_pixels"
                     )
                 image.load()
-                array = _rgb(_upright(image))
+                planes = _rgb(_upright(image))
         except MemoryError:
             raise
         except UnidentifiedImageError:  # whose text holds an object's address
             raise ValueError(f"{name}: cannot identify image file; Pillow does not read its format") from None
         except Exception as error:  # Pillow's decoders raise errors of many types for damaged data
             raise ValueError(f"{name}: {error}") from error
-    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+    return torch.from_numpy(planes)[None]
 
 
 def to_pillow(x: Tensor) -> Image.Image:
@@ -212,8 +213,12 @@ def to_pillow(x: Tensor) -> Image.Image:
 
     if x.shape[:-2] not in ((3,), (1, 3)):
         raise ValueError(f"x must be one image (3, H, W) or (1, 3, H, W), not {tuple(x.shape)}")
-    pixels = x.detach().reshape(3, *x.shape[-2:]).permute(1, 2, 0).clamp(0, 1).mul(255).round()
-    return Image.fromarray(pixels.to("cpu", torch.uint8).contiguous().numpy())
+    x = x.detach().reshape(3, *x.shape[-2:])
+    pixels = torch.empty(*x.shape[1:], 3, dtype=torch.uint8)
+    for top in range(0, x.shape[1], _ROWS):
+        rows = slice(top, top + _ROWS)
+        pixels[rows].copy_(x[:, rows].clamp(0, 1).mul(255).round().permute(1, 2, 0))
+    return Image.fromarray(pixels.numpy())
 
 
 def png_bytes(x: Tensor) -> bytes:
@@ -237,17 +242,18 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """``(H, W, 3)`` float32 in ``[0, 1]``."""
+    """``(3, H, W)`` float32 in ``[0, 1]``."""
     from PIL import Image
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         gray = np.asarray(image, dtype=np.float32) / np.float32(1 if image.mode == "F" else 65535)
         if not (gray.min() >= 0 and gray.max() <= 1):
             raise ValueError(f"gray values of mode {image.mode} outside {'[0, 1]' if image.mode == 'F' else '16 bits'}")
-        return np.repeat(gray[..., None], 3, axis=2)
+        return np.repeat(gray[None], 3, axis=0)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    scaled: np.ndarray[Any, np.dtype[np.float32]] = np.divide(pixels, np.float32(255))
-    return scaled
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    planes = np.empty((3, *pixels.shape[:2]), np.float32)
+    # no other array of this size, which for large images is most of the memory
+    return np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=planes, dtype=np.float32)

@@ -16,12 +16,26 @@ from cdzoo._text import printable
 from cdzoo.bulk.networks import packaged_codec
 from cdzoo.bulk.plan import File, Part
 from cdzoo.bulk.task import Item, Task, process
-from cdzoo.codecs import Codec, StreamHeader, read_header
+from cdzoo.codecs import Codec, RateChoice, RateControl, StreamHeader, read_header
 from cdzoo.data.shard_writer import open_shard, sample_members
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes, reduced
 
-__all__ = ["Compress", "Decompress"]
+__all__ = ["Compress", "CompressToTarget", "Decompress"]
+
+
+def _image_item(file: File) -> Item:
+    """An image file, in batches with those of its size."""
+    try:
+        size = image_size(file.content)
+    except ValueError:  # decoding raises it again
+        size = None
+    return Item(file, size, file.content, size, len(file.content))
+
+
+def _check_max_side(max_side: int | None) -> None:
+    if max_side is not None and (isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 1):
+        raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
 
 
 class Compress(Task):
@@ -60,17 +74,14 @@ class Compress(Task):
 
     def prepare(self, file: File) -> Item:
         """See :class:`~cdzoo.bulk.task.Task`."""
-        try:
-            size = image_size(file.content)
-        except ValueError:  # decoding raises it again
-            size = None
-        return Item(file, size, file.content, size, len(file.content))
+        return _image_item(file)
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
         """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
         images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
-        if len({x.shape for x in images}) > 1:  # a header without its size, or with a wrong one
+        # sizes are unequal after a header without its size, or with a wrong one; a single image is not copied
+        if len(images) == 1 or len({x.shape for x in images}) > 1:
             return [stream for x in images for stream in self.codec.compress(x.to(self.codec.device))]
         return self.codec.compress(torch.cat(images).to(self.codec.device))
 
@@ -100,6 +111,39 @@ class Compress(Task):
         if tar is None:
             shard.unlink(missing_ok=True)  # of an earlier attempt, when there still was a good file
         self.write_table(part, output, rows)
+
+
+class CompressToTarget(Task):
+    """Compress each image at the best of several rates; results are :class:`~cdzoo.codecs.RateChoice`.
+
+    Args:
+        control: the codecs and the target.
+        max_side: as for :class:`Compress`.
+    """
+
+    suffixes = Compress.suffixes
+
+    def __init__(self, control: RateControl, *, max_side: int | None = None) -> None:
+        super().__init__(batch_size=1)
+        _check_max_side(max_side)
+        self.control, self.max_side = control, max_side
+
+    def to(self, device: torch.device | str) -> None:
+        """See :class:`~cdzoo.bulk.task.Task`."""
+        for codec in self.control.codecs:
+            codec.to(device)
+
+    def prepare(self, file: File) -> Item:
+        """See :class:`~cdzoo.bulk.task.Task`."""
+        return _image_item(file)
+
+    def run(self, items: Sequence[Item]) -> list[RateChoice]:
+        """See :class:`~cdzoo.bulk.task.Task`."""
+        device, choices = self.control.codecs[0].device, []
+        for item in items:
+            x = reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side)
+            choices += self.control.compress(x.to(device))
+        return choices
 
 
 class Decompress(Task):

@@ -15,6 +15,8 @@ from cdzoo.coding.calibrated import CalibratedCodec as CalibratedCodec
 from cdzoo.coding.container import StreamHeader as StreamHeader
 from cdzoo.coding.container import read_header as read_header
 from cdzoo.coding.identity import CodingState as CodingState
+from cdzoo.coding.rate import RateChoice as RateChoice
+from cdzoo.coding.rate import RateControl as RateControl
 from cdzoo.coding.symbols import SymbolCoder as SymbolCoder
 from cdzoo.coding.tables import SymbolTables as SymbolTables
 from cdzoo.coding.transform import TransformCodec as TransformCodec

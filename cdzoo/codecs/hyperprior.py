@@ -36,6 +36,7 @@ from cdzoo.zoo import register_codec
 
 __all__ = [
     "LAMBDAS",
+    "RATES",
     "BMSHJ2018_Factorized_Weights",
     "BMSHJ2018_Hyperprior_Weights",
     "FactorizedPrior",
@@ -195,6 +196,14 @@ class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
     IMAGENETTE_N48_M64_HIGH = Weights("bmshj2018-hyperprior-n48-m64-high-imagenette")
     IMAGENETTE_N48_M64_MS_SSIM = Weights("bmshj2018-hyperprior-n48-m64-ms-ssim-imagenette")
     DEFAULT = IMAGENETTE_N48_M64
+
+
+RATES = (
+    BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64_LOW,
+    BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64,
+    BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64_HIGH,
+)
+"""Packaged weights at rising rates, among which ``cdzoo compress --bpp`` and ``--psnr`` choose."""
 
 
 class MBT2018_Mean_Weights(WeightsEnum):

@@ -42,6 +42,8 @@ FORMATS: dict[str, tuple[str, dict[str, Any], str, tuple[float, ...]]] = {
     "AVIF": ("AVIF", {"speed": 6}, "quality", (5, 15, 25, 35, 45, 55)),
 }
 """Pillow's name of the format, what stays, what varies, and its values from small files to large ones."""
+LARGEST_BPP = 1.2
+"""Right end of the plot."""
 
 
 def coded(image: Image.Image, name: str, value: float) -> bytes:
@@ -82,9 +84,10 @@ def measure_named(run: Run, source: str, files: list[Path]) -> dict[str, Any]:
 
 
 def plot(points: list[dict[str, Any]], picture: Path) -> None:
-    """PSNR and MS-SSIM (in decibels) over the rate."""
+    """Draw PSNR and MS-SSIM (in decibels) over the rate, of codecs that have a point at a rate of the plot."""
     from matplotlib.figure import Figure
 
+    points = [p for p in points if any(q["codec"] == p["codec"] and q["bpp"] <= LARGEST_BPP for q in points)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     decibels: Callable[[float], float] = lambda v: float(-10 * torch.log10(torch.tensor(1 - v, dtype=torch.float64)))  # noqa: E731
     panels = (("psnr", "PSNR (dB)", float), ("ms_ssim", "MS-SSIM, -10 log10(1 - x) (dB)", decibels))
@@ -93,7 +96,7 @@ def plot(points: list[dict[str, Any]], picture: Path) -> None:
             own = sorted((p["bpp"], scale(p[metric])) for p in points if p["codec"] == codec and metric in p)
             style = {"marker": "o", "linestyle": "none"} if codec not in FORMATS else {"marker": ".", "linewidth": 1}
             axes.plot(*zip(*own, strict=True), label=codec, **style)
-        axes.set_xlim(0, 1.2)
+        axes.set_xlim(0, LARGEST_BPP)
         axes.set_xlabel("bits per pixel, whole files")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from oracles.small_modules import CALIBRATED
 from torch import Tensor, nn
 
+import cdzoo
 from cdzoo.codecs import Codec, TransformCodec
 from cdzoo.coding import tiles
 from cdzoo.coding.layers import GDN
 
+PHOTOGRAPH = Path(cdzoo.__file__).parent / "assets" / "summer_palace.jpg"
 CHAINS = {
     "strides": lambda: nn.Sequential(nn.Conv2d(1, 2, 5, 2, 2), nn.ReLU(), GDN(2), nn.Conv2d(2, 1, 3, 2, 1)),
     "dilation": lambda: nn.Sequential(nn.Conv2d(1, 1, 3, 1, 2, dilation=2), nn.Conv2d(1, 1, 1)),
@@ -119,6 +122,20 @@ def test_transforms_that_see_the_whole_image_are_not_split(
     assert calls == [300 * 300]
     codec.decode(expected)
     assert len(calls) > 8
+
+
+def test_tiles_give_the_stream_of_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = cdzoo.codecs.bmshj2018_hyperprior(weights="DEFAULT").eval()
+    x = cdzoo.load_images(PHOTOGRAPH)
+    whole, stream = codec.encode(x), codec.compress(x)
+    with torch.no_grad():
+        y = codec.analyze(tiles.pad_to_multiple(x, codec.stride))
+    monkeypatch.setattr(tiles, "TILE", 128)
+    calls = record(codec, monkeypatch)
+    latent = codec.encode(x)
+    assert len(calls) == 4 * 5
+    different = latent.y_hat != whole.y_hat
+    assert ((y - y.floor())[different] - 0.5).abs().max() < 1e-3 if different.any() else codec.compress(x) == stream
 
 
 _PEAK = """
