@@ -3,8 +3,8 @@ JPEG, WebP, AVIF and a codec of this package at equal bytes
 ===========================================================
 
 One photograph is coded by the packaged hyperprior codec and by three image formats, each with at most as many bytes.
-The packaged codec is small and was trained for an hour on one core. On this photograph its PSNR is that of JPEG and below
-that of WebP and AVIF. Its purpose is not the picture: networks read its latent without decoding.
+The packaged codec is small and was trained for an hour on one core. On this photograph its PSNR is that of JPEG and
+below that of WebP and AVIF. Its purpose is not the picture: networks read its latent without decoding.
 """
 
 import io

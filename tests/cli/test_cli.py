@@ -571,7 +571,7 @@ def test_names_that_a_terminal_would_obey(
     assert len(result.err.splitlines()) == 2  # the network and the file that is no stream
     assert {Path(e["file"]).name for e in run(*args, "--json").json["files"]} == {*names, "bad\x9b\n.cdz"}
     result = run("decompress", tmp_path, "-o", tmp_path / "png", "--weights", weights.codec)
-    assert len(result.out.splitlines()) == 5
+    assert len(result.out.splitlines()) == 6  # with a summary
 
 
 # -- list, info, usage -------------------------------------------------------------------------------------------
