@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .claims import CLAIMS, judged
+from .imagenet_bits import plot as plot_imagenet
 from .plan import FULL, WIDE
 from .rate_distortion import plot as plot_rates
 from .verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, MissingError, Results
@@ -114,6 +115,15 @@ DeiT has no stochastic depth here and starts from random values; the paper fine-
 The codec in `icat_small` was trained on maps of 4x4 symbols, all of which lie at a border or next to one. On
 photographs of Kodak's size it takes two to three times the bits per pixel of the other codecs, and its reconstructions
 are poor. At this scale, use it to classify streams and not to store images.
+"""
+
+
+IMAGENET = """EfficientNet-Lite0 on 500 photographs of ImageNet's training set (`examples/studies/imagenet_bits.py`).
+The network has seen them in training: compare the series, and do not take the figures for those of new photographs.
+Photographs are resized so that their shorter side has 256 pixels, and stored as JPEG files of several qualities or as
+streams of the packaged hyperprior codec. *Stem pixels* and *stem dct* read the coefficients of the files. *Decoded* is
+the pixel network on decoded streams; *latents* is the network that reads streams without decoding, at the one rate that
+it was trained for.
 """
 
 
@@ -244,6 +254,13 @@ def points(results: Results) -> str:
     return table(("codec", "setting", "bpp", "PSNR (dB)", "SSIM", "MS-SSIM"), rows)
 
 
+def imagenet(results: Results) -> str:
+    """Bits and top-1 of one network by what it reads."""
+    found = results.file(results.folder / "imagenet_bits.json")
+    rows = [(p["series"], p["setting"], f"{p['bpp']:.3f}", f"{p['top1']:.1f}") for p in found]
+    return table(("what is read", "setting", "bpp", "top-1 (%)"), rows)
+
+
 def accuracies(results: Results) -> dict[str, list[tuple[float, float]]]:
     """Rates and top-1 accuracies of networks over latents or decoded images, by network and codec."""
     series: dict[str, list[tuple[float, float]]] = {}
@@ -334,6 +351,9 @@ def page(results: Results) -> str:
     parts += ["## Rate and distortion on Kodak, with image formats", points(results)]
     if (results.folder / "rate_distortion.json").exists():
         parts.append("![Rate and distortion](results/rate_distortion.png)")
+    if (results.folder / "imagenet_bits.json").exists():
+        parts += ["## One ImageNet network, over the bits that it reads", IMAGENET, imagenet(results)]
+        parts.append("![Accuracy over bits](results/imagenet_bits.png)")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -346,6 +366,8 @@ def write(results: Results, docs: Path) -> None:
         plot_accuracy(results, pictures / "rate_accuracy.png")
     if (results.folder / "rate_distortion.json").exists():
         plot_rates(results.file(results.folder / "rate_distortion.json"), pictures / "rate_distortion.png")
+    if (results.folder / "imagenet_bits.json").exists():
+        plot_imagenet(results.file(results.folder / "imagenet_bits.json"), pictures / "imagenet_bits.png")
 
 
 def main() -> None:
