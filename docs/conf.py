@@ -27,6 +27,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "docstrings",
     "jpeg_files",
+    "notebooks",
     "pages",
     "reference",
     "tables",
@@ -58,6 +59,8 @@ nitpick_ignore_regex = [
     ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
     ("py:.*", r"(torch|timm)\..*"),
     ("py:.*", r"cdzoo\..*\.(M|T|State|Builder|Stream|\w*Decoder|_\w+)"),
+    ("py:.*", r"cdzoo\.bulk\.(plan|task|networks)\.\w+"),  # behind classify_bytes; not public
+    ("py:class", r"cdzoo\.bulk\.classify\.Classify"),
     ("py:.*", r"cdzoo\.models\._\w+\.\w+"),  # type variables, protocols and private bases
 ]
 
@@ -103,4 +106,7 @@ html_static_path = ["_static"]
 html_css_files = ["cdzoo.css"]
 html_js_files = ["sortable.js"]
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {
+    "navigation_with_keys": True,
+    "footer_icons": [{"name": "Repository", "url": "https://github.com/cdzoo/cdzoo", "html": "GitHub", "class": ""}],
+}

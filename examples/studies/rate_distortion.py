@@ -88,10 +88,10 @@ def plot(points: list[dict[str, Any]], picture: Path) -> None:
     from matplotlib.figure import Figure
 
     points = [p for p in points if any(q["codec"] == p["codec"] and q["bpp"] <= LARGEST_BPP for q in points)]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 8), layout="constrained")
     decibels: Callable[[float], float] = lambda v: float(-10 * torch.log10(torch.tensor(1 - v, dtype=torch.float64)))  # noqa: E731
     panels = (("psnr", "PSNR (dB)", float), ("ms_ssim", "MS-SSIM, -10 log10(1 - x) (dB)", decibels))
-    for axes, (metric, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (metric, label, scale) in zip(figure.subplots(2, 1), panels, strict=True):
         for codec in dict.fromkeys(point["codec"] for point in points):
             own = sorted((p["bpp"], scale(p[metric])) for p in points if p["codec"] == codec and metric in p)
             style = {"marker": "o", "linestyle": "none"} if codec not in FORMATS else {"marker": ".", "linewidth": 1}

@@ -276,20 +276,29 @@ def accuracies(results: Results) -> dict[str, list[tuple[float, float]]]:
 
 
 def plot_accuracy(results: Results, picture: Path) -> None:
-    """Accuracy over the rate."""
-    from matplotlib import colormaps
+    """Accuracy over the rate: a panel for each codec, a curve for each network that was measured at several rates."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)
-    for label, found in sorted(accuracies(results).items()):
-        style = {"linestyle": "--", "marker": "s"} if "decoded" in label else {"marker": "o"}
-        axes.plot(*zip(*sorted(found), strict=True), label=label, markersize=5, **style)
-    axes.set_xlabel("bits per pixel, whole files of 128x128 pixels")
-    axes.set_ylabel("top-1 (%), Imagenette validation")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=7)
+    series = accuracies(results)
+    codecs = sorted({label.split(", ")[-2].removesuffix(" (MS-SSIM)") for label in series})
+    figure = Figure(figsize=(6.4, 3.4 * len(codecs)), layout="constrained")
+    panels = figure.subplots(len(codecs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, codec in zip(panels, codecs, strict=True):
+        others = []
+        for label, found in sorted(series.items()):
+            *network, own, reads = label.split(", ")
+            if own.removesuffix(" (MS-SSIM)") == codec and len(found) == 1:
+                others += found
+            elif own == codec:
+                style = {"linestyle": "--", "marker": "s"} if reads == "decoded" else {"marker": "o"}
+                text = f"{', '.join(network)}, on {'decoded images' if reads == 'decoded' else reads}"
+                axes.plot(*zip(*sorted(found), strict=True), label=text, markersize=5, **style)
+        if others:
+            axes.plot(*zip(*others, strict=True), ".", color="gray", label="networks at one rate only")
+        axes.set(title=codec, ylabel="top-1 (%)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="lower right")
+    panels[-1].set_xlabel("bits per pixel, whole files of 128x128 pixels")
     figure.savefig(picture, dpi=110)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,15 @@ def test_the_python_names_of_the_table_exist() -> None:
 def test_the_changelog_mentions_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[?{re.escape(cdzoo.__version__)}\b", changelog, re.MULTILINE)
+
+
+def test_the_addresses_and_the_version_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    homes = {project["urls"]["Repository"], project["urls"]["Documentation"]}
+    files = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *ROOT.glob("docs/*.py"), *ROOT.glob("docs/_ext/*.py")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    texts += list(project["urls"].values())
+    found = {url for text in texts for url in re.findall(r"https://(?:github\.com/cdzoo/\w+|\w+\.readthedocs\.io)", text)}
+    assert found == homes
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [cdzoo.__version__]
