@@ -1,9 +1,9 @@
 """Notebooks from pages: each page in ``PAGES`` is offered for download as a notebook that runs from its first cell on.
 
-A page is the only source. Prose becomes Markdown cells. Of the fenced blocks, ``{testcode}``, ``{doctest}`` and ``bash``
-become code cells, ``{testoutput}`` the stored output, and the script of a ``{literalinclude}`` a cell that writes it, in
-front of all commands. A comment ``<!-- notebook ... -->`` is a code cell that only the notebook has; a ``bash`` block below
-``<!-- notebook: text -->`` stays text there.
+A page is the only source. Prose becomes Markdown cells. Of the fenced blocks, ``{testcode}``, ``{doctest}`` and
+``bash`` become code cells, ``{testoutput}`` the stored output, and the script of a ``{literalinclude}`` a cell that
+writes it, in front of all commands. A comment ``<!-- notebook ... -->`` is a code cell that only the notebook has; a
+``bash`` block below ``<!-- notebook: text -->`` stays text there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = re.compile(
     r"(?P<text>^<!-- notebook: text -->\n+)?^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-FILES = '''
+FILES = """
 from pathlib import Path
 
 from PIL import Image
@@ -41,7 +41,7 @@ for folder in ("examples", "photos"):
 photo = Image.open(PHOTO)
 for name, image in {"holiday": photo, "copy": photo.reduce(2), "detail": photo.crop((200, 100, 520, 340))}.items():
     image.save(f"photos/{name}.jpg", quality=90)
-'''
+"""
 
 
 def cell(kind: str, text: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def show(made: dict[str, Any], output: str) -> dict[str, Any]:
 
 def notebook(page: Path) -> dict[str, Any]:
     """A page as a notebook, format 4.5."""
-    about = f"This is [a page of cdzoo's documentation]({SITE}{page.stem}.html) as a notebook; it needs `pip install cdzoo`."
+    about = f"This notebook is [a page of cdzoo's documentation]({SITE}{page.stem}.html). It needs `pip install cdzoo`."
     found = list(cells(page))
     found.insert(1, cell("markdown", about))
     for number, one in enumerate(found):

@@ -94,7 +94,8 @@ def test_prose_has_no_markup_that_notebooks_do_not_know(page: str) -> None:
 
 def test_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("thumbnails", tmp_path, monkeypatch)
-    assert sorted(path.name for path in (tmp_path / "thumbnails").iterdir()) == ["copy.png", "detail.png", "holiday.png"]
+    made = sorted(path.name for path in (tmp_path / "thumbnails").iterdir())
+    assert made == ["copy.png", "detail.png", "holiday.png"]
 
 
 @pytest.mark.slow

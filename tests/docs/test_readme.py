@@ -96,7 +96,7 @@ def test_the_addresses_and_the_version_are_the_same_everywhere() -> None:
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *ROOT.glob("docs/*.py"), *ROOT.glob("docs/_ext/*.py")]
     texts = [file.read_text(encoding="utf-8") for file in files]
     texts += list(project["urls"].values())
-    found = {url for text in texts for url in re.findall(r"https://(?:github\.com/cdzoo/\w+|\w+\.readthedocs\.io)", text)}
-    assert found == homes
+    address = r"https://(?:github\.com/cdzoo/\w+|\w+\.readthedocs\.io)"
+    assert {url for text in texts for url in re.findall(address, text)} == homes
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [cdzoo.__version__]
