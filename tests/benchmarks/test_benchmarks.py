@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import cdzoo.codecs
 from cdzoo.codecs import read_jpeg, read_jpeg_header
@@ -32,7 +33,17 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     before = list(sys.path)
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        names = ("measuring", "pictures", "run", "report", "jpeg_reading", "jpeg_networks", "memory", "imports")
+        names = (
+            "measuring",
+            "pictures",
+            "run",
+            "report",
+            "jpeg_reading",
+            "jpeg_networks",
+            "memory",
+            "imports",
+            "large_images",
+        )
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path[:] = before
@@ -253,6 +264,25 @@ def test_paths_whose_memory_is_measured(scripts: dict[str, ModuleType], tmp_path
                 assert found.shape == ((1, 1000) if "resnet18" in name else (3, 40, 40)), name
     if Path("/proc/self/status").exists():
         assert 10 < memory.resident("VmRSS") <= memory.resident("VmHWM")
+
+
+def test_large_pictures_are_mirrored_copies(scripts: dict[str, ModuleType]) -> None:
+    large_images = scripts["large_images"]
+    with Image.open(large_images.PHOTO) as image:
+        photo = np.asarray(image.convert("RGB"))
+    found = np.asarray(large_images.picture(2.5))
+    assert found.shape[:2] == (1369, 1825)
+    around = [(0, n - size) for n, size in zip(found.shape, photo.shape, strict=True)]
+    assert np.array_equal(found, np.pad(photo, around, mode="symmetric"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_of_large_pictures(scripts: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = scripts["large_images"].main(["3"])
+    assert [row[:2] for row in rows] == [("compress", 3.0), ("decompress", 3.0)]
+    assert all(12 * 3e6 / 2**20 < above < 800 for _, _, above in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_import_times(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
