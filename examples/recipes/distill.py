@@ -248,7 +248,8 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
         if not share:
             continue
         trained = name == "trunk"
-        groups = parameter_groups(adapter, args.lr if name == "features" else args.lr / 3)
+        first = name == "features"
+        groups = parameter_groups(adapter, args.lr if first else args.lr / 10, orthogonal=first)
         if trained:
             parts = [own.get_submodule(part) for part in args.unfreeze]
             opened = [p.requires_grad_() for part in parts for p in part.parameters()]
@@ -365,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--depth", type=int, help="3x3 convolutions of the adapter (4; 6 for latents of one size)")
     add("--least", type=float, default=0.35, help="smallest share of a photograph that a view shows")
     add("--reduced", type=float, default=0.2, help="share of views that are reduced, and mirrored at their edges")
-    add("--kl", type=float, default=1.0, help="weight of the divergence of class probabilities")
+    add("--kl", type=float, default=0.2, help="weight of the divergence of class probabilities")
     add("--shares", type=float, nargs=3, default=[0.5, 0.4, 0.1], help="of the three stages in the whole length")
     add("--unfreeze", nargs="*", help="parts of the trunk that the third stage trains")
     add("--reuse", type=int, default=1, help="how often a view is used, on average")

@@ -1,7 +1,9 @@
 """Muon (Jordan et al., 2024) for convolutions, Adam for everything else.
 
 Momentum of each filter bank, as a matrix with a row per filter, is replaced by the nearest orthogonal matrix, found by
-five steps of Newton and Schulz. On adapters it needs about a third of the steps of AdamW.
+five steps of Newton and Schulz. On adapters it needs about a third of the steps of AdamW under a loss in which every
+place of the features has a part. It does not suit a loss of a few numbers for each image: then most directions of a
+gradient are noise, and they get the same length as the others.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: parameter groups with ``"params"``, ``"lr"`` and ``"orthogonal"``. Under Muon ``lr`` is the length of a
-            step over that of the parameter, so it is right for any size: 0.03 to begin with.
+            step over that of the parameter, so it is right for any size: 0.03 to begin with. The parameter keeps its
+            length: a layer that batch norm follows does not depend on it, and it would grow without end.
         momentum: of Muon.
         betas: of Adam.
     """
@@ -42,7 +45,9 @@ class Muon(torch.optim.Optimizer):
         mean = state.setdefault("mean", torch.zeros_like(parameter))
         mean.lerp_(gradient, 1 - group["momentum"])
         direction = orthogonalized(gradient.lerp(mean, group["momentum"]).flatten(1)).view_as(parameter)
-        parameter.sub_(direction * (group["lr"] * parameter.norm() / direction.norm().clamp_min(1e-12)))
+        length = parameter.norm()
+        parameter.sub_(direction * (group["lr"] * length / direction.norm().clamp_min(1e-12)))
+        parameter.mul_(length / parameter.norm().clamp_min(1e-12))
 
     def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         mean = state.setdefault("mean", torch.zeros_like(parameter))
@@ -66,19 +71,20 @@ def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def parameter_groups(
-    module: nn.Module, lr: float, *, plain: Sequence[str] = ("conv_out", "slope")
+    module: nn.Module, lr: float, *, orthogonal: bool = True, plain: Sequence[str] = ("conv_out", "slope")
 ) -> list[dict[str, Any]]:
-    """Muon for the convolutions of a module, Adam at a tenth of the rate for all else.
+    """Muon for the convolutions of a module, Adam at a tenth of the rate for all else; or Adam for all.
 
     Args:
         module: what is trained.
-        lr: Muon's rate.
+        lr: Muon's rate; ten times that of Adam.
+        orthogonal: use Muon.
         plain: parts of the names of convolutions that Adam trains: the last one, and those that begin at zero.
     """
     named = list(module.named_parameters())
     hidden = [p for name, p in named if p.dim() == 4 and not any(part in name for part in plain)]
     others = [p for name, p in named if p.dim() != 4 or any(part in name for part in plain)]
     return [
-        {"params": hidden, "lr": lr, "orthogonal": True},
+        {"params": hidden, "lr": lr if orthogonal else lr / 10, "orthogonal": orthogonal},
         {"params": others, "lr": lr / 10, "orthogonal": False},
     ]
