@@ -312,7 +312,10 @@ def _page(gr: Any, demo: Demo) -> Any:
         with gr.Row():
             decoded = gr.Image(label="Decoded from the stream", format="png", buttons=["fullscreen"], elem_id="decoded")
             channels = gr.Image(label="Four latent channels", format="png", buttons=["fullscreen"], elem_id="channels")
-        figures = gr.Dataframe(headers=["", "first photograph"], interactive=False, wrap=True, elem_id="figures")
+        figures = gr.Dataframe(
+            headers=["", "first photograph"], column_widths=["45%", "55%"], interactive=False, wrap=True,
+            elem_id="figures",
+        )  # fmt: skip
         columns = ["file", "label", "probability", "pixels", "bits per pixel"]
         table = gr.Dataframe(headers=columns, interactive=False, wrap=True, visible=False, elem_id="table")
 
