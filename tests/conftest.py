@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from oracles.small_modules import CALIBRATED
 
 import cdzoo
@@ -16,6 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # one core each, for child processes, too; tests that are about threads ask for them
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+# a machine that is busy with other work fails no test of a property
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def smooth_images(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:

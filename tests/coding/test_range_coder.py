@@ -103,7 +103,7 @@ def batches(draw: st.DrawFn) -> tuple[SymbolTables, np.ndarray, np.ndarray]:
 
 
 @given(batches())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_round_trip(batch: tuple[SymbolTables, np.ndarray, np.ndarray]) -> None:
     tables, symbols, indexes = batch
     streams = encode_batch(symbols, indexes, tables)
@@ -112,7 +112,7 @@ def test_round_trip(batch: tuple[SymbolTables, np.ndarray, np.ndarray]) -> None:
 
 
 @given(batches(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_only_what_the_encoder_writes_is_accepted(
     batch: tuple[SymbolTables, np.ndarray, np.ndarray], data: st.DataObject
 ) -> None:
@@ -128,7 +128,7 @@ def test_only_what_the_encoder_writes_is_accepted(
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_is_refused_or_is_a_stream(noise: bytes, k: int) -> None:
     tables, indexes = make_tables(3), np.arange(k) % 5
     try:

@@ -62,7 +62,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(idct2d, x)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 33), width=st.integers(1, 33), lead=st.sampled_from([(), (2,), (2, 3)]))
 def test_blockify_pads_with_zeros_and_unblockify_crops(height: int, width: int, lead: tuple[int, ...]) -> None:
     x = blocks(*lead, height, width)
