@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from cdzoo import codecs as codecs
     from cdzoo import data as data
     from cdzoo import errors as errors
+    from cdzoo import interop as interop
     from cdzoo import models as models
     from cdzoo import ops as ops
+    from cdzoo import transforms as transforms
+    from cdzoo import types as types
     from cdzoo._compose import CompressedDomainModel as CompressedDomainModel
     from cdzoo._compose import compose as compose
     from cdzoo.bulk.classify import classify as classify
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from cdzoo.zoo import register_codec as register_codec
     from cdzoo.zoo import register_model as register_model
 
-_SUBMODULES = ("codecs", "data", "errors", "models", "ops")
+_SUBMODULES = ("codecs", "data", "errors", "interop", "models", "ops", "transforms", "types")
 _HOMES = {
     "CompressedDomainModel": "cdzoo._compose",
     "compose": "cdzoo._compose",

@@ -38,7 +38,7 @@ PUBLIC = {
     "register_model",
     "save_pretrained",
 }
-SUBMODULES = {"codecs", "data", "errors", "models", "ops"}
+SUBMODULES = {"codecs", "data", "errors", "interop", "models", "ops", "transforms", "types"}
 
 
 def test_public_names() -> None:
@@ -46,6 +46,16 @@ def test_public_names() -> None:
     assert all(isinstance(getattr(cdzoo, name), ModuleType) for name in SUBMODULES)
     assert not any(isinstance(getattr(cdzoo, name), ModuleType) for name in PUBLIC)
     assert isinstance(cdzoo.__version__, str)
+
+
+def test_modules_of_the_contract_need_no_import_of_their_own() -> None:
+    script = (
+        "import sys, cdzoo\n"
+        "print(cdzoo.transforms.CoefficientTransform(resize=8).resize, cdzoo.types.Latent.__name__)\n"
+        "print(cdzoo.interop.compressai.from_compressai.__name__, 'compressai' in sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["8", "Latent", "from_compressai", "False"]
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_size
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import JPEG_SUFFIXES, find_files
 from cdzoo.bulk.networks import Network, default_network, find_network
@@ -356,13 +357,26 @@ def classify(
 
     Raises:
         FileNotFoundError: a folder without any JPEG file or stream.
-        ValueError: an unknown name or ``fallback``, or a number below 1.
+        TypeError: ``paths`` or ``model`` is something else.
+        ValueError: an unknown name, ``fallback`` or device, or a number that is no integer or below 1.
         WeightsError: the weights that were asked for cannot be found or loaded.
         PairingError: network and codec do not fit.
         ImportError: a package that the network needs is not installed.
     """
+    check_size("top", top)
+    check_size("batch_size", batch_size)
+    if isinstance(paths, bytes) or not isinstance(paths, str | os.PathLike | Iterable):
+        raise TypeError(
+            f"classify takes a path or a sequence of paths, not {type(paths).__name__}; "
+            "cdzoo.bulk.classify.classify_bytes takes the bytes of files"
+        )
     files = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(
+                f"classify takes paths, not {type(path).__name__}; "
+                "cdzoo.bulk.classify.classify_bytes takes the bytes of files"
+            )
         if not os.path.isdir(path):
             files.append(os.fspath(path))
             continue
@@ -371,6 +385,10 @@ def classify(
             raise FileNotFoundError(f"{os.fspath(path)}: no file ends in one of {', '.join(Networks.suffixes)}")
         files += [os.path.join(path, name) for name in found]
     check_fallback(fallback)
+    try:
+        device = None if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from None
     networks = Networks(model, weights, top=top, batch_size=batch_size, device=device, fallback=fallback)
     results: list[Classified | None] = [None] * len(files)
     for file, result in process(read_paths(files), networks):

@@ -83,9 +83,15 @@ def find_network(model: str | nn.Module | None, weights: WeightsLike = None, cod
     Raises:
         ImportError: a package that the network or its codec needs is not installed.
         PairingError: network and codec do not fit.
+        TypeError: ``model`` is a codec, or no name and no module.
         ValueError: an unknown name, weights of something else than a network, or weights beside a module.
         WeightsError: the weights cannot be found or loaded.
     """
+    if isinstance(model, Codec) or not (model is None or isinstance(model, str | nn.Module)):
+        raise TypeError(
+            f"model is a builder's name, a module that gives logits, or timm/NAME, not {type(model).__name__}; "
+            "cdzoo.compose(codec, network) puts a network behind a codec"
+        )
     if isinstance(model, nn.Module):
         if weights is not None:
             raise ValueError("weights go with a builder's name; load them into the module, or pass its builder's name")
@@ -160,7 +166,12 @@ def _from_timm(name: str) -> nn.Module:
         raise ImportError(f"model='timm/{name}' needs timm, which is not installed; pip install timm") from error
     from cdzoo.ops import to_jpeg_domain
 
-    network = timm.create_model(name, pretrained=True).eval()
+    try:
+        network = timm.create_model(name, pretrained=True).eval()
+    except RuntimeError as error:
+        if not str(error).startswith(("Unknown model", "Invalid pretrained tag")):
+            raise
+        raise ValueError(f"model='timm/{name}': {error}; timm.list_models(pretrained=True) has the names") from error
     config = network.pretrained_cfg
     module: Any = to_jpeg_domain(network, mean=config["mean"], std=config["std"]).eval()
     module.num_classes = network.num_classes

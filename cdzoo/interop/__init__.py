@@ -6,5 +6,22 @@
     cdzoo.interop.compressai    CompressAI's models as codecs
     cdzoo.interop.ray           archives compressed and classified on a cluster, by Ray Data
 
-Nothing here is imported by ``import cdzoo``.
+Each is imported on first use; nothing here is imported by ``import cdzoo``.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = ("compressai", "datasets", "ray", "timm", "torchvision")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'cdzoo.interop' has no attribute {name!r}")
+    return import_module(f"cdzoo.interop.{name}")
+
+
+def __dir__() -> list[str]:
+    return list(_MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any, BinaryIO, Literal, TypeAlias
 
@@ -58,7 +59,7 @@ def read_source(source: JPEGSource) -> bytes:
     if isinstance(source, str | os.PathLike):
         with _opened(source) as file:
             return file.read()
-    return _binary(source.read())
+    return _binary(source, -1)
 
 
 def read_beginning(source: JPEGSource, size: int) -> bytes:
@@ -74,7 +75,7 @@ def read_beginning(source: JPEGSource, size: int) -> bytes:
             return file.read(size)
     position = source.tell()
     try:
-        return _binary(source.read(size))
+        return _binary(source, size)
     finally:
         source.seek(position)
 
@@ -91,7 +92,9 @@ def _opened(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
-def _binary(data: object) -> bytes:
+def _binary(source: BinaryIO, size: int) -> bytes:
+    text = isinstance(source, io.TextIOBase)  # reading it would raise UnicodeDecodeError
+    data = "" if text else source.read(size)
     if not isinstance(data, bytes):
         raise TypeError(f'an open file gave {type(data).__name__} instead of bytes: open it in mode "rb"')
     return data

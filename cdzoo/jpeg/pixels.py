@@ -136,9 +136,8 @@ def decode_jpeg(
 
     Args:
         coefficients: a batch of files, ``planes`` ``K x (B, Hb, Wb, 8, 8)``, on any device. In CMYK and YCCK files,
-        inks
-            are inverted, as Adobe writes and Pillow reads them. Their decode is not linear: colors are multiplied by
-            black.
+            inks are inverted, as Adobe writes and Pillow reads them. Their decode is not linear: colors are multiplied
+            by black.
         clamp: clamp the result to [0, 1], as every decoder does. ``False`` gives the affine map to which JPEG-domain
             networks are exact.
         chroma: ``"fancy"``, libjpeg's default, upsamples chroma by a triangle filter; ``"nearest"`` repeats samples.
@@ -153,6 +152,8 @@ def decode_jpeg(
         ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
     check_coefficients(coefficients)
+    if chroma not in ("fancy", "nearest"):  # also where there is no chroma to upsample
+        raise ValueError(f'chroma={chroma!r}: choose "fancy" or "nearest"')
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
     space = coefficients.color_space

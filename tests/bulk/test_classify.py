@@ -114,7 +114,7 @@ def test_networks_that_are_asked_for(files: Path, make_codec: Callable[..., Any]
     with pytest.raises(FileNotFoundError, match=r"no file ends in one of \.jpg"):
         cdzoo.classify(tmp_path)
     for options in ({"top": 0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="must be at least 1"):
+        with pytest.raises(ValueError, match="must be a positive integer"):
             cdzoo.classify(files / "0.jpg", model=model, **options)  # type: ignore[arg-type]
 
 
@@ -133,6 +133,36 @@ def test_networks_of_timm(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(result.classes) == 5
     assert all(label.id is not None and label.id[0] == "n" for label in result.classes)
     assert len(made) == 1
+
+
+def test_unknown_networks_of_timm_are_value_errors(files: Path) -> None:
+    pytest.importorskip("timm")
+    for name in ("nothing", "resnet18.nothing"):
+        with pytest.raises(ValueError, match=f"model='timm/{name}': .*list_models"):
+            cdzoo.classify(files / "1.jpg", model=f"timm/{name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"top": 0}, ValueError),
+        ({"top": 1.5}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"device": "nothing"}, ValueError),
+        ({"model": 3}, TypeError),
+        ({"model": cdzoo.get_codec("torfason2018")}, TypeError),
+        ({"paths": None}, TypeError),
+        ({"paths": b"a.jpg"}, TypeError),
+        ({"paths": [None]}, TypeError),
+        ({"paths": [b"a.jpg"]}, TypeError),
+    ],
+)
+def test_wrong_arguments_are_not_errors_of_a_file(
+    files: Path, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    ((name, _),) = arguments.items()
+    with pytest.raises(error, match=name if error is ValueError else "takes|gives logits"):
+        cdzoo.classify(**{"paths": files / "1.jpg", **arguments})
 
 
 def test_photographs_of_all_sizes_share_a_batch(files: Path, tmp_path: Path) -> None:

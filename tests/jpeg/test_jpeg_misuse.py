@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from cdzoo import data
-from cdzoo.codecs import MAX_IMAGE_PIXELS, decode_jpeg, encode_jpeg, read_jpeg, write_jpeg
+from cdzoo.codecs import MAX_IMAGE_PIXELS, decode_jpeg, encode_jpeg, read_jpeg, read_jpeg_header, write_jpeg
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import files as jpeg_module
 from cdzoo.ops import JPEGConv2d, blockify, dct2d, idct2d, to_jpeg_domain, unblockify
@@ -148,6 +149,20 @@ def test_random_rotations_go_into_one_batch() -> None:
     assert len({r.planes[0].sum(0).numpy().tobytes() for r in rotated}) == 4
     small = files(10, 10)
     assert all(rotate(small) is small for _ in range(8))
+
+
+@pytest.mark.parametrize("batch", [files(subsampling="4:4:4"), files(channels=1)])
+def test_an_unknown_upsampling_is_refused_without_chroma_to_upsample(batch: JPEGCoefficients) -> None:
+    with pytest.raises(ValueError, match="chroma='nothing': choose"):
+        decode_jpeg(batch, chroma="nothing")
+
+
+@pytest.mark.parametrize("read", [read_jpeg, read_jpeg_header])
+def test_files_open_in_text_mode_name_the_mode(read: Callable[..., object], tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(write_jpeg(files())[0])
+    with path.open(encoding="utf-8") as file, pytest.raises(TypeError, match='mode "rb"'):
+        read(file)
 
 
 @pytest.mark.parametrize("change", ["assign", "data", "parameter", "inference"])
