@@ -62,23 +62,29 @@ class Adapter(nn.Module):
 class BlockAdapter(Adapter):
     """8x8 blocks of coefficients to features of stride 8.
 
-    Coefficients are divided by typical deviations, which fall with the frequency; see :func:`typical_deviations`.
+    Coefficients are divided by typical deviations, which fall with the frequency; see :func:`typical_deviations`. Before
+    the layers of :class:`Adapter` comes a wide 1x1 convolution with batch norm and ReLU, which sees single blocks: the
+    first layers of a pixel network have hundreds of ReLUs in a block, too.
 
     Args:
         out_channels: of the features.
-        hidden: channels in between.
+        block_channels: of the wide convolution.
+        hidden: channels of the layers that follow.
         depth: number of 3x3 convolutions; each of them sees one more block around.
     """
 
     deviations: Tensor
 
-    def __init__(self, out_channels: int, *, hidden: int = 80, depth: int = 4) -> None:
-        super().__init__(192, out_channels, hidden=hidden, depth=depth)
+    def __init__(self, out_channels: int, *, block_channels: int = 256, hidden: int = 96, depth: int = 4) -> None:
+        super().__init__(block_channels, out_channels, hidden=hidden, depth=depth)
+        self.conv_blocks = nn.Conv2d(192, block_channels, 1, bias=False)
+        self.bn_blocks = nn.BatchNorm2d(block_channels)
         self.register_buffer("deviations", typical_deviations(), persistent=False)
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Coefficients ``(B, Hb, Wb, 192)`` of :func:`block_coefficients` -> features ``(B, out_channels, Hb, Wb)``."""
-        return super().forward((blocks / self.deviations).to(self.conv_in.weight.dtype).permute(0, 3, 1, 2))
+        x = (blocks / self.deviations).to(self.conv_in.weight.dtype).permute(0, 3, 1, 2)
+        return super().forward(F.relu(self.bn_blocks(self.conv_blocks(x))))
 
 
 class LatentAdapter(Adapter):

@@ -84,7 +84,8 @@ class JPEGEfficientNetLite0(Classifier):
         channels = [scaled_channels(row[0], width) for row in STAGES]
         last = scaled_channels(LAST_CHANNELS, width)
         if self.reads_blocks:
-            self.stem = BlockAdapter(channels[_CUT - 1], hidden=scaled_channels(80, width))
+            wide, hidden = (scaled_channels(n, width) for n in (256, 96))
+            self.stem = BlockAdapter(channels[_CUT - 1], block_channels=wide, hidden=hidden)
             self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
             stages = [("stem", channels[_CUT - 1], 8)]
         else:
@@ -166,7 +167,7 @@ class JPEGEfficientNetOptions(TypedDict, total=False):
     std: float | Sequence[float]
 
 
-@register_model(JPEGEfficientNetLite0, weights=JPEGEfficientNetLite0_Weights, num_params=4_846_304)
+@register_model(JPEGEfficientNetLite0, weights=JPEGEfficientNetLite0_Weights, num_params=5_007_360)
 def jpeg_efficientnet_lite0(
     *, weights: WeightsLike = None, **options: Unpack[JPEGEfficientNetOptions]
 ) -> JPEGEfficientNetLite0:

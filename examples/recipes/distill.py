@@ -281,7 +281,7 @@ def _student(
             raise SystemExit(f"the features at the cut have stride {stride}; blocks of coefficients need stride 8.")
         if args.sizes:
             raise SystemExit("--sizes are of a codec's images; JPEG files are resized on the way to the network.")
-        return BlockAdapter(channels, hidden=args.hidden or 80, depth=args.depth or 4), blocks_of
+        return BlockAdapter(channels, hidden=args.hidden or 96, depth=args.depth or 4), blocks_of
     codec = named_codec(args.input).to(device).eval().requires_grad_(False)
     if args.sizes:
         if not codec.has_scales:
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--stride", type=int, default=8, help="of the features at the cut, where --cut is not given")
     add("--size", type=int, help="of the views; the teacher's own by default")
     add("--sizes", type=int, nargs="+", help="of the codec's images; several for an adapter that takes any size")
-    add("--hidden", type=int, help="channels of the adapter (80 for jpeg, 192 for latents)")
+    add("--hidden", type=int, help="channels of the adapter (96 for jpeg, 192 for latents)")
     add("--depth", type=int, help="3x3 convolutions of the adapter (4; 6 for latents of one size)")
     add("--least", type=float, default=0.35, help="smallest share of a photograph that a view shows")
     add("--reduced", type=float, default=0.2, help="share of views that are reduced, and mirrored at their edges")
