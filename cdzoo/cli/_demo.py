@@ -13,7 +13,7 @@ from cdzoo.cli._report import Report, UsageError, width_x_height
 
 __all__ = ["add_commands"]
 
-_MODEL = "fa_cresnet39"
+_CODEC = "bmshj2018_hyperprior"
 
 
 def add_commands(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
         "classify it from its stream, decode it once so that you can see it, and draw a picture of all three.",
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="cdzoo_demo", help="folder for the files (cdzoo_demo)")
-    add_network(parser, f"network over latents ({_MODEL}, or the network of the weights)")
+    add_network(parser, f"network over latents (the packaged one for {_CODEC}, or the network of the weights)")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the center square to this side")
     parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
     parser.add_argument("--serve", action="store_true", help="serve a page for browsers instead; needs cdzoo[app]")
@@ -42,14 +42,14 @@ def demo(args: argparse.Namespace, report: Report) -> None:
         return
     from cdzoo._compose import CompressedDomainModel
     from cdzoo.bulk.classify import classify
-    from cdzoo.bulk.networks import default_network, find_network
+    from cdzoo.bulk.networks import STREAM_MODELS, default_network, find_network
     from cdzoo.cli._load import get_device, load_given_codec
     from cdzoo.demo import PHOTO, run_demo
     from cdzoo.labels import top_labels
 
     device, codec = get_device(args.device), load_given_codec(args.codec)
     try:
-        model = _MODEL if args.model is None and args.weights is None else args.model
+        model = STREAM_MODELS[_CODEC] if args.model is None and args.weights is None else args.model
         found = find_network(model, args.weights, codec)
     except ValueError as error:
         raise UsageError(str(error)) from error
