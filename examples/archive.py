@@ -22,7 +22,9 @@ for command, first, second in (("add", "archive", "photos"), ("label", "archive"
     one.add_argument(first, type=Path)
     if second is not None:
         one.add_argument(second, type=Path)
-    one.add_argument("--weights", default="FA_cResNet39_Weights.DEFAULT", help="network, which names its codec")
+    one.add_argument(
+        "--weights", default="LatentEfficientNetLite0_Weights.DEFAULT", help="network, which names its codec"
+    )
 args = parser.parse_args()
 weights = cdzoo.get_weight(args.weights)
 

@@ -8,16 +8,15 @@ import sys
 import torch
 
 import cdzoo
-from cdzoo.demo import load_photo
+from cdzoo.demo import PHOTO
 from cdzoo.images import png_bytes, read_image
 
-# The packaged photograph is cut to its center square: the network sees every latent as a square.
-image = read_image(sys.argv[1]) if len(sys.argv) > 1 else load_photo()
+image = read_image(sys.argv[1] if len(sys.argv) > 1 else PHOTO)
 
 # Weights know the codec whose latents they were trained on.
-weights = cdzoo.get_weight("FA_cResNet39_Weights.DEFAULT")
+weights = cdzoo.get_weight("LatentEfficientNetLite0_Weights.DEFAULT")
 codec = weights.build_codec()
-model = cdzoo.models.fa_cresnet39(weights=weights).eval()
+model = cdzoo.models.latent_efficientnet_lite0(weights=weights).eval()
 network = cdzoo.compose(codec, model)
 
 [stream] = codec.compress(image)

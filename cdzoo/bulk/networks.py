@@ -29,7 +29,11 @@ __all__ = [
 
 JPEG_MODEL = "jpeg_efficientnet_lite0"
 """Builder of the network that classifies JPEG files by default."""
-STREAM_MODELS = {"bmshj2018_hyperprior": "fa_cresnet39", "choi2019": "resnet41", "torfason2018": "cresnet39"}
+STREAM_MODELS = {
+    "bmshj2018_hyperprior": "latent_efficientnet_lite0",
+    "choi2019": "resnet41",
+    "torfason2018": "cresnet39",
+}
 """Name of a codec -> builder of the network that classifies its streams by default."""
 
 

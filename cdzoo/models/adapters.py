@@ -62,9 +62,9 @@ class Adapter(nn.Module):
 class BlockAdapter(Adapter):
     """8x8 blocks of coefficients to features of stride 8.
 
-    Coefficients are divided by typical deviations, which fall with the frequency; see :func:`typical_deviations`. Before
-    the layers of :class:`Adapter` comes a wide 1x1 convolution with batch norm and ReLU, which sees single blocks: the
-    first layers of a pixel network have hundreds of ReLUs in a block, too.
+    Coefficients are divided by typical deviations, which fall with the frequency; see :func:`typical_deviations`.
+    Before the layers of :class:`Adapter` comes a wide 1x1 convolution with batch norm and ReLU, which sees single
+    blocks: the first layers of a pixel network have hundreds of ReLUs in a block, too.
 
     Args:
         out_channels: of the features.

@@ -11,7 +11,6 @@ has at stride 8 for the central square of a photograph, resized to 224x224. Phot
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
@@ -23,7 +22,7 @@ from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import Adapter, LatentEntrance
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
 from cdzoo.types import Latent
-from cdzoo.weights.enums import WeightsEnum
+from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentEfficientNetLite0", "latent_efficientnet_lite0"]
 
 _CUT = 3  # the first stage that reads the adapter's features
+_warned: set[tuple[int, int]] = set()
 
 
 class LatentEfficientNetLite0(LatentClassifier):
@@ -99,7 +99,7 @@ class LatentEfficientNetLite0(LatentClassifier):
         height, width = (self.latent_stride * n for n in x.shape[2:]) if size is None else size
         known = self.meta.get("shorter_side")
         if known is not None and not known[0] <= min(height, width) <= known[1]:
-            _warn_once(*known)
+            _warn_once(min(height, width), *known)
         assert sigma is not None
         cells: Tensor = self.entrance(x, sigma, (height, width))
         return cells
@@ -124,18 +124,23 @@ class LatentEfficientNetLite0(LatentClassifier):
         load_timm_lite(self, state_dict, own=("entrance.", "adapter."))
 
 
-@functools.cache
-def _warn_once(least: int, most: int) -> None:
-    """Warn of images of other sizes than those of the training set; the cache makes it once in a run."""
-    warnings.warn(
-        f"an image's shorter side is not in the range that the weights were trained with, {least} to {most} pixels: "
-        "its labels are less reliable; reduce large images before they are compressed (cdzoo compress --max-side)",
-        stacklevel=2,
-    )
+def _warn_once(found: int, least: int, most: int) -> None:
+    """Warn of an image of another size than those of the training set, for the first one in a run."""
+    if (least, most) not in _warned:
+        _warned.add((least, most))
+        warnings.warn(
+            f"an image's shorter side has {found} pixels, and the weights were trained with {least} to {most}: labels "
+            "of such images are less reliable; reduce large images before they are compressed "
+            "(cdzoo compress --max-side)",
+            stacklevel=2,
+        )
 
 
 class LatentEfficientNetLite0_Weights(WeightsEnum):
     """Weights of :func:`latent_efficientnet_lite0`, 1,000 classes of ImageNet."""
+
+    IMAGENET1K_N48_M64 = Weights("latent-efficientnet-lite0-imagenet1k")
+    DEFAULT = IMAGENET1K_N48_M64
 
 
 class LatentEfficientNetOptions(LatentOptions, total=False):

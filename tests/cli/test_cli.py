@@ -545,7 +545,7 @@ def test_a_codec_that_is_given_is_looked_at(
     assert result.status == 1
     errors = {Path(e["file"]).name: e.get("error") for e in result.json["files"]}
     assert errors["rgb.jpg"] is None
-    assert "fa_cresnet39" in errors["tiny.cdz"]
+    assert "latent_efficientnet_lite0" in errors["tiny.cdz"]
 
 
 def test_names_that_a_terminal_would_obey(

@@ -130,9 +130,9 @@ def test_quickstart(
         def build_codec() -> torch.nn.Module:
             return cdzoo.from_pretrained(weights.codec)
 
-    builder = cdzoo.models.fa_cresnet39
-    monkeypatch.setattr(cdzoo, "get_weight", lambda name: {"FA_cResNet39_Weights.DEFAULT": Member}[name])
-    monkeypatch.setattr(cdzoo.models, "fa_cresnet39", lambda *, weights: builder(weights=folder))
+    builder = cdzoo.models.fa_cresnet39  # which is small
+    monkeypatch.setattr(cdzoo, "get_weight", lambda name: {"LatentEfficientNetLite0_Weights.DEFAULT": Member}[name])
+    monkeypatch.setattr(cdzoo.models, "latent_efficientnet_lite0", lambda *, weights: builder(weights=folder))
     folder = weights.model
     Image.fromarray(load_photo(64)[0].mul(255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
     monkeypatch.chdir(tmp_path)

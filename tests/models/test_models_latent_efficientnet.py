@@ -133,7 +133,7 @@ def test_images_of_other_sizes_warn_once() -> None:
         for size in ((224, 224), (161, 2000), (1025, 1100), (100, 300), (100, 300), (1100, 1100)):
             model(latents(*size))
     assert [str(w.message).partition(":")[0] for w in caught] == [
-        "an image's shorter side is not in the range that the weights were trained with, 161 to 1025 pixels"
+        "an image's shorter side has 100 pixels, and the weights were trained with 161 to 1025"
     ]
 
 
