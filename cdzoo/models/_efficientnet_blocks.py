@@ -66,7 +66,7 @@ class DepthwiseSeparable(nn.Module):
         self.bn2 = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)))))
+        y: Tensor = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)), inplace=True)))
         return x + y if self.residual else y
 
 
@@ -88,8 +88,8 @@ class InvertedResidual(nn.Module):
         self.bn3 = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu6(self.bn1(self.conv_pw(x)))
-        hidden = F.relu6(self.bn2(self.conv_dw(hidden)))
+        hidden = F.relu6(self.bn1(self.conv_pw(x)), inplace=True)
+        hidden = F.relu6(self.bn2(self.conv_dw(hidden)), inplace=True)
         y: Tensor = self.bn3(self.conv_pwl(hidden))
         return x + y if self.residual else y
 
