@@ -26,6 +26,7 @@ from PIL import Image
 import cdzoo
 from cdzoo import _registry
 from cdzoo.bulk import compress as bulk_compress
+from cdzoo.bulk.networks import STREAM_MODELS
 from cdzoo.cli import main
 from cdzoo.cli._report import Report
 from cdzoo.codecs import Codec, read_header
@@ -730,6 +731,7 @@ def test_packaged_weights_are_the_default(
     codecs = WeightsEnum("BMSHJ2018_Hyperprior_Weights", {"V1": Weights("codec"), "DEFAULT": Weights("codec")})
     models = WeightsEnum("FA_cResNet39_Weights", {"V1": Weights("model"), "DEFAULT": Weights("model")})
     monkeypatch.setattr(_weights, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setitem(STREAM_MODELS, "bmshj2018_hyperprior", "fa_cresnet39")
     enums = {"bmshj2018_hyperprior": codecs, "fa_cresnet39": models}
     for kind, entries in _registry._entries.items():
         published = {name: replace(entry, weights=enums.get(name)) for name, entry in entries.items()}
