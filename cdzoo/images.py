@@ -256,4 +256,5 @@ def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     planes = np.empty((3, *pixels.shape[:2]), np.float32)
     # no other array of this size, which for large images is most of the memory
-    return np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=planes, dtype=np.float32)
+    np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=planes, dtype=np.float32)
+    return planes
