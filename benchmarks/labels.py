@@ -7,7 +7,7 @@ network. They resize bilinearly, which takes less time than the bicubic filter o
 resized bicubically. Tensors are ``channels_last``.
 
 *Top-1* is that of the weights' cards, on 500 photographs of ImageNet; the pixel network after Pillow has 88.4 %. The
-weights are the same on both sides, or random where a network has none; its time does not depend on them.
+pixel network has the same weights on both sides.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ def pixel_network() -> nn.Module:
     return network
 
 
-def top1(weights: Any) -> float | str:
+def top1(weights: Any) -> float:
     """Top-1 accuracy in per cent, as the weights' card states it first."""
-    metrics = list(weights.meta["metrics"].values())
-    return metrics[0]["top-1 (%)"] if metrics else "-"
+    return next(iter(weights.meta["metrics"].values()))["top-1 (%)"]
 
 
 def decode_and_label(codec: cdzoo.Codec, network: nn.Module, streams: list[bytes], threads: int) -> Tensor:
@@ -95,9 +94,8 @@ def from_jpeg(network: nn.Module, threads: int, options: Options) -> Iterator[Ro
 
 def from_streams(network: nn.Module, threads: int, options: Options) -> Iterator[Row]:
     """Streams of the packaged codec at its middle rate."""
-    codec = cdzoo.models.FA_cResNet39_Weights.DEFAULT.build_codec()
-    member = LatentEfficientNetLite0_Weights.__members__.get("DEFAULT")
-    model = cdzoo.models.latent_efficientnet_lite0(weights=member, in_channels=codec.latent_channels).eval()
+    member = LatentEfficientNetLite0_Weights.DEFAULT
+    codec, model = member.build_codec(), cdzoo.models.latent_efficientnet_lite0(weights=member).eval()
     composed = cdzoo.compose(codec, model.to(memory_format=torch.channels_last))
     for size, batch in [((160, 200), 2)] if options.quick else STREAMS:
         streams = codec.compress(images(size, batch, options.photo))
@@ -110,7 +108,7 @@ def from_streams(network: nn.Module, threads: int, options: Options) -> Iterator
         case = {
             "files": ".cdz",
             "network": "latents",
-            "top-1 (%)": "-" if member is None else top1(member),
+            "top-1 (%)": top1(member),
             "size": "x".join(map(str, size)),
             "batch": batch,
             "threads": threads,

@@ -20,13 +20,13 @@ from cdzoo._compose import CompressedDomainModel
 from cdzoo._text import explain
 from cdzoo.bulk.networks import default_network
 from cdzoo.codecs import JPEGWarning, read_header, read_jpeg
+from cdzoo.codecs.hyperprior import RATES
 from cdzoo.coding.base import Codec
 from cdzoo.demo import PHOTO, draw_channels, psnr, strongest_channels
 from cdzoo.errors import PairingError
 from cdzoo.images import decode_image, image_size, reduced, to_pillow
 from cdzoo.labels import Label, top_labels
 from cdzoo.types import JPEGCoefficients
-from cdzoo.weights import find
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,9 +38,6 @@ MAX_PIXELS = 50_000_000
 MAX_FILES = 200
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Suffixes of photographs that the page takes; JPEG files are read as coefficients, the others by Pillow."""
-_CODEC = "bmshj2018_hyperprior"
-_STEM = "IMAGENETTE_N48_M64"
-_RATES = (f"{_STEM}_LOW", _STEM, f"{_STEM}_HIGH")
 _KEPT = 600  # seconds after which Gradio's copy of an upload is deleted
 T = TypeVar("T")
 
@@ -89,9 +86,8 @@ class Demo:
     def __init__(self, *, max_side: int = 1024, max_pixels: int = MAX_PIXELS) -> None:
         self._max_side, self._max_pixels = max_side, max_pixels
         self._jpeg: Any = default_network("jpeg").module
-        members = [find.members(_CODEC)[name] for name in _RATES]
-        self.rates = [f"{m.meta['metrics']['Kodak, 24 images']['bits per pixel']:.2f} bits per pixel" for m in members]
-        self._codecs = [member.build_codec() for member in members]
+        self.rates = [f"{m.meta['metrics']['Kodak, 24 images']['bits per pixel']:.2f} bits per pixel" for m in RATES]
+        self._codecs = [member.build_codec() for member in RATES]
         self._readers = [_latent_network(codec) for codec in self._codecs]
 
     @torch.no_grad()

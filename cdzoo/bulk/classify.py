@@ -365,16 +365,13 @@ def classify(
     """
     check_size("top", top)
     check_size("batch_size", batch_size)
-    if isinstance(paths, bytes) or not isinstance(paths, str | os.PathLike | Iterable):
-        raise TypeError(
-            f"classify takes a path or a sequence of paths, not {type(paths).__name__}; "
-            "cdzoo.bulk.classify.classify_bytes takes the bytes of files"
-        )
     files = []
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+    given: Any = paths
+    alone = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+    for path in [given] if alone else given:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(
-                f"classify takes paths, not {type(path).__name__}; "
+                f"classify takes a path or a sequence of paths, not {type(path).__name__}; "
                 "cdzoo.bulk.classify.classify_bytes takes the bytes of files"
             )
         if not os.path.isdir(path):

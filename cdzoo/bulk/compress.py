@@ -33,9 +33,10 @@ def _image_item(file: File) -> Item:
     return Item(file, size, file.content, size, len(file.content))
 
 
-def _check_max_side(max_side: int | None) -> None:
-    if max_side is not None and (isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 1):
+def _checked_max_side(max_side: int | None) -> int | None:
+    if max_side is not None and (integer(max_side) or 0) < 1:
         raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
+    return integer(max_side)
 
 
 class Compress(Task):
@@ -56,11 +57,10 @@ class Compress(Task):
 
     def __init__(self, codec: Codec, *, max_side: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if max_side is not None and (integer(max_side) or 0) < 1:
-            raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
+        self.max_side = _checked_max_side(max_side)
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
-        self.codec, self.max_side = copy.deepcopy(codec).cpu().eval(), integer(max_side)
+        self.codec = copy.deepcopy(codec).cpu().eval()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -125,8 +125,7 @@ class CompressToTarget(Task):
 
     def __init__(self, control: RateControl, *, max_side: int | None = None) -> None:
         super().__init__(batch_size=1)
-        _check_max_side(max_side)
-        self.control, self.max_side = control, max_side
+        self.control, self.max_side = control, _checked_max_side(max_side)
 
     def to(self, device: torch.device | str) -> None:
         """See :class:`~cdzoo.bulk.task.Task`."""

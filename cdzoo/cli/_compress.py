@@ -79,8 +79,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     if control is None:
         report.facts |= {"fingerprint": fingerprints[0]}
     else:
-        target = {"psnr": args.psnr} if args.bpp is None else {"bpp": args.bpp}
-        report.facts |= {"target": target, "fingerprints": dict(zip(rate_names(), fingerprints, strict=True))}
+        report.facts |= {"target": control.target, "fingerprints": dict(zip(rate_names(), fingerprints, strict=True))}
     report.facts |= {"output": args.output}
     folder = make_folder(args.output)
     outputs = plan_outputs(find_jobs(args.inputs, Compress.suffixes, report), folder, ".cdz", report)

@@ -69,10 +69,14 @@ class RateControl:
         self.psnr = None if psnr is None else _checked("psnr", psnr, "decibels, such as 32")
 
     @property
+    def target(self) -> dict[str, float]:
+        """The target by its name, ``"bpp"`` or ``"psnr"``."""
+        return {name: value for name, value in (("bpp", self.bpp), ("psnr", self.psnr)) if value is not None}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Everything that the choice depends on, JSON-ready: the target, and the fingerprints of the codecs."""
-        target = {"psnr": self.psnr} if self.bpp is None else {"bpp": self.bpp}
-        return {**target, "fingerprints": [codec.fingerprint for codec in self.codecs]}
+        return {**self.target, "fingerprints": [codec.fingerprint for codec in self.codecs]}
 
     def compress(self, x: Tensor) -> list[RateChoice]:
         """Images to bits, each image at a rate of its own.

@@ -24,13 +24,13 @@ from tqdm import tqdm
 from training import write_text
 
 import cdzoo
-from cdzoo.codecs import BMSHJ2018_Hyperprior_Weights, read_jpeg
+from cdzoo.codecs import read_jpeg
+from cdzoo.codecs.hyperprior import RATES
 from cdzoo.models import JPEGEfficientNetLite0_Weights, LatentEfficientNetLite0_Weights
 
 from .rate_distortion import coded
 
 QUALITIES = (5, 10, 18, 30, 50, 75)
-RATES = ("IMAGENETTE_N48_M64_LOW", "IMAGENETTE_N48_M64", "IMAGENETTE_N48_M64_HIGH")
 STEMS = {"JPEG, stem pixels": "IMAGENET1K_PIXELS", "JPEG, stem dct": "IMAGENET1K_DCT"}
 SIDE = 256
 RESULTS = Path(__file__).parent / "results" / "imagenet_bits.json"
@@ -81,12 +81,11 @@ def ways() -> Iterator[tuple[str, str, Way]]:
         for quality in QUALITIES:
             yield name, f"quality {quality}", jpeg_way(model, quality)
     for member in RATES:
-        codec = cdzoo.get_codec("bmshj2018_hyperprior", weights=BMSHJ2018_Hyperprior_Weights[member]).eval()
-        yield "hyperprior, decoded", member, decoded_way(codec, models["JPEG, stem pixels"])
-    if "DEFAULT" in LatentEfficientNetLite0_Weights.__members__:
-        weights = LatentEfficientNetLite0_Weights.DEFAULT
-        network = cdzoo.models.latent_efficientnet_lite0(weights=weights).eval()
-        yield "hyperprior, latents", RATES[1], latent_way(cdzoo.compose(weights.build_codec(), network))
+        codec = cdzoo.get_codec("bmshj2018_hyperprior", weights=member).eval()
+        yield "hyperprior, decoded", member.name, decoded_way(codec, models["JPEG, stem pixels"])
+    weights = LatentEfficientNetLite0_Weights.DEFAULT
+    network = cdzoo.models.latent_efficientnet_lite0(weights=weights).eval()
+    yield "hyperprior, latents", RATES[1].name, latent_way(cdzoo.compose(weights.build_codec(), network))
 
 
 @torch.inference_mode()
