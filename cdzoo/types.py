@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdzoo._limits import MAX_IMAGE_PIXELS
 from cdzoo._torch import register_serializable
 
 __all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent", "Origin"]
-
-MAX_IMAGE_PIXELS = 178_956_970
-"""Images with more pixels are refused unless ``max_pixels`` says otherwise. Pillow raises an error at the same size."""
-
 
 class Latent(NamedTuple):
     """The quantized latent of a batch of images of one size: the output of a learned codec, the input of networks.

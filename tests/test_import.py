@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import cdzoo
+from cdzoo.coding.container import pack
 
 HEAVY = ("compressai", "timm", "torchvision", "numba", "huggingface_hub", "PIL", "tqdm", "safetensors")
 
@@ -83,6 +84,25 @@ def test_version_and_help_do_not_import_pytorch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_info_about_a_stream_does_not_import_pytorch(tmp_path: Path) -> None:
+    packaged = pack("torfason2018", "2e83c5827cf5b64c", (30, 40), 0, [b"bits"])
+    streams = [packaged, pack("torfason2018", "0123456789abcdef", (30, 40), 0, [b"bits"]), packaged[:-1]]
+    for number, stream in enumerate(streams):
+        (tmp_path / f"{number}.cdz").write_bytes(stream)
+    script = (
+        "import sys\n"
+        "from cdzoo.cli import main\n"
+        f"for number in range(3): print(main(['info', {str(tmp_path)!r} + f'/{{number}}.cdz']))\n"
+        "print(sorted({'torch', 'numpy', 'numba'} & set(sys.modules)))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    written_by = [line.split(maxsplit=1)[1] for line in lines if line.startswith("weights")]
+    assert written_by == ["Torfason2018_Weights.IMAGENETTE_C16_N32", "none that come with the package"]
+    assert lines[-2:] == ["1", "[]"]
+    assert "truncated or damaged stream" in run.stderr
 
 
 def test_importing_and_listing_loads_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ from cdzoo.cli._report import Report, UsageError, table, width_x_height
 
 if TYPE_CHECKING:
     from cdzoo._registry import Entry
+    from cdzoo.coding.container import StreamHeader
     from cdzoo.weights.folder import WeightsFolder
 
 __all__ = ["add_commands"]
@@ -101,11 +102,15 @@ def _render_list(report: Report) -> str:
 
 def info(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo info``."""
+    name: str = args.name
+    if not name.isidentifier() and os.path.isfile(name):  # builders are functions: no name of theirs is hidden
+        report.facts |= _stream_facts(Path(name))  # without PyTorch
+        return
+
     from cdzoo._registry import unknown_name
     from cdzoo.weights.find import find_weights
     from cdzoo.zoo import list_codecs, list_models
 
-    name: str = args.name
     known = [*list_codecs(), *list_models()]
     if name in known:
         report.facts |= _builder_facts(name)
@@ -166,19 +171,13 @@ def _weights_facts(source: WeightsFolder | None) -> dict[str, Any]:
 
 def _stream_facts(path: Path) -> dict[str, Any]:
     from cdzoo.coding.container import read_header
-    from cdzoo.weights.find import members
 
     header = read_header(read_file(path), max_pixels=None)
-    written_by = [
-        str(member)
-        for member in members(header.codec).values()
-        if member.source.config.get("fingerprint") == header.fingerprint
-    ]
     return {
         "file": os.fspath(path),
         "codec": header.codec,
         "fingerprint": header.fingerprint,
-        "weights": written_by[0] if written_by else None,
+        "weights": _writer(header),
         "image_size": list(header.image_size),
         "bytes": header.num_bytes,
         "header_bytes": header.header_bytes,
@@ -186,6 +185,21 @@ def _stream_facts(path: Path) -> dict[str, Any]:
         "bpp": header.bpp,
         "payload_bpp": header.payload_bpp,
     }
+
+
+def _writer(header: StreamHeader) -> str | None:
+    """The weights of the codec that wrote a stream, as an enum member; ``None`` if no enum has them."""
+    from cdzoo.coding.container import CODEC_NUMBERS
+    from cdzoo.weights.packaged import packaged_codec_weights
+
+    if header.codec in CODEC_NUMBERS:
+        return packaged_codec_weights(header.fingerprint)
+    from cdzoo.weights.find import members  # another package may have registered the codec
+
+    for member in members(header.codec).values():
+        if member.source.config.get("fingerprint") == header.fingerprint:
+            return str(member)
+    return None
 
 
 def _render_info(report: Report) -> str:

@@ -25,8 +25,8 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cdzoo._limits import MAX_IMAGE_PIXELS
 from cdzoo.errors import BitstreamError
-from cdzoo.types import MAX_IMAGE_PIXELS
 
 __all__ = ["FIXED_BYTES", "MAGIC", "StreamHeader", "pack", "read_header", "unpack", "unverified_image_size"]
 

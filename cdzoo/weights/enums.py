@@ -11,19 +11,17 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdzoo.transforms import InputTransform, LatentTransform
 from cdzoo.weights.building import build_codec
 from cdzoo.weights.folder import WeightsFolder
+from cdzoo.weights.packaged import PACKAGED
 
 if TYPE_CHECKING:
     from cdzoo.coding.base import Codec
 
 __all__ = ["PACKAGED", "Weights", "WeightsEnum", "WeightsLike"]
-
-PACKAGED = Path(__file__).parents[1] / "pretrained"
 
 
 @dataclass(frozen=True)

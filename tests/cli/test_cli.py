@@ -34,6 +34,7 @@ from cdzoo.coding.checkpoint import CompressAICodec
 from cdzoo.images import decode_image, image_size, read_image, read_image_size
 from cdzoo.transforms import LatentTransform
 from cdzoo.weights import enums as _weights
+from cdzoo.weights import packaged
 from cdzoo.weights.enums import Weights, WeightsEnum
 
 CLASSES = [f"n{i:08}" for i in range(10)]
@@ -747,6 +748,8 @@ def test_packaged_weights_are_the_default(
     assert run("compress", album / "gray.png", "-o", tmp_path).status == 0
     stream = (tmp_path / "gray.cdz").read_bytes()
     assert [stream] == weights.module.compress(read_image(album / "gray.png"))
+    monkeypatch.setattr(packaged, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(packaged, "CODECS", {"codec": "BMSHJ2018_Hyperprior_Weights.V1"})
     assert run("info", tmp_path / "gray.cdz", "--json").json["weights"] == "BMSHJ2018_Hyperprior_Weights.V1"
     assert run("decompress", tmp_path / "gray.cdz", "-o", tmp_path / "gray.png").status == 0
     assert read_image(tmp_path / "gray.png").shape == read_image(album / "gray.png").shape

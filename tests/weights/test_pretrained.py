@@ -21,6 +21,7 @@ from cdzoo.demo import PHOTO, load_photo
 from cdzoo.errors import WeightsError
 from cdzoo.images import read_image
 from cdzoo.transforms import CoefficientTransform
+from cdzoo.weights import packaged
 from cdzoo.weights.building import build_codec
 from cdzoo.weights.card import model_card
 from cdzoo.weights.enums import PACKAGED, WeightsEnum
@@ -49,6 +50,14 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_every_folder_has_a_member_and_every_member_a_folder() -> None:
     assert {member.value.folder for member in MEMBERS} == {folder.name for folder in FOLDERS}
     assert len(MEMBERS) >= 2
+
+
+def test_packaged_codecs_are_known_by_fingerprint() -> None:
+    found = {m.value.folder: str(m) for m in MEMBERS if m.source.config["kind"] == "codec"}
+    assert found == packaged.CODECS
+    for member in MEMBERS:
+        if member.value.folder in found:
+            assert packaged.packaged_codec_weights(member.source.config["fingerprint"]) == str(member)
 
 
 def test_they_take_less_than_52_megabytes() -> None:
