@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cdzoo.types import Latent
 
-__all__ = ["check_images", "check_latent", "check_range", "check_size", "integer", "thread_count"]
+__all__ = ["check_flag", "check_images", "check_latent", "check_range", "check_size", "integer", "thread_count"]
 
 
 def integer(value: Any) -> int | None:
@@ -39,6 +40,16 @@ def check_size(name: str, value: Any, *, smallest: int = 1) -> None:
         kind = "a positive integer" if smallest else "an integer that is not negative"
         hint = "" if smallest else "; 0 gives features instead of logits"
         raise ValueError(f"{name} must be {kind}, not {value!r}{hint}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false, such as ``"no"``, which counts as true.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r}: give True or False")
 
 
 def check_images(x: Tensor) -> None:

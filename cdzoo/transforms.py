@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo._checks import integer
+from cdzoo._checks import check_flag, integer
 from cdzoo.types import JPEGCoefficients, Latent
 
 if TYPE_CHECKING:
@@ -107,8 +107,11 @@ class CoefficientTransform:
         interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
         chroma: upsampling of chroma, ``"fancy"`` (libjpeg's default) or ``"nearest"``.
         upright: whether the Exif orientation is undone. Coefficients do not carry it, so this acts where files are
-            read: in :func:`cdzoo.codecs.read_jpeg` and the datasets. Exact at any size with ``resize`` or ``crop``;
-            otherwise rows and columns that complete no block are trimmed where that is needed.
+            read: in :func:`cdzoo.codecs.read_jpeg` and the datasets. With ``resize`` or ``crop``, it is exact at any
+            size. Otherwise whole blocks change places, see :func:`cdzoo.data.upright`: a stored side
+            that is mirrored loses the pixels behind its last whole cell of blocks (up to 15 for 4:2:0). A picture
+            without a whole cell there cannot be mirrored: ``read_jpeg`` raises, datasets and ``cdzoo.classify`` leave
+            it as it is stored.
     """
 
     shorter_side: int | None = None
@@ -126,7 +129,7 @@ class CoefficientTransform:
             raise ValueError(
                 f"shorter_side={side} reduces files by powers of two, without resize and crop; give resize={side}"
             )
-        _check_options("CoefficientTransform", self.interpolation, self.chroma)
+        _check_options("CoefficientTransform", self.interpolation, self.chroma, self.upright)
         # frozen: lists, as config files have them, become tuples once; NumPy's integers become Python's
         object.__setattr__(self, "shorter_side", integer(side))
         object.__setattr__(self, "resize", _size("resize", self.resize, single=True))
@@ -242,7 +245,7 @@ class RandomResizedCrop:
                 )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"RandomResizedCrop flip={self.flip!r} must be a probability, 0 to 1")
-        _check_options("RandomResizedCrop", self.interpolation, self.chroma)
+        _check_options("RandomResizedCrop", self.interpolation, self.chroma, self.upright)
 
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files of one geometry; each gets a box of its own."""
@@ -322,8 +325,9 @@ def _size(name: str, value: object, *, single: bool) -> Any:
     return tuple(sides)
 
 
-def _check_options(name: str, interpolation: str, chroma: str) -> None:
+def _check_options(name: str, interpolation: str, chroma: str, upright: bool) -> None:
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f'{name} interpolation={interpolation!r}: choose "bilinear" or "bicubic"')
     if chroma not in ("fancy", "nearest"):
         raise ValueError(f'{name} chroma={chroma!r}: choose "fancy" or "nearest"')
+    check_flag(f"{name} upright", upright)

@@ -19,6 +19,7 @@ from cdzoo._torch import register_serializable
 
 __all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent", "Origin"]
 
+
 class Latent(NamedTuple):
     """The quantized latent of a batch of images of one size: the output of a learned codec, the input of networks.
 

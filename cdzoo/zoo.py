@@ -237,9 +237,16 @@ def get_model_weights(name: str | Callable[..., nn.Module]) -> type[WeightsEnum]
     """The weights enum of a builder, given by its name or as the function itself.
 
     Raises:
+        TypeError: neither a name nor a function.
         ValueError: there is no such builder, or it has no enum.
     """
-    return cast(type[WeightsEnum], weights_enum(name if isinstance(name, str) else getattr(name, "__name__", "")))
+    found = name if isinstance(name, str) else getattr(name, "__name__", None)
+    if not isinstance(found, str):
+        raise TypeError(
+            f"get_model_weights takes the name of a builder such as 'fa_cresnet39', or the function, not {name!r}; "
+            "list_models(pretrained=True) has the names"
+        )
+    return cast(type[WeightsEnum], weights_enum(found))
 
 
 def get_weight(name: str) -> WeightsEnum:

@@ -74,8 +74,8 @@ class Decoder(ABC, Generic[T]):
         """The collate function."""
 
     @abstractmethod
-    def decode(self, files: Sequence[bytes]) -> list[T | CdzooError]:
-        """Each file's sample (a batch of one) or error."""
+    def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[T | CdzooError]:
+        """Each file's sample (a batch of one) or error; ``names`` are for warnings."""
 
     def peek(self, name: str, read: Callable[[int], bytes]) -> Hashable:
         """The bucket key of the file ``name``, or its error, returned; ``read`` takes a number of bytes."""
@@ -107,7 +107,8 @@ class Decoder(ABC, Generic[T]):
 
         Errors in place of files are returned as they are.
         """
-        decoded = iter(self.decode([file for file in files if not isinstance(file, Exception)]))
+        good = [(name, file) for name, file in zip(names, files, strict=True) if not isinstance(file, Exception)]
+        decoded = iter(self.decode([file for _, file in good], [name for name, _ in good]))
         results: list[T | Exception] = []
         for name, file in zip(names, files, strict=True):
             if isinstance(file, Exception):

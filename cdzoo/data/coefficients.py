@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from cdzoo._checks import check_flag
 from cdzoo._files import JPEG_SUFFIXES
 from cdzoo.codecs import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, read_jpeg_header
 from cdzoo.data._dataset import Labels, SampleDataset
@@ -18,7 +19,7 @@ from cdzoo.data._webdataset import Paths
 from cdzoo.data.collate import collate_coefficients
 from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.images import image_size
-from cdzoo.jpeg._sources import Fallback, check_fallback
+from cdzoo.jpeg._sources import Fallback, NamedBytes, check_fallback
 from cdzoo.jpeg.files import read_header_or_decode
 from cdzoo.jpeg.geometry import Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
@@ -42,7 +43,8 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
     """Decode files of any geometries, on several threads if asked to.
 
     Raises:
-        ValueError: an unknown ``gray`` or ``fallback``, an impossible ``gray_sampling``, or less than one thread.
+        ValueError: an unknown ``gray``, ``upright`` or ``fallback``, an impossible ``gray_sampling``, or less than one
+            thread.
     """
 
     suffixes = JPEG_SUFFIXES
@@ -61,6 +63,8 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         upright: bool | None,
         fallback: Fallback | None = None,
     ) -> None:
+        if upright is not None:
+            check_flag("upright", upright)
         resizes = isinstance(transform, CoefficientTransform | RandomResizedCrop) and transform.resizes
         if resizes and upright is not None:
             transform = dataclasses.replace(transform, upright=upright)  # type: ignore[type-var]
@@ -113,22 +117,25 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         """See :func:`cdzoo.data.collate_coefficients`."""
         return collate_coefficients(samples)
 
-    def decode(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
-        """Coefficients or error of each file; warns once of files that were read as far as possible."""
+    def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[JPEGCoefficients | CdzooError]:
+        """Coefficients or error of each file; warns once, of the first file that was read as far as possible."""
+        own_names = ["JPEG data"] * len(files) if names is None else names
+        named = [NamedBytes(file, name) for file, name in zip(files, own_names, strict=True)]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = self._decode_all(files)
+            found = self._decode_all(named)
         for warning in caught:
             if not isinstance(warning.message, JPEGWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             elif not self._warned:
                 self._warned = True
-                text = f"a JPEG file is damaged and was read as far as possible ({warning.message}); later ones are "
-                text += "not reported; pass strict=True to treat them as errors"
-                warnings.warn(JPEGWarning(text, warning.message.num_missing), stacklevel=2)
+                first = warning.message
+                text = f"{first.reason}; the file is damaged and was read as far as possible (later ones are not "
+                text += "reported); pass strict=True to treat such files as errors"
+                warnings.warn(JPEGWarning(text, first.num_missing, name=first.name), stacklevel=2)
         return found
 
-    def _decode_all(self, files: Sequence[bytes]) -> list[JPEGCoefficients | CdzooError]:
+    def _decode_all(self, files: Sequence[NamedBytes]) -> list[JPEGCoefficients | CdzooError]:
         # Transforms give each file tensors of its own, so that one tensor for all would only be split and copied.
         if len(files) > 1 and self._transform is None and (self._resize is not None or not self._upright):
             try:
@@ -137,34 +144,44 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
                 pass
         return in_threads(self._decode_one, files, self.num_threads)
 
-    def _decode_one(self, file: bytes) -> JPEGCoefficients | CdzooError:
+    def _decode_one(self, file: NamedBytes) -> JPEGCoefficients | CdzooError:
         try:
             return self._read(file, 1)
         except JPEGError as error:
             return error
 
-    def _read(self, files: bytes | Sequence[bytes], num_threads: int) -> JPEGCoefficients:
+    def _read(self, files: NamedBytes | Sequence[NamedBytes], num_threads: int) -> JPEGCoefficients:
         options: Any = {"strict": self._strict, "max_pixels": self._max_pixels, "fallback": self._fallback}
         if self._resize is not None:
             return read_jpeg(files, transform=self._resize, num_threads=num_threads, **options)
         if self._upright:
-            assert isinstance(files, bytes)
-            found = read_upright(files, **options)
+            assert isinstance(files, NamedBytes)
+            found = read_upright(files.getvalue(), files.name, **options)
         else:
             found = read_jpeg(files, num_threads=num_threads, **options)
         return found if self._gray_sampling is None else gray_to_ycbcr(found, self._gray_sampling)
 
 
 def read_upright(
-    data: bytes, *, max_pixels: int | None, strict: bool = True, fallback: Fallback | None = None
+    data: bytes,
+    name: str = "JPEG data",
+    *,
+    max_pixels: int | None,
+    strict: bool = True,
+    fallback: Fallback | None = None,
 ) -> JPEGCoefficients:
     """Read a file and turn it as its Exif orientation says, except images too small to be turned exactly.
+
+    Args:
+        data: the file.
+        name: its name in errors and warnings.
+        max_pixels, strict, fallback: as for :func:`cdzoo.codecs.read_jpeg`.
 
     Raises:
         JPEGError: as :func:`cdzoo.codecs.read_jpeg`.
     """
-    header, data = read_header_or_decode(data, "JPEG data", strict=strict, max_pixels=max_pixels, fallback=fallback)
-    coefficients = read_jpeg(data, strict=strict, max_pixels=max_pixels)
+    header, data = read_header_or_decode(data, name, strict=strict, max_pixels=max_pixels, fallback=fallback)
+    coefficients = read_jpeg(NamedBytes(data, name), strict=strict, max_pixels=max_pixels)
     # flipping an axis of the stored image needs a whole block along it, see upright
     flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
     for size, step, flip in zip(header.image_size, alignment(coefficients), flipped, strict=True):
@@ -221,8 +238,10 @@ class CoefficientDataset(SampleDataset[JPEGCoefficients]):
         strict: treat a damaged file as an error. Otherwise it is read as far as possible, and each process warns once
             (:class:`~cdzoo.codecs.JPEGWarning`).
         upright: turn images as their Exif orientation says. By default, as the transform says (a
-            ``CoefficientTransform`` turns them); without a transform, images stay as they are stored. Images too small
-            to be turned exactly stay as they are.
+            ``CoefficientTransform`` turns them); without a transform, images stay as they are stored. With ``resize``
+            or ``crop``, this is exact at any size. Otherwise whole blocks change places: pixels behind the last whole
+            cell of blocks are trimmed along a stored side that is mirrored, and images without a whole cell there
+            stay as they are stored.
         fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name, as
             :func:`cdzoo.codecs.read_jpeg` does. ``None`` treats them as errors.
         on_error: as for :class:`~cdzoo.data.StreamDataset`.

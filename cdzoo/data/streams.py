@@ -59,7 +59,7 @@ class StreamDecoder(Decoder[Latent]):
         """See :func:`cdzoo.data.collate_latents`."""
         return collate_latents(samples)
 
-    def decode(self, files: Sequence[bytes]) -> list[Latent | CdzooError]:
+    def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[Latent | CdzooError]:
         """Latent or error of each stream; streams of one image size are decoded together."""
         results: dict[int, Latent | CdzooError] = {}
         groups: dict[tuple[int, int], list[int]] = {}

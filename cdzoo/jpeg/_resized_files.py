@@ -171,7 +171,14 @@ def _read_one_by_one(
     def read(i: int) -> JPEGCoefficients:
         planes, qtables, losses[i] = _decoded(files[i])
         coefficients = JPEGCoefficients(planes, qtables, *files[i].opening.geometry)
-        return transform(undo_orientation(coefficients, orientations[i]))
+        try:
+            coefficients = undo_orientation(coefficients, orientations[i])
+        except ValueError as error:
+            raise ValueError(
+                f"{files[i].name} cannot be turned upright (orientation {orientations[i]}) by whole blocks: {error}; "
+                "give the transform resize= or crop=, or upright=False"
+            ) from error
+        return transform(coefficients)
 
     results = for_each(read, len(files), num_threads)
     first = results[0]

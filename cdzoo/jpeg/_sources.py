@@ -11,6 +11,7 @@ from cdzoo.errors import JPEGError
 __all__ = [
     "Fallback",
     "JPEGSource",
+    "NamedBytes",
     "check_fallback",
     "is_source",
     "read_beginning",
@@ -46,6 +47,19 @@ def source_name(source: JPEGSource, index: int | None) -> str:
     return "JPEG data" if index is None else f"source[{index}]"
 
 
+class NamedBytes(io.BytesIO):
+    """The bytes of a file in memory, as an open file with a name for errors and warnings.
+
+    Args:
+        data: the bytes.
+        name: of the file.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
 def read_source(source: JPEGSource) -> bytes:
     """Read all bytes of a source.
 
@@ -56,6 +70,8 @@ def read_source(source: JPEGSource) -> bytes:
     """
     if isinstance(source, _BYTES):
         return bytes(source)
+    if isinstance(source, NamedBytes):
+        return source.getvalue()  # whatever has been read of it
     if isinstance(source, str | os.PathLike):
         with _opened(source) as file:
             return file.read()
@@ -107,7 +123,10 @@ def check_fallback(fallback: Any) -> None:
         ValueError: neither ``"decode"`` nor ``None``.
     """
     if fallback not in (None, "decode"):
-        raise ValueError(f'fallback={fallback!r}: it is "decode" or None')
+        raise ValueError(
+            f'fallback={fallback!r}: it is "decode" or None; "decode" lets Pillow decode files that are no JPEG files, '
+            "None refuses them"
+        )
 
 
 def transcoded(data: bytes, name: str, *, max_pixels: int | None) -> bytes:

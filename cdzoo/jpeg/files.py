@@ -27,6 +27,7 @@ from cdzoo.jpeg._resized_files import read_transformed
 from cdzoo.jpeg._sources import (
     Fallback,
     JPEGSource,
+    NamedBytes,
     check_fallback,
     is_source,
     read_beginning,
@@ -179,7 +180,7 @@ def read_jpeg(
         return File(transcoded(data, name, max_pixels=max_pixels), name, strict=True, max_pixels=max_pixels)
 
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
-    in_memory = all(isinstance(data, bytes | bytearray | memoryview) for data in sources)
+    in_memory = all(isinstance(data, bytes | bytearray | memoryview | NamedBytes) for data in sources)
     files = for_each(open_file, len(sources), 1 if in_memory else threads)
     if transform is not None:
         if out is not None:

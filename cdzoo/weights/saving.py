@@ -75,10 +75,13 @@ def save_pretrained(
     module = getattr(module, "_orig_mod", module)  # inside what torch.compile returns
     origin = getattr(module, "origin", None)
     if not isinstance(origin, Origin):
+        what = "save the .codec or .model of a composed module, the .module of a parallel one, or register its class"
+        if isinstance(module, Codec):
+            what = "register a subclass that makes its own layers"
+        register = "register_codec" if isinstance(module, Codec) else "register_model"
         raise TypeError(
             f"{type(module).__name__} was not made by a registered builder, so nobody knows how to build it again; "
-            "save the .codec or .model of a composed module, the .module of a parallel one, or register its class with "
-            "cdzoo.register_model and build it by name"
+            f"{what} with cdzoo.{register} and build it by name"
         )
     if codec is not None and not isinstance(codec, Codec):
         raise TypeError(f"codec must be a codec of cdzoo, not {type(codec).__name__}; cdzoo.list_codecs() names them")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.jpeg_files import encode, picture
-from torch import Tensor
+from torch import Tensor, nn
 
 import cdzoo
 from cdzoo.bulk.classify import Classified, Classify, Networks, classify_bytes
@@ -163,6 +163,35 @@ def test_wrong_arguments_are_not_errors_of_a_file(
     ((name, _),) = arguments.items()
     with pytest.raises(error, match=name if error is ValueError else "takes|gives logits"):
         cdzoo.classify(**{"paths": files / "1.jpg", **arguments})
+
+
+def test_a_network_over_pixels_is_a_type_error_with_the_way_out(files: Path, tmp_path: Path) -> None:
+    class Transformer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.shape[0] * self.weight
+
+    pixels = cdzoo.models.resnet50(width=0.0625, num_classes=3)
+    expected = r"does not read JPEG coefficients \(.*JPEGCoefficients.*\); cdzoo\.ops\.to_jpeg_domain\(model\)"
+    for model in (nn.Sequential(nn.Conv2d(3, 4, 3)), Transformer(), pixels):
+        with pytest.raises(TypeError, match=f"^{type(model).__name__} {expected}"):
+            cdzoo.classify(files / "1.jpg", model=model)
+    folder = cdzoo.save_pretrained(pixels, tmp_path / "pixels")
+    with pytest.raises(TypeError, match=expected):
+        cdzoo.classify(files / "1.jpg", weights=folder)
+    assert callable(cdzoo.ops.to_jpeg_domain)
+
+
+def test_another_error_of_a_network_stays_what_it_is(files: Path) -> None:
+    class Broken(cdzoo.models.jpeg_resnet.JPEGResNetSmall):
+        def forward(self, coefficients: Any) -> Any:
+            raise TypeError("a mistake in the network")
+
+    with pytest.raises(TypeError, match=r"^a mistake in the network$"):
+        cdzoo.classify(files / "1.jpg", model=Broken())
 
 
 def test_photographs_of_all_sizes_share_a_batch(files: Path, tmp_path: Path) -> None:

@@ -380,6 +380,9 @@ def test_damaged_files_are_read_as_far_as_possible_with_one_warning(files: Files
     with pytest.warns(JPEGWarning, match="is damaged and was read as far as possible .*strict=True") as caught:
         found = dict(zip(dataset.names, load_all(dataset), strict=True))
     assert len(caught) == 1
+    assert isinstance(caught[0].message, JPEGWarning)
+    assert caught[0].message.name == str(folder / broken[0])
+    assert str(caught[0].message).startswith(f"{folder / broken[0]}, byte ")
     for name, file in found.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", JPEGWarning)

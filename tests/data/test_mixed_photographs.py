@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles.jpeg_files import encode, picture
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import center_crop, resize
@@ -108,6 +109,9 @@ def test_damaged_photographs_are_read_as_far_as_possible(tmp_path: Path) -> None
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) - 200])
     with pytest.raises(JPEGError, match=r"a\.jpg, byte"):
         CoefficientDataset(tmp_path, transform=TRANSFORM, labels=None, strict=True)[0]
+    for options in ({"transform": TRANSFORM}, {"upright": True}, {}):
+        with pytest.warns(JPEGWarning, match=r"a\.jpg, byte .*read as far as possible"):
+            found = CoefficientDataset(tmp_path, labels=None, **options)[0]
     with pytest.warns(JPEGWarning, match="read as far as possible"):
         found = CoefficientDataset(tmp_path, transform=TRANSFORM, labels=None)[0]
     with warnings.catch_warnings():
@@ -166,6 +170,9 @@ def test_their_size_is_known_before_they_are_decoded(misnamed: Path, upright: bo
         CoefficientDataset(misnamed, labels=None).bucket_keys()
     with pytest.raises(ValueError, match="fallback='pillow'"):
         CoefficientDataset(misnamed, fallback="pillow")  # type: ignore[arg-type]
+    for transform in (None, TRANSFORM):
+        with pytest.raises(ValueError, match="upright='no': give True or False"):
+            CoefficientDataset(misnamed, transform=transform, upright="no")  # type: ignore[arg-type]
 
 
 def test_shards_with_files_of_other_formats(misnamed: Path, tmp_path: Path) -> None:
@@ -177,3 +184,23 @@ def test_shards_with_files_of_other_formats(misnamed: Path, tmp_path: Path) -> N
     assert same(batch, read_jpeg([misnamed / f"{n}.jpg" for n in "abc"], transform=TRANSFORM, fallback="decode"))
     (batch,) = CoefficientShards(tmp_path / "x.tar", **options, on_error="skip")
     assert len(batch.qtables) == 1
+
+
+def test_turning_by_whole_blocks_trims_and_names_the_file_that_is_too_small(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 2  # mirrored left and right
+    for name, size in (("large.jpg", (37, 20)), ("tiny.jpg", (15, 20))):
+        (tmp_path / name).write_bytes(encode(picture(*size, "RGB"), subsampling="4:2:0", exif=exif))
+    stored = read_jpeg(tmp_path / "large.jpg")
+    turned = read_jpeg(tmp_path / "large.jpg", transform=CoefficientTransform())
+    assert turned.image_size == (20, 32)  # two cells of 16 pixels
+    pixels = decode_jpeg(stored, chroma="nearest")[..., :32].flip(3)
+    torch.testing.assert_close(decode_jpeg(turned, chroma="nearest"), pixels, rtol=0, atol=1e-5)
+    message = r"tiny\.jpg cannot be turned upright \(orientation 2\) .*a width of 15 .*16.*; give the transform resize="
+    for source in (tmp_path / "tiny.jpg", [tmp_path / "tiny.jpg", tmp_path / "tiny.jpg"]):
+        with pytest.raises(ValueError, match=message):
+            read_jpeg(source, transform=CoefficientTransform())
+    found: Any = CoefficientDataset(tmp_path, transform=CoefficientTransform(), labels=None)[1]
+    assert same(found, read_jpeg(tmp_path / "tiny.jpg"))
+    assert same(CoefficientDataset(tmp_path, upright=True, labels=None)[0], turned)
+    assert read_jpeg(tmp_path / "tiny.jpg", transform=CoefficientTransform(crop=(20, 15))).image_size == (20, 15)

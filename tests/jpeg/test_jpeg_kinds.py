@@ -260,5 +260,5 @@ def test_the_fallback_is_not_for_damage() -> None:
         read_jpeg([good, b"neither"], fallback="decode")
     with pytest.raises(JPEGError, match="empty"):
         read_jpeg(b"", fallback="decode")
-    with pytest.raises(ValueError, match=r'fallback=\'pillow\': it is "decode" or None'):
+    with pytest.raises(ValueError, match=r'fallback=\'pillow\': it is "decode" or None; "decode" lets Pillow decode'):
         read_jpeg(good, fallback="pillow")  # type: ignore[arg-type]

@@ -311,10 +311,12 @@ def test_settings() -> None:
         {"interpolation": "nearest"},
         {"chroma": "smooth"},
         {"shorter_side": 3, "crop": 2},
+        {"upright": "no"},
+        {"upright": None},
     ):
         with pytest.raises(ValueError, match=next(iter(settings))):
             CoefficientTransform(**settings)
-    for settings in ({"scale": (0, 1)}, {"ratio": (2, 1)}, {"flip": 2}):
+    for settings in ({"scale": (0, 1)}, {"ratio": (2, 1)}, {"flip": 2}, {"upright": "no"}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             RandomResizedCrop(8, **settings)
 

@@ -241,6 +241,12 @@ def test_unknown_names_suggest_the_nearest(call, message, toy):
         call()
 
 
+@pytest.mark.parametrize("name", [3, None, b"cresnet39"])
+def test_weights_of_what_is_no_name(name):
+    with pytest.raises(TypeError, match=rf"the name of a builder .* not {name!r}; list_models\(pretrained=True\)"):
+        cdzoo.get_model_weights(name)
+
+
 # -- weights by name ---------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import cdzoo
 from cdzoo import zoo
-from cdzoo.codecs import Codec
+from cdzoo.codecs import Codec, TransformCodec
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.weights import saving as _saving
 
@@ -231,6 +231,9 @@ def test_what_no_builder_made_is_not_saved(codec, model, tmp_path):
     for module in (nn.Linear(2, 2), cdzoo.compose(codec, model), cdzoo.models.cresnet.CResNet(width=0.0625)):
         with pytest.raises(TypeError, match=f"{type(module).__name__} was not made by a registered builder"):
             cdzoo.save_pretrained(module, tmp_path)
+    own = TransformCodec(nn.Conv2d(3, 2, 4, 4), nn.ConvTranspose2d(2, 3, 4, 4), stride=4, latent_channels=2)
+    with pytest.raises(TypeError, match=r"TransformCodec was not made by .*a subclass .*cdzoo\.register_codec"):
+        cdzoo.save_pretrained(own, tmp_path)
     with pytest.raises(TypeError, match="codec must be a codec of cdzoo, not CResNet"):
         cdzoo.save_pretrained(model, tmp_path, codec=model)
 
