@@ -62,8 +62,7 @@ def from_jpeg(network: nn.Module, threads: int, options: Options) -> Iterator[Ro
     """JPEG files of one size, by both stems and by all peers in the same rounds."""
     members = {stem: JPEGEfficientNetLite0_Weights[name] for stem, name in STEMS.items()}
     models = {
-        stem: cdzoo.models.jpeg_efficientnet_lite0(weights=member).eval().to(memory_format=torch.channels_last)
-        for stem, member in members.items()
+        stem: cdzoo.models.jpeg_efficientnet_lite0(weights=member).for_inference() for stem, member in members.items()
     }
     found, skipped = ways()
     skipped = {name: why for name, why in skipped.items() if name in PEERS}
@@ -95,8 +94,8 @@ def from_jpeg(network: nn.Module, threads: int, options: Options) -> Iterator[Ro
 def from_streams(network: nn.Module, threads: int, options: Options) -> Iterator[Row]:
     """Streams of the packaged codec at its middle rate."""
     member = LatentEfficientNetLite0_Weights.DEFAULT
-    codec, model = member.build_codec(), cdzoo.models.latent_efficientnet_lite0(weights=member).eval()
-    composed = cdzoo.compose(codec, model.to(memory_format=torch.channels_last))
+    codec, model = member.build_codec(), cdzoo.models.latent_efficientnet_lite0(weights=member).for_inference()
+    composed = cdzoo.compose(codec, model)
     for size, batch in [((160, 200), 2)] if options.quick else STREAMS:
         streams = codec.compress(images(size, batch, options.photo))
         tasks: dict[str, Callable[[], Tensor]] = {

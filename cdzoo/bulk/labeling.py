@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import math
 import warnings
@@ -25,6 +26,7 @@ from cdzoo.errors import BitstreamError, JPEGError, PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
 from cdzoo.jpeg.files import read_header_or_decode
 from cdzoo.labels import Label, top_labels
+from cdzoo.models.classifier import Classifier
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients, Latent
 
@@ -130,6 +132,7 @@ class Classify(Task):
     def to(self, device: torch.device | str) -> None:
         """See :class:`~cdzoo.bulk.task.Task`."""
         self.model.to(device)
+        self.__dict__.pop("_network", None)
 
     def prepare(self, file: File) -> Item:
         """See :class:`~cdzoo.bulk.task.Task`."""
@@ -158,6 +161,14 @@ class Classify(Task):
         key = c[2:], tuple(plane.shape for plane in c.planes)
         return Item(file, key, (c, damaged[0]), c.image_size, sum(plane.nbytes for plane in c.planes))
 
+    @functools.cached_property
+    def _network(self) -> Any:
+        """The copy of the network that runs."""
+        model: Any = self.model
+        if isinstance(model, CompressedDomainModel):
+            return CompressedDomainModel(model.codec, _for_inference(model.model), model.transforms)
+        return _for_inference(model)
+
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[Classified | Exception]:
         """See :class:`~cdzoo.bulk.task.Task`: the best classes of each file."""
@@ -180,7 +191,7 @@ class Classify(Task):
         if good:
             batch = collate_latents([results[i] for i in good])
             own = [about[i]._replace(image_size=results[i].image_size) for i in good]
-            for i, result in zip(good, self._labels(self.model.from_latent(batch), own), strict=True):
+            for i, result in zip(good, self._labels(self._network.from_latent(batch), own), strict=True):
                 results[i] = result
         return results
 
@@ -188,7 +199,7 @@ class Classify(Task):
         """The network's output; a network over pixels is known by its error."""
         batch = batch.to(next(self.model.parameters()).device)
         try:
-            return self.model(batch)
+            return self._network(batch)
         except (TypeError, AttributeError) as error:
             if type(batch).__name__ not in str(error):  # it read them, and went wrong later
                 raise
@@ -218,6 +229,10 @@ class Classify(Task):
             "probabilities": [label.probability for label in result.classes],
             "damage": result.damage or None,
         }
+
+
+def _for_inference(network: nn.Module) -> nn.Module:
+    return network.for_inference() if isinstance(network, Classifier) else network
 
 
 @contextlib.contextmanager

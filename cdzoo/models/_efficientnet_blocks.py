@@ -6,15 +6,25 @@ tests compare them with timm's.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cdzoo.models._state_dict import load_named
 
-__all__ = ["LAST_CHANNELS", "STAGES", "Conv2dSame", "batch_norm", "lite_stages", "load_timm_lite"]
+__all__ = [
+    "LAST_CHANNELS",
+    "STAGES",
+    "Conv2dSame",
+    "batch_norm",
+    "fold_batch_norms",
+    "lite_stages",
+    "load_timm_lite",
+]
 
 STAGES = ((16, 1, 3, 1), (24, 2, 3, 2), (40, 2, 5, 2), (80, 3, 3, 2), (112, 3, 5, 1), (192, 4, 5, 2), (320, 1, 3, 1))
 """Of ``blocks.0`` to ``blocks.6``: channels, number of blocks, kernel size, stride of the first block."""
@@ -134,3 +144,17 @@ def load_timm_lite(model: nn.Module, state_dict: Mapping[str, Tensor], *, own: t
         source="timm's tf_efficientnet_lite0",
         way_out="for another number of classes load first, then call reset_classifier",
     )
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Make every batch norm part of the convolution in front of it, in place.
+
+    Args:
+        network: in evaluation mode; in each of its modules a batch norm is registered right behind its convolution, as
+            in all modules of this file and in adapters.
+    """
+    for module in list(network.modules()):
+        for (name, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, layer))
+                setattr(module, norm, nn.Identity())

@@ -15,7 +15,7 @@ replaces the layers up to ``blocks.2``, which take two thirds of the pixel netwo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from cdzoo.models._efficientnet_blocks import (
     STAGES,
     Conv2dSame,
     batch_norm,
+    fold_batch_norms,
     lite_stages,
     load_timm_lite,
 )
@@ -124,6 +125,12 @@ class JPEGEfficientNetLite0(Classifier):
             return block_coefficients(coefficients, chroma=self.chroma)
         image = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
         return torch.clamp(image, self.black, self.white)
+
+    def for_inference(self) -> Self:
+        """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
+        network = super().for_inference().to(memory_format=torch.channels_last)
+        fold_batch_norms(network)
+        return network
 
     def stage_modules(self, stage: str) -> list[str]:
         """See :class:`~cdzoo.models.classifier.Classifier`."""

@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
+import torch
 from torch import Tensor, nn
 
-from cdzoo.models._efficientnet_blocks import LAST_CHANNELS, STAGES, batch_norm, lite_stages, load_timm_lite
+from cdzoo.models._efficientnet_blocks import (
+    LAST_CHANNELS,
+    STAGES,
+    batch_norm,
+    fold_batch_norms,
+    lite_stages,
+    load_timm_lite,
+)
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import Adapter, LatentEntrance
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
@@ -103,6 +111,12 @@ class LatentEfficientNetLite0(LatentClassifier):
         assert sigma is not None
         cells: Tensor = self.entrance(x, sigma, (height, width))
         return cells
+
+    def for_inference(self) -> Self:
+        """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
+        network = super().for_inference().to(memory_format=torch.channels_last)
+        fold_batch_norms(network)
+        return network
 
     def stage_modules(self, stage: str) -> list[str]:
         """See :class:`~cdzoo.models.classifier.Classifier`."""
