@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cdzoo._limits import MAX_IMAGE_PIXELS
+from cdzoo import _limits
 from cdzoo._torch import register_serializable
 
 __all__ = ["MAX_IMAGE_PIXELS", "CodecOutput", "JPEGCoefficients", "Latent", "Origin"]
+
+MAX_IMAGE_PIXELS = _limits.MAX_IMAGE_PIXELS
+"""Images with more pixels are refused unless ``max_pixels`` says otherwise. Pillow raises an error at the same size."""
 
 
 class Latent(NamedTuple):
