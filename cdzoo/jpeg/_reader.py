@@ -31,6 +31,7 @@ _REASONS = (
 _NONE = np.zeros(0, np.uint8)
 _NO_HISTORY = np.zeros(0, np.uint64)
 _NO_TARGETS = (0, 0, 0, 0)
+_ALL_ROWS = np.full(4, 1 << 32, np.int64)
 
 #: Bytes of files that are decoded in one call: enough to hide its cost, and not too many to copy.
 _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
@@ -175,6 +176,7 @@ class _Decoder:
             history,
             stop,
             missing,
+            _ALL_ROWS,
         )
         if status:
             reason = f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
@@ -196,13 +198,20 @@ class _Decoder:
 
 
 def decode_files(
-    files: Sequence[File], planes: Sequence[Tensor], qtables: Tensor, num_threads: int
+    files: Sequence[File],
+    planes: Sequence[Tensor],
+    qtables: Tensor,
+    num_threads: int,
+    needed: NDArray[np.int64] = _ALL_ROWS,
 ) -> list[Loss | None]:
     """Decode files of one geometry.
 
     Args:
         planes: per component ``(B, Hb, Wb, 8, 8)`` int16, contiguous, on the CPU.
         qtables: ``(B, K, 8, 8)`` int32.
+        num_threads: threads that decode.
+        needed: ``(4,)``: rows of blocks that are needed of each component, from the top; the others may hold anything,
+            and damage in them may stay unnoticed.
 
     Returns:
         The loss of each file; ``None`` for those in order.
@@ -220,7 +229,7 @@ def decode_files(
         first, last = pieces[i]
         plan = plans[first]
         if plan is not None:
-            _decode_alike(files[first:last], plan, targets, first, done)
+            _decode_alike(files[first:last], plan, needed, targets, first, done)
         losses: list[Loss | None] = [None] * (last - first)
         for n in range(first, last):
             if not done[n]:
@@ -248,7 +257,12 @@ def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[t
 
 
 def _decode_alike(
-    files: Sequence[File], plan: Plan, targets: NDArray[np.int64], first: int, done: NDArray[np.uint8]
+    files: Sequence[File],
+    plan: Plan,
+    needed: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    first: int,
+    done: NDArray[np.uint8],
 ) -> None:
     """Decode files of one plan; the first has number ``first`` in the batch. Sets ``done`` for those decoded."""
     kernels = load_kernels()
@@ -271,6 +285,7 @@ def _decode_alike(
         _workspace.tables(frame),
         _workspace.history(frame),
         _NONE,
+        needed,
         targets,
         first,
         done,

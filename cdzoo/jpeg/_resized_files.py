@@ -94,7 +94,8 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
     plan = plan_resize(*geometry, chroma, orientation, placement)
     if _read_in_one_pass(file, plan, out):
         return None
-    planes, qtables, loss = _decoded(file)
+    # strict means that damage anywhere raises: then all rows are decoded
+    planes, qtables, loss = _decoded(file) if file.strict else _decoded(file, _needed_rows(plan))
     tables = qtables.numpy().astype(np.float32).reshape(len(planes), 64)
     resize_planes([plane[0].numpy() for plane in planes], tables, plan, out)
     return loss
@@ -152,11 +153,20 @@ def _kernels() -> Any:
     return resized_files
 
 
-def _decoded(file: File) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
+def _needed_rows(plan: ResizePlan) -> NDArray[np.int64]:
+    """Rows of blocks of each component, from the top, on which the result depends."""
+    needed = np.zeros(4, np.int64)
+    for k, (vertical, _) in enumerate(plan.axes):
+        used = np.flatnonzero(vertical.blocks[:, 1])
+        needed[k] = used[-1] + 1 if used.size else 0
+    return needed
+
+
+def _decoded(file: File, *needed: NDArray[np.int64]) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
     grids = file.opening.geometry.blocks
     planes = tuple([torch.from_numpy(np.empty((1, *grid, 8, 8), np.int16)) for grid in grids])
     qtables = torch.from_numpy(np.empty((1, len(grids), 8, 8), np.int32))
-    (loss,) = decode_files([file], planes, qtables, 1)
+    (loss,) = decode_files([file], planes, qtables, 1, *needed)
     return planes, qtables, loss
 
 

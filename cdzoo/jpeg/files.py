@@ -136,7 +136,8 @@ def read_jpeg(
         strict: if true, damage raises. If false, a file is decoded as far as possible, with a ``JPEGWarning``. Missing
             blocks hold zeros. Decoding goes on at the next restart marker. Where data end inside an MCU, it keeps what
             libjpeg keeps. Blocks of a progressive file lack what the damaged scans would have added. Most damage in
-            the header raises all the same.
+            the header raises all the same. With a transform that crops, rows below the crop are not decoded: damage
+            that only they have is not reported, and the result is the same.
         num_threads: files of a batch decoded at the same time; ``torch.get_num_threads()`` by default, which is 1 in
             the workers of a ``DataLoader``.
         max_pixels: the largest ``H * W`` that is accepted, against files made to exhaust memory; ``None`` for any.

@@ -101,8 +101,9 @@ def read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> boo
 
 @jit
 def _decode_file(
-    data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any
-) -> Any:
+    data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any,
+    needed: Any,
+) -> Any:  # fmt: skip
     """Decode all scans from the SOS marker at ``position`` on; returns false if that is not possible here."""
     for c in range(frame.components.size):
         for k in range(64):
@@ -122,7 +123,7 @@ def _decode_file(
         num_scans += 1
         if code != 0xDA or num_scans > MAX_SCANS or not read_scan(data, start, end, frame, state):
             return False
-        result = decode_scan(data, end, scratch, frame, state, tables, pairs, history, none, none)
+        result = decode_scan(data, end, scratch, frame, state, tables, pairs, history, none, none, needed)
         if result[0] != OK:
             return False
         position = result[1]
@@ -135,7 +136,7 @@ def _decode_file(
 @jit
 def decode_files(
     data: Any, bounds: Any, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any,
-    state: Any, own_tables: Any, history: Any, none: Any, targets: Any, first: int, done: Any,
+    state: Any, own_tables: Any, history: Any, none: Any, needed: Any, targets: Any, first: int, done: Any,
 ) -> None:  # fmt: skip
     """Decode files whose headers agree in all that decoding depends on.
 
@@ -150,6 +151,7 @@ def decode_files(
         own_tables: room for eight tables, to work with, if the files are progressive.
         history: uint64, room for all blocks of a file, to work with, if the files are progressive.
         none: uint8, empty.
+        needed: int64 ``(4,)``: rows of blocks that are needed of each component, from the top; others hold anything.
         targets: int64: the addresses of four planes ``(B, Hb * Wb * 64)`` int16.
         first: the number of the first file in the planes.
         done: uint8: set to 1 for each file, by this number, unless it has to be decoded otherwise; its planes then
@@ -176,6 +178,6 @@ def decode_files(
                     for k in range(TABLE_SIZE):
                         own_tables[row, k] = tables[rows[row], k]
         done[first + i] = _decode_file(
-            data[start:end], bounds[2 * i], scratch, frame, state, file_tables, pairs, history, none
+            data[start:end], bounds[2 * i], scratch, frame, state, file_tables, pairs, history, none, needed
         )
         start = end

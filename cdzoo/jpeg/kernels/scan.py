@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from cdzoo.jpeg.kernels.bits import BAD_RESTART, MOST_PADDING, OK, TOO_LONG, open_segment, resume
+from cdzoo.jpeg.kernels.bits import BAD_RESTART, MOST_PADDING, OK, TOO_LONG, next_marker, open_segment, resume
 from cdzoo.jpeg.kernels.jit import jit
 from cdzoo.jpeg.kernels.mcu import list_blocks
 from cdzoo.jpeg.kernels.progressive import decode_ac_first, decode_ac_refine, decode_dc
@@ -40,7 +40,7 @@ def _mark(missing: Any, first: int, last: int) -> None:
 @jit
 def decode_scan(
     data: Any, pos: int, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any,
-    history: Any, damaged: Any, missing: Any,
+    history: Any, damaged: Any, missing: Any, needed: Any,
 ) -> Any:  # fmt: skip
     """Decode the scan whose entropy-coded data begin at ``pos``.
 
@@ -52,6 +52,8 @@ def decode_scan(
         history: uint64 per block, the coefficients that are not zero; for AC scans.
         damaged: per block, whether a refinement must stop there; empty if there is none.
         missing: per MCU, set to 1 where nothing could be decoded; or empty: then decoding stops at the first damage.
+        needed: int64 ``(4,)``: rows of blocks that are needed of each component, from the top. Of what follows, only
+            the markers are looked at.
 
     Returns:
         The first status that is not ``OK``; the position of the marker that ends the scan; where the damaged segment
@@ -62,6 +64,12 @@ def decode_scan(
     if scan.num_components == 1:
         component = frame.components[state.parts[0].component]
         columns, num_mcus = component.columns, component.columns * component.rows
+    rows = np.int64(0)
+    for i in range(scan.num_components):
+        c = state.parts[i].component
+        height = frame.components[c].vertical if scan.num_components > 1 else 1
+        rows = max(rows, (needed[c] + height - 1) // height)
+    limit = min(num_mcus, rows * columns)
     num_blocks = list_blocks(frame, state)
     state.resume[0].resumed = 0
     interval = scan.interval if scan.interval > 0 else num_mcus
@@ -72,18 +80,23 @@ def decode_scan(
     while True:
         first = segment * interval
         last = min(first + interval, num_mcus)
-        size, marker = open_segment(data, pos, scratch)
-        if not frame.progressive:
-            result = decode_sequential(scratch, size, frame, state, num_blocks, columns, tables, pairs, first, last)
-        elif scan.start == 0:
-            result = decode_dc(scratch, size, frame, state, num_blocks, columns, tables, first, last)
-        elif scan.high == 0:
-            result = decode_ac_first(scratch, size, state, tables, history, first, last)
+        end = min(last, limit)
+        if end > first:
+            size, marker = open_segment(data, pos, scratch)
+            if not frame.progressive:
+                result = decode_sequential(scratch, size, frame, state, num_blocks, columns, tables, pairs, first, end)
+            elif scan.start == 0:
+                result = decode_dc(scratch, size, frame, state, num_blocks, columns, tables, first, end)
+            elif scan.high == 0:
+                result = decode_ac_first(scratch, size, state, tables, history, first, end)
+            else:
+                result = decode_ac_refine(scratch, size, state, tables, history, damaged, first, end)
+            status, reached, used = result[0], result[1], np.int64(result[2])
+            if status == OK and end == last and used + MOST_PADDING < size:
+                status = TOO_LONG
         else:
-            result = decode_ac_refine(scratch, size, state, tables, history, damaged, first, last)
-        status, reached, used = result[0], result[1], np.int64(result[2])
-        if status == OK and used + MOST_PADDING < size:
-            status = TOO_LONG
+            marker = next_marker(data, pos)
+            status, reached, used = OK, last, np.int64(0)
         if status != OK:
             if failure[0] == OK:
                 failure = (status, pos, used, reached)

@@ -1,0 +1,67 @@
+"""Rows below a crop: not decoded with ``strict=False``, with the same result to the last bit."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from oracles.jpeg_files import encode, picture
+
+from cdzoo.codecs import JPEGWarning, read_jpeg
+from cdzoo.errors import JPEGError
+from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
+from cdzoo.types import JPEGCoefficients
+
+CENTER = CoefficientTransform(resize=40, crop=32)
+
+
+def same(a: JPEGCoefficients, b: JPEGCoefficients) -> bool:
+    return a[2:] == b[2:] and all(torch.equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [30, 75, 96])
+def test_the_result_is_that_of_the_whole_file(quality: int, subsampling: str, progressive: bool) -> None:
+    for seed, (size, orientation) in enumerate(itertools.product([(90, 250), (133, 37), (64, 64)], [1, 3, 6, 8])):
+        image = picture(*size, "L" if seed == 2 else "RGB", seed=seed)
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        options = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": 7 * (seed % 3)}
+        data = encode(image, progressive=progressive, exif=exif, **options)
+        for transform in (
+            CENTER,
+            CoefficientTransform(crop=(16, 300), interpolation="bicubic"),
+            RandomResizedCrop(24, scale=(0.05, 0.3)),
+        ):
+            torch.manual_seed(seed)
+            whole = read_jpeg(data, transform=transform)  # strict: decodes everything
+            torch.manual_seed(seed)
+            assert same(read_jpeg(data, transform=transform, strict=False), whole)
+
+
+@pytest.mark.parametrize("restart_blocks", [0, 5])
+def test_damage_below_a_crop_counts_where_all_damage_does(restart_blocks: int) -> None:
+    options = {"quality": 90, "progressive": True, "restart_marker_blocks": restart_blocks}
+    data = encode(picture(40, 400), **options)
+    longer = data[:-2] + bytes(8) + data[-2:]  # left over behind the last block of the last scan
+    with pytest.raises(JPEGError, match="data are left over"):
+        read_jpeg(longer, transform=CENTER)
+    with pytest.warns(JPEGWarning, match="data are left over"):
+        read_jpeg(longer, transform=CoefficientTransform(resize=40), strict=False)
+    whole = read_jpeg(data, transform=CENTER)
+    with warnings.catch_warnings(action="error"):
+        assert same(read_jpeg(longer, transform=CENTER, strict=False), whole)
+
+
+def test_files_that_end_too_early_are_found_all_the_same() -> None:
+    data = encode(picture(40, 400), quality=90, progressive=True)
+    for size in (len(data) - 2, len(data) - 40, len(data) // 2):
+        with pytest.warns(JPEGWarning) as whole:
+            coefficients = read_jpeg(data[:size], strict=False)
+        with pytest.warns(JPEGWarning) as seen:
+            found = read_jpeg(data[:size], transform=CENTER, strict=False)
+        assert [str(warning.message) for warning in seen] == [str(warning.message) for warning in whole]
+        assert same(found, CENTER(coefficients))
