@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -31,7 +32,7 @@ from cdzoo.types import JPEGCoefficients
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Demo", "Result", "View", "serve", "view"]
+__all__ = ["Demo", "Result", "View", "serve", "table_html", "view"]
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
@@ -283,10 +284,32 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
             quiet=True,
             prevent_thread_lock=True,
             footer_links=[],
+            css=_CSS,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
         print(f"{page.local_url}  (Ctrl+C ends the server)", file=sys.stderr, flush=True)
         page.block_thread()
+
+
+_CSS = """
+.prose table.cdzoo { width: 100%; margin: 0; border: 0; font-size: 0.9rem; }
+.prose table.cdzoo :is(td, th) { border: 0; padding: 0.25rem 0.5rem 0.25rem 0; text-align: left; vertical-align: top; }
+.prose table.cdzoo tr { border: solid var(--border-color-primary); border-width: 0 0 1px; }
+.prose table.cdzoo :is(td, th):nth-child(-n+2) { overflow-wrap: anywhere; }
+.prose table.cdzoo td:nth-child(n+3) { white-space: nowrap; }
+@media (max-width: 40rem) {
+  .prose table.cdzoo { font-size: 0.8rem; }
+  .prose table.cdzoo :is(td, th):nth-child(n+4) { display: none; }
+}
+"""
+
+
+def table_html(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """A table in HTML; names of files are text, whatever characters they hold."""
+    lines = [("th", head)] if head else []
+    lines += [("td", row) for row in rows]
+    text = "".join(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>" for tag, row in lines)
+    return f'<table class="cdzoo">{text}</table>'
 
 
 def _page(gr: Any, demo: Demo) -> Any:
@@ -299,27 +322,32 @@ def _page(gr: Any, demo: Demo) -> Any:
         )
         with gr.Row():
             files = gr.File(label="Photographs", file_count="multiple", file_types=list(SUFFIXES), height=160)
-            rates = ", ".join(f"{i}: {rate}" for i, rate in enumerate(demo.rates))
-            rate = gr.Slider(0, len(demo.rates) - 1, value=1, step=1, label="Rate of the codec", info=rates)
+            rates = ", ".join(f"{i}: {rate.split()[0]}" for i, rate in enumerate(demo.rates))
+            info = f"{rates} bits per pixel"
+            rate = gr.Slider(0, len(demo.rates) - 1, value=1, step=1, label="Rate of the codec", info=info)
         message = gr.Markdown(elem_id="message")
-        with gr.Row():
-            coefficients = gr.Label(label="Labels from coefficients (1,000 classes)", elem_id="from-coefficients")
-            latents = gr.Label(label="Labels from latents", elem_id="from-latents")
-        with gr.Row():
-            decoded = gr.Image(label="Decoded from the stream", format="png", buttons=["fullscreen"], elem_id="decoded")
-            channels = gr.Image(label="Four latent channels", format="png", buttons=["fullscreen"], elem_id="channels")
-        figures = gr.Dataframe(
-            headers=["", "first photograph"], column_widths=["45%", "55%"], interactive=False, wrap=True,
-            elem_id="figures",
-        )  # fmt: skip
-        columns = ["file", "label", "probability", "pixels", "bits per pixel"]
-        table = gr.Dataframe(headers=columns, interactive=False, wrap=True, visible=False, elem_id="table")
+        table = gr.HTML(visible=False, elem_id="table", max_height=400, padding=False)
+        with gr.Column(visible=False) as results:  # no empty boxes before the first photograph
+            with gr.Row():
+                coefficients = gr.Label(label="Labels from coefficients (1,000 classes)", elem_id="from-coefficients")
+                latents = gr.Label(label="Labels from latents", elem_id="from-latents")
+            with gr.Row():
+                shown = {"format": "png", "buttons": ["fullscreen"]}
+                decoded = gr.Image(label="Decoded from the stream", elem_id="decoded", **shown)
+                channels = gr.Image(label="Four latent channels", elem_id="channels", **shown)
+            figures = gr.HTML(elem_id="figures", padding=False)
 
         def respond(paths: list[str] | None, rate: float) -> list[Any]:
-            shown = view(demo, paths, int(rate))
-            return [*shown[:-1], gr.update(value=shown.table, visible=shown.table is not None)]
+            found = view(demo, paths, int(rate))
+            rows = table_html(found.table or [], ("file", "label", "probability", "pixels", "bits per pixel"))
+            return [
+                *found[:5],
+                table_html(found.figures or []),
+                gr.update(value=rows, visible=found.table is not None),
+                gr.update(visible=found.decoded is not None),
+            ]
 
-        outputs = [message, coefficients, latents, decoded, channels, figures, table]
+        outputs = [message, coefficients, latents, decoded, channels, figures, table, results]
         for event in (files.change, rate.change):
             event(respond, [files, rate], outputs, trigger_mode="always_last", api_name="demo")
     return page

@@ -163,7 +163,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _size(file: BinaryIO, name: str) -> tuple[int, int]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,6 +173,8 @@ def _size(file: BinaryIO, name: str) -> tuple[int, int]:
                 if image.format == "TIFF":  # which some versions of Pillow have turned by now
                     width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
                 turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        except UnidentifiedImageError:
+            raise _unidentified(name) from None
         except Exception as error:
             raise ValueError(f"{name}: {error}") from error
     return (width, height) if turned else (height, width)
@@ -196,11 +198,16 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int | None) -> Tensor:
                 planes = _rgb(_upright(image))
         except MemoryError:
             raise
-        except UnidentifiedImageError:  # whose text holds an object's address
-            raise ValueError(f"{name}: cannot identify image file; Pillow does not read its format") from None
+        except UnidentifiedImageError:
+            raise _unidentified(name) from None
         except Exception as error:  # Pillow's decoders raise errors of many types for damaged data
             raise ValueError(f"{name}: {error}") from error
     return torch.from_numpy(planes)[None]
+
+
+def _unidentified(name: str) -> ValueError:
+    """The error for a file that Pillow does not know; Pillow's own text holds an object's address."""
+    return ValueError(f"{name}: cannot identify image file; Pillow does not read its format")
 
 
 def to_pillow(x: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A photograph to bits, and from its bits to labels: the decoder's pixels are made for the eye alone.
+"""A photograph to bits, and from its bits to labels. Pixels are decoded only so that you can see them.
 
 python examples/quickstart.py [IMAGE]
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdzoo.images import load_images, png_bytes, read_image, to_pillow
+from cdzoo.images import image_size, load_images, png_bytes, read_image, to_pillow
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -127,6 +127,12 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         read_image(tmp_path / "missing.png")
     with pytest.raises(IsADirectoryError):
         read_image(tmp_path)
+
+
+def test_the_error_of_an_unknown_format_names_no_object() -> None:
+    with pytest.raises(ValueError, match="7 bytes: cannot identify image file; Pillow") as error:
+        image_size(b"nothing")
+    assert "object at" not in str(error.value)
 
 
 def outcome(path: Path) -> tuple[int, ...] | str:

@@ -154,7 +154,7 @@ class WeightsFolder:
 
     @property
     def codec_entry(self) -> dict[str, Any] | None:
-        """The codec's entry: this configuration for a codec, ``config["codec"]`` for a model, else ``None``."""
+        """Entry of the codec; this configuration for a codec, ``config["codec"]`` for a model, else ``None``."""
         return self.config if self.codes else self.config.get("codec")
 
     def tensors(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from enum import Enum
 from typing import Any
 
@@ -21,7 +22,9 @@ def literal_diagrams(lines: list[str]) -> list[str]:
         text = next((previous for previous in reversed(lines[:number]) if previous.strip()), "")
         drawn = any(character in "".join(lines[number : number + 3]) for character in "┌─►▶")
         if starts and text and not text.endswith("::") and (drawn or not text.startswith((" ", "- ", "* "))):
-            out += ["::", ""]
+            # diagrams and columns scroll on narrow screens, where code wraps
+            columns = any(re.search(r"\S {3,}[^ #]", row) for row in lines[number : number + 3])
+            out += [".. code-block:: none" if drawn or columns else "::", ""]
         inside = inside or starts
         out.append(line)
     return out

@@ -82,7 +82,7 @@ def codec_rows() -> Iterator[list[str]]:
 def reads(module: torch.nn.Module) -> tuple[str, str]:
     """The input of a network, and the number of pixels between two samples of it."""
     stride = getattr(module, "latent_stride", None)
-    if hasattr(module, "entrance"):
+    if stride is None and (hasattr(module, "entrance") or hasattr(module, "reads_blocks")):
         return "JPEG coefficients", "8, 16"
     if hasattr(module, "aggregation") or hasattr(module, "cls_token"):
         return f"RGB, or latents ({module.in_channels})", str(stride)

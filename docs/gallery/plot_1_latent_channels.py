@@ -15,8 +15,8 @@ from cdzoo.demo import load_photo
 from cdzoo.ops import rank_channels
 
 # %%
-# A photograph becomes bits, and the bits a latent: 64 channels, each with one value for 16x16 pixels, and as many
-# standard deviations from the hyperprior.
+# The codec compresses a photograph to a stream. The stream holds a latent: 64 channels, each with one value for 16x16
+# pixels. The hyperprior gives a standard deviation for each of these values.
 photo = load_photo(384)
 codec = cdzoo.get_weight("BMSHJ2018_Hyperprior_Weights.DEFAULT").build_codec()
 [stream] = codec.compress(photo)
@@ -46,8 +46,8 @@ for panel in axes.values():
     panel.set_axis_off()
 
 # %%
-# Networks also read what the hyperprior says of these channels: large where the codec expects large values, that is
-# where the picture has detail. Deng and Karam feed them to a branch of their own.
+# Some networks also read the standard deviations (``scales``). They are large where the codec expects large values,
+# which is where the picture has detail. Deng and Karam feed them to a branch of their own.
 figure, panels = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained")
 for panel, channel in zip(panels, best, strict=False):
     image = panel.imshow(latent.scales[0, channel], cmap="magma", vmin=0)
@@ -56,9 +56,9 @@ for panel, channel in zip(panels, best, strict=False):
     figure.colorbar(image, ax=panel, shrink=0.8)
 
 # %%
-# And what the classifier makes of all this; the decoded image above was for your eyes only.
-weights = cdzoo.models.FA_cResNet39_Weights.DEFAULT
-network = cdzoo.compose(codec, cdzoo.models.fa_cresnet39(weights=weights).eval())
+# The packaged network reads the stream's latent and scales, and knows 1,000 classes. It needs no decoded image.
+weights = cdzoo.models.LatentEfficientNetLite0_Weights.DEFAULT
+network = cdzoo.compose(codec, cdzoo.models.latent_efficientnet_lite0(weights=weights).eval())
 with torch.no_grad():
     probabilities = network.from_streams([stream])[0].softmax(0)
 for probability, label in zip(*probabilities.topk(3), strict=True):

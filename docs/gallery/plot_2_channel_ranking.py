@@ -32,7 +32,7 @@ right.set(xlabel="channels kept", ylabel="share of all variance", title="what th
 right.grid(alpha=0.3)
 
 # %%
-# For the eye: what the decoder makes of the best channels alone, with zeros in the place of all others.
+# The decoder shows how much of the picture is in the best channels; all other channels are set to zero.
 latent = codec.encode(load_photo(256))
 figure, panels = plt.subplots(1, 5, figsize=(9, 2.1), layout="constrained")
 for panel, count in zip(panels, (4, 8, 16, 32, 64), strict=True):

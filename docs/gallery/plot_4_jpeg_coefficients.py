@@ -12,7 +12,7 @@ import torch
 from cdzoo.codecs import decode_jpeg, read_jpeg
 from cdzoo.data import downscale, horizontal_flip
 from cdzoo.demo import PHOTO
-from cdzoo.models import JPEGResNet18_Weights, jpeg_resnet18
+from cdzoo.models import JPEGEfficientNetLite0_Weights, jpeg_efficientnet_lite0
 
 # %%
 # One plane of coefficients for each component. This file stores chroma at full size; most files, 4:2:0, have a quarter
@@ -54,9 +54,9 @@ for panel, c, title in zip(panels, (coefficients, trimmed, half), titles, strict
     panel.tick_params(labelsize=6)
 
 # %%
-# Labels. The network's own transform brings the photograph near the size that it was trained at, in the DCT domain.
-weights = JPEGResNet18_Weights.DEFAULT
-model = jpeg_resnet18(weights=weights).eval()
+# The packaged network knows the 1,000 classes of ImageNet. Its transform resizes and crops the coefficients to 224x224.
+weights = JPEGEfficientNetLite0_Weights.DEFAULT
+model = jpeg_efficientnet_lite0(weights=weights).eval()
 with torch.no_grad():
     probabilities = model(model.transforms(coefficients))[0].softmax(0)
 for probability, label in zip(*probabilities.topk(3), strict=True):

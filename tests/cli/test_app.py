@@ -10,7 +10,7 @@ import pytest
 from oracles.jpeg_files import encode, picture
 
 import cdzoo
-from cdzoo.app import MAX_FILES, Demo, view
+from cdzoo.app import MAX_FILES, Demo, table_html, view
 from cdzoo.cli import main
 from cdzoo.demo import PHOTO
 from cdzoo.images import png_bytes, read_image
@@ -79,6 +79,13 @@ def test_contents_of_the_page(demo: Demo, tmp_path: Path) -> None:
     assert many.table[2][3] == "64x48"
     assert many.table[0][2:] == ["", "", ""]
     assert "201 files" in view(demo, [str(good)] * (MAX_FILES + 1), 1).message
+
+
+def test_names_of_files_are_text_in_tables() -> None:
+    html = table_html([["<img src=x onerror=alert(1)>.jpg", "palace"]], ["file", "label"])
+    assert "<img" not in html
+    assert html.count("<tr>") == 2
+    assert "<th>file</th>" in html
 
 
 def test_the_command_names_the_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
