@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import write_atomically
-from cdzoo.coding.container import StreamHeader, read_header
+from cdzoo.coding.cdz_format import StreamHeader, read_header
 from cdzoo.images import read_image, to_pillow
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from cdzoo._version import __version__
 from cdzoo.transforms import InputTransform
 from cdzoo.weights.building import load
 from cdzoo.weights.download import PREFIX, download, explained
-from cdzoo.weights.find import find_weights
 from cdzoo.weights.folder import CARD, CONFIG, TENSORS
+from cdzoo.weights.resolve import find_weights
 from cdzoo.weights.saving import save_pretrained
 
 if TYPE_CHECKING:

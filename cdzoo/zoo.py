@@ -19,7 +19,7 @@ from torch import nn
 from cdzoo._registry import Entry, Kind, add, find_entry, find_weight, listed, weights_enum
 from cdzoo.weights.building import build
 from cdzoo.weights.enums import WeightsEnum, WeightsLike
-from cdzoo.weights.find import find_weights
+from cdzoo.weights.resolve import find_weights
 
 if TYPE_CHECKING:
     from cdzoo.coding.base import Codec

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import cdzoo
-from cdzoo.coding.container import pack
+from cdzoo.coding.cdz_format import pack
 
 HEAVY = ("compressai", "timm", "torchvision", "numba", "huggingface_hub", "PIL", "tqdm", "safetensors")
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from cdzoo._checks import check_size
 from cdzoo._files import JPEG_SUFFIXES, find_files
-from cdzoo.bulk.labeling import Classified, Classify
+from cdzoo.bulk.classify_task import Classified, Classify
+from cdzoo.bulk.engine import FILE_ERRORS, process, read_paths
 from cdzoo.bulk.networks import Network, default_network, find_network
 from cdzoo.bulk.plan import File
-from cdzoo.bulk.task import FILE_ERRORS, process, read_paths
 from cdzoo.codecs import Codec, JPEGWarning, read_header
 from cdzoo.errors import PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
@@ -25,7 +25,7 @@ __all__ = ["Classified", "Classify", "Networks", "classify", "classify_bytes", "
 
 
 class Networks:
-    """The task that classifies a file, for :func:`~cdzoo.bulk.task.process`.
+    """The task that classifies a file, for :func:`~cdzoo.bulk.engine.process`.
 
     Args:
         model, weights: as for :func:`classify`.

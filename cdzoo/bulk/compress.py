@@ -13,9 +13,9 @@ import torch
 
 from cdzoo._checks import integer
 from cdzoo._text import printable
+from cdzoo.bulk.engine import Item, Task, process
 from cdzoo.bulk.networks import packaged_codec
 from cdzoo.bulk.plan import File, Part
-from cdzoo.bulk.task import Item, Task, process
 from cdzoo.codecs import Codec, RateChoice, RateControl, StreamHeader, read_header
 from cdzoo.data.shard_writer import open_shard, sample_members
 from cdzoo.errors import BitstreamError, PairingError
@@ -45,7 +45,7 @@ class Compress(Task):
     Args:
         codec: the codec; copied.
         max_side: reduce images whose longer side has more pixels, before they are compressed; ``None`` reduces none.
-        **options: as for :class:`~cdzoo.bulk.task.Task`.
+        **options: as for :class:`~cdzoo.bulk.engine.Task`.
 
     Raises:
         TypeError: not a codec.
@@ -64,21 +64,21 @@ class Compress(Task):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See :class:`~cdzoo.bulk.task.Task`: the codec's name and fingerprint among them."""
+        """See :class:`~cdzoo.bulk.engine.Task`: the codec's name and fingerprint among them."""
         reduced_to = {} if self.max_side is None else {"max_side": self.max_side}
         return {**super().facts, "codec": self.codec.name, "fingerprint": self.codec.fingerprint, **reduced_to}
 
     def to(self, device: torch.device | str) -> None:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         self.codec.to(device)
 
     def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         return _image_item(file)
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
-        """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
+        """See :class:`~cdzoo.bulk.engine.Task`: bytes for each file."""
         images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
         # sizes are unequal after a header without its size, or with a wrong one; a single image is not copied
         if len(images) == 1 or len({x.shape for x in images}) > 1:
@@ -86,7 +86,7 @@ class Compress(Task):
         return self.codec.compress(torch.cat(images).to(self.codec.device))
 
     def row(self, file: File, result: bytes) -> dict[str, Any]:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         height, width = read_header(result, max_pixels=None).image_size
         return {"bytes": len(result), "height": height, "width": width}
 
@@ -128,16 +128,16 @@ class CompressToTarget(Task):
         self.control, self.max_side = control, _checked_max_side(max_side)
 
     def to(self, device: torch.device | str) -> None:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         for codec in self.control.codecs:
             codec.to(device)
 
     def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         return _image_item(file)
 
     def run(self, items: Sequence[Item]) -> list[RateChoice]:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         device, choices = self.control.codecs[0].device, []
         for item in items:
             x = reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side)
@@ -161,12 +161,12 @@ class Decompress(Task):
         self._packaged: dict[tuple[str, str], Codec] = {}
 
     def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         header = read_header(file.content, max_pixels=self.max_pixels)
         return Item(file, None, header, header.image_size, len(file.content))
 
     def run(self, items: Sequence[Item]) -> list[bytes]:
-        """See :class:`~cdzoo.bulk.task.Task`: bytes for each file."""
+        """See :class:`~cdzoo.bulk.engine.Task`: bytes for each file."""
         results = []
         for item in items:
             codec = self._codec_of(item.value)

@@ -11,7 +11,7 @@ from cdzoo._registry import find_entry, listed
 from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError
 from cdzoo.transforms import CoefficientTransform
-from cdzoo.weights import find
+from cdzoo.weights import resolve
 from cdzoo.weights.building import build_codec, load
 from cdzoo.weights.enums import WeightsLike
 from cdzoo.weights.folder import WeightsFolder
@@ -119,7 +119,7 @@ def packaged_codec(name: str, fingerprint: str) -> Codec:
         PairingError: no packaged codec has the stream's fingerprint.
     """
     for builder in (*list_codecs(name, pretrained=True), *list_models(name, pretrained=True)):
-        for member in find.members(builder).values():
+        for member in resolve.members(builder).values():
             if member.source.config.get("fingerprint") == fingerprint:
                 return member.build_codec()
     raise PairingError(
@@ -144,7 +144,7 @@ def find_weights(weights: WeightsLike, builder: str | None) -> WeightsFolder:
             )
     elif builder is not None:
         find_entry(builder)  # tell an unknown builder from unknown weights
-    source = find.find_weights("DEFAULT" if weights is None else weights, builder=builder)
+    source = resolve.find_weights("DEFAULT" if weights is None else weights, builder=builder)
     assert source is not None
     return source
 

@@ -49,7 +49,7 @@ def add_network(parser: argparse.ArgumentParser, what: str) -> None:
 def classify(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo classify``."""
     from cdzoo.bulk.classify import Networks, classify_files
-    from cdzoo.bulk.task import read_paths
+    from cdzoo.bulk.engine import read_paths
     from cdzoo.cli._load import get_device, load_given_codec
 
     jobs = find_jobs(args.inputs, Networks.suffixes, report)

@@ -18,8 +18,8 @@ from cdzoo.cli._report import Report, UsageError, table, width_x_height
 from cdzoo.cli._targets import TargetRecord, add_targets, load_control, rate_names
 
 if TYPE_CHECKING:
+    from cdzoo.bulk.engine import Task
     from cdzoo.bulk.plan import File
-    from cdzoo.bulk.task import Task
     from cdzoo.codecs import StreamHeader
 
 __all__ = ["add_commands"]
@@ -162,8 +162,8 @@ def _run(
         overwrite: replace targets that exist.
         report: collects the results.
     """
+    from cdzoo.bulk.engine import FILE_ERRORS, process
     from cdzoo.bulk.plan import File
-    from cdzoo.bulk.task import FILE_ERRORS, process
 
     for folder in {output.target.parent for output in outputs}:
         remove_leftovers(folder)

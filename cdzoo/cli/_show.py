@@ -15,7 +15,7 @@ from cdzoo.cli._report import Report, UsageError, table, width_x_height
 
 if TYPE_CHECKING:
     from cdzoo._registry import Entry
-    from cdzoo.coding.container import StreamHeader
+    from cdzoo.coding.cdz_format import StreamHeader
     from cdzoo.weights.folder import WeightsFolder
 
 __all__ = ["add_commands"]
@@ -68,7 +68,7 @@ def list_names(args: argparse.Namespace, report: Report) -> None:
 
 def _entry(name: str) -> dict[str, Any]:
     from cdzoo._registry import find_entry
-    from cdzoo.weights.find import members
+    from cdzoo.weights.resolve import members
     from cdzoo.zoo import latent_interface
 
     latents = latent_interface(name)
@@ -108,7 +108,7 @@ def info(args: argparse.Namespace, report: Report) -> None:
         return
 
     from cdzoo._registry import unknown_name
-    from cdzoo.weights.find import find_weights
+    from cdzoo.weights.resolve import find_weights
     from cdzoo.zoo import list_codecs, list_models
 
     known = [*list_codecs(), *list_models()]
@@ -132,7 +132,7 @@ def info(args: argparse.Namespace, report: Report) -> None:
 def _builder_facts(name: str) -> dict[str, Any]:
     from cdzoo._registry import find_entry
     from cdzoo.coding.base import Codec
-    from cdzoo.weights.find import members
+    from cdzoo.weights.resolve import members
 
     entry = find_entry(name)
     module = entry.builder()
@@ -170,7 +170,7 @@ def _weights_facts(source: WeightsFolder | None) -> dict[str, Any]:
 
 
 def _stream_facts(path: Path) -> dict[str, Any]:
-    from cdzoo.coding.container import read_header
+    from cdzoo.coding.cdz_format import read_header
 
     header = read_header(read_file(path), max_pixels=None)
     return {
@@ -189,12 +189,12 @@ def _stream_facts(path: Path) -> dict[str, Any]:
 
 def _writer(header: StreamHeader) -> str | None:
     """The weights of the codec that wrote a stream, as an enum member; ``None`` if no enum has them."""
-    from cdzoo.coding.container import CODEC_NUMBERS
+    from cdzoo.coding.cdz_format import CODEC_NUMBERS
     from cdzoo.weights.packaged import packaged_codec_weights
 
     if header.codec in CODEC_NUMBERS:
         return packaged_codec_weights(header.fingerprint)
-    from cdzoo.weights.find import members  # another package may have registered the codec
+    from cdzoo.weights.resolve import members  # another package may have registered the codec
 
     for member in members(header.codec).values():
         if member.source.config.get("fingerprint") == header.fingerprint:

@@ -1,7 +1,8 @@
 """The targets of ``cdzoo compress --bpp`` and ``--psnr``: arguments, and a record of the streams made for them.
 
-A stream does not store the target that its rate was chosen for. The output folder has a hidden file for this, so that
-a later run recognizes the streams of its own target. Each line describes a stream that is about to be written.
+The choice of a rate is :mod:`cdzoo.coding.rate_control`. A stream does not store the target that its rate was chosen
+for. The output folder has a hidden file for this, so that a later run recognizes the streams of its own target. Each
+line describes a stream that is about to be written.
 """
 
 from __future__ import annotations

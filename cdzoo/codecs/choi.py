@@ -24,7 +24,7 @@ from typing import Any, TypedDict, Unpack
 
 from cdzoo._checks import check_size
 from cdzoo.coding.layers import image_transforms
-from cdzoo.coding.transform import TransformCodec
+from cdzoo.coding.transform_codec import TransformCodec
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 from cdzoo.zoo import register_codec
 

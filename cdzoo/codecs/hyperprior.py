@@ -26,7 +26,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from cdzoo.coding.checkpoint import CompressAICodec, Metric, bottleneck_strings, tables_at
+from cdzoo.coding.compressai_codec import CompressAICodec, Metric, bottleneck_strings, tables_at
 from cdzoo.coding.gaussian import FactorizedState, GaussianPrior, HyperpriorState
 from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, deconv
 from cdzoo.coding.rans import encode_batch
@@ -107,11 +107,11 @@ class FactorizedPrior(CompressAICodec[FactorizedState]):
         return symbols.float() + medians, None
 
     def with_tables(self, state: FactorizedState, tables: Mapping[str, Tensor]) -> FactorizedState:
-        """See :class:`~cdzoo.coding.checkpoint.CompressAICodec`."""
+        """See :class:`~cdzoo.coding.compressai_codec.CompressAICodec`."""
         return FactorizedState(tables_at("entropy_bottleneck", tables), state.medians)
 
     def strings(self, y: Tensor, state: FactorizedState) -> list[list[bytes]]:
-        """See :class:`~cdzoo.coding.checkpoint.CompressAICodec`."""
+        """See :class:`~cdzoo.coding.compressai_codec.CompressAICodec`."""
         return [bottleneck_strings(y, self.entropy_bottleneck, state.tables)[0]]
 
 
@@ -142,13 +142,13 @@ class ScaleHyperprior(GaussianPrior, CompressAICodec[HyperpriorState]):
         return h_a, h_s
 
     def with_tables(self, state: HyperpriorState, tables: Mapping[str, Tensor]) -> HyperpriorState:
-        """See :class:`~cdzoo.coding.checkpoint.CompressAICodec`."""
+        """See :class:`~cdzoo.coding.compressai_codec.CompressAICodec`."""
         bottleneck = FactorizedState(tables_at("entropy_bottleneck", tables), state.bottleneck.medians)
         boundaries = tables["gaussian_conditional.scale_table"][:-1]
         return HyperpriorState(bottleneck, tables_at("gaussian_conditional", tables), boundaries, state.decoder)
 
     def strings(self, y: Tensor, state: HyperpriorState) -> list[list[bytes]]:
-        """See :class:`~cdzoo.coding.checkpoint.CompressAICodec`."""
+        """See :class:`~cdzoo.coding.compressai_codec.CompressAICodec`."""
         z_strings, z_hat = bottleneck_strings(
             self.h_a(self.hyper_input(y)), self.entropy_bottleneck, state.bottleneck.tables
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cdzoo._checks import check_images, check_latent, check_range, thread_count
 from cdzoo._torch import inference_layers, untraced, without_autocast
-from cdzoo.coding.container import pack
+from cdzoo.coding.cdz_format import pack
 from cdzoo.coding.identity import Identity, State
 from cdzoo.coding.streams import Stream, open_streams
 from cdzoo.coding.symbols import Quantizer, Reader, SymbolCoder, Writer

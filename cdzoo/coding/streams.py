@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cdzoo.coding.container import StreamHeader, unpack
+from cdzoo.coding.cdz_format import StreamHeader, unpack
 from cdzoo.errors import BitstreamError, PairingError
 
 __all__ = ["Stream", "open_streams"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
-from cdzoo.coding.container import FIXED_BYTES, unverified_image_size
+from cdzoo.coding.cdz_format import FIXED_BYTES, unverified_image_size
 from cdzoo.data._dataset import Labels, SampleDataset
 from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, OnError
 from cdzoo.data._shards import SampleShards, ShardLabels

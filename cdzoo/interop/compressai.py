@@ -17,7 +17,7 @@ from typing import Literal
 from torch import nn
 
 from cdzoo.codecs.hyperprior import HyperpriorOptions, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
-from cdzoo.coding.checkpoint import CompressAICodec
+from cdzoo.coding.compressai_codec import CompressAICodec
 
 __all__ = ["from_compressai"]
 

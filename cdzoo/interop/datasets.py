@@ -20,7 +20,7 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec, read_jpeg
-from cdzoo.coding.container import MAGIC
+from cdzoo.coding.cdz_format import MAGIC
 from cdzoo.data import collate_coefficients, collate_latents
 from cdzoo.images import decode_image
 from cdzoo.types import JPEGCoefficients, Latent

@@ -39,8 +39,8 @@ except ModuleNotFoundError as error:
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.classify import Classify
 from cdzoo.bulk.compress import Compress
+from cdzoo.bulk.engine import Task
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarize, unfinished
-from cdzoo.bulk.task import Task
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
 from cdzoo.data._decode import MAX_STREAM_BYTES
 from cdzoo.data._webdataset import Paths

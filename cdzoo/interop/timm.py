@@ -27,7 +27,7 @@ from torch import nn
 from cdzoo._registry import Entry, listed
 from cdzoo.models.classifier import Classifier
 from cdzoo.weights.enums import WeightsEnum
-from cdzoo.weights.find import members
+from cdzoo.weights.resolve import members
 
 __all__ = ["PREFIX", "register"]
 

@@ -6,13 +6,11 @@ tests compare them with timm's.
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cdzoo.models._state_dict import load_named
 
@@ -21,7 +19,6 @@ __all__ = [
     "STAGES",
     "Conv2dSame",
     "batch_norm",
-    "fold_batch_norms",
     "lite_stages",
     "load_timm_lite",
 ]
@@ -144,17 +141,3 @@ def load_timm_lite(model: nn.Module, state_dict: Mapping[str, Tensor], *, own: t
         source="timm's tf_efficientnet_lite0",
         way_out="for another number of classes load first, then call reset_classifier",
     )
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Make every batch norm part of the convolution in front of it, in place.
-
-    Args:
-        network: in evaluation mode; in each of its modules a batch norm is registered right behind its convolution, as
-            in all modules of this file and in adapters.
-    """
-    for module in list(network.modules()):
-        for (name, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, layer))
-                setattr(module, norm, nn.Identity())

@@ -148,8 +148,8 @@ class Classifier(nn.Module, ABC):
     def for_inference(self) -> Self:
         """A copy in evaluation mode for the fastest run on CPUs; its logits differ by rounding only.
 
-        Networks with batch norm may fold it into their convolutions: names of parameters change, so the copy is not
-        for training or saving.
+        The EfficientNets fold their batch norms into the convolutions (:mod:`cdzoo.models._folding`). Names of
+        parameters change then, so the copy is not for training or saving.
         """
         return copy.deepcopy(self).eval()
 

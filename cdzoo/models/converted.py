@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Required, TypedDict, Unpack
 
+from cdzoo.jpeg.nn.cnn_names import Library, build_network
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.convert import JPEGDomainModel
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
-from cdzoo.jpeg.nn.source import Library, build_network
 from cdzoo.weights.enums import WeightsLike
 from cdzoo.zoo import register_model
 

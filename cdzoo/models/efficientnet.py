@@ -26,10 +26,10 @@ from cdzoo.models._efficientnet_blocks import (
     STAGES,
     Conv2dSame,
     batch_norm,
-    fold_batch_norms,
     lite_stages,
     load_timm_lite,
 )
+from cdzoo.models._folding import fold_batch_norms
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import BlockAdapter, block_coefficients
 from cdzoo.models.classifier import Classifier, init_resnet_weights

@@ -22,10 +22,10 @@ from cdzoo.models._efficientnet_blocks import (
     LAST_CHANNELS,
     STAGES,
     batch_norm,
-    fold_batch_norms,
     lite_stages,
     load_timm_lite,
 )
+from cdzoo.models._folding import fold_batch_norms
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import Adapter, LatentEntrance
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights

@@ -1,4 +1,7 @@
-"""Folders of weights from the Hugging Face Hub: downloads, and the client's errors explained."""
+"""Folders of weights from the Hugging Face Hub: downloads, and the client's errors explained.
+
+Hashes are checked when tensors are read, in :mod:`cdzoo.weights.integrity`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Enums of pretrained weights, torchvision style.
 
 A set of weights is a folder (:mod:`cdzoo.weights.folder`) in the package, anywhere on this machine, or in a repository
-of the Hugging Face Hub. Loading is strict and hash-checked, and never falls back to random values.
+of the Hugging Face Hub. Loading is strict and hash-checked, and never falls back to random values. The file
+of each network states its ``DEFAULT``; names are resolved in :mod:`cdzoo.weights.resolve`.
 """
 
 from __future__ import annotations

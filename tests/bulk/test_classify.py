@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import cdzoo
 from cdzoo.bulk.classify import Classified, Classify, Networks, classify_bytes
+from cdzoo.bulk.engine import Item, Task, process, read_paths
 from cdzoo.bulk.networks import JPEG_MODEL, STREAM_MODELS
 from cdzoo.bulk.plan import File
-from cdzoo.bulk.task import Item, Task, process, read_paths
 from cdzoo.codecs import JPEGWarning, read_jpeg
 from cdzoo.errors import JPEGError, PairingError, WeightsError
 from cdzoo.transforms import CoefficientTransform

@@ -30,7 +30,7 @@ from cdzoo.bulk.networks import STREAM_MODELS
 from cdzoo.cli import main
 from cdzoo.cli._report import Report
 from cdzoo.codecs import Codec, read_header
-from cdzoo.coding.checkpoint import CompressAICodec
+from cdzoo.coding.compressai_codec import CompressAICodec
 from cdzoo.images import decode_image, image_size, read_image, read_image_size
 from cdzoo.transforms import LatentTransform
 from cdzoo.weights import enums as _weights

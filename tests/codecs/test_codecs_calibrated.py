@@ -23,7 +23,7 @@ from cdzoo._torch import inference_layers
 from cdzoo.codecs import read_header
 from cdzoo.codecs.torfason import MEAN, VARIANCE
 from cdzoo.coding.calibrated import tables_from_weights
-from cdzoo.coding.container import pack
+from cdzoo.coding.cdz_format import pack
 from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.tables import SymbolTables
 from cdzoo.errors import BitstreamError, PairingError

@@ -18,7 +18,7 @@ import cdzoo
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.hub import download
 from cdzoo.weights.building import build_codec
-from cdzoo.weights.find import find_weights
+from cdzoo.weights.resolve import find_weights
 
 # a warning that the client's use of its HTTP library earns it
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._torch import reference_tensor
+from cdzoo.jpeg.nn.cnn_names import describe_structure, find_source
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
 from cdzoo.jpeg.nn.preprocessing import fixed_input_size, read_preprocessing
-from cdzoo.jpeg.nn.source import describe_structure, find_source
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients, Origin
 

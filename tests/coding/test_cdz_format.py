@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from cdzoo.codecs import read_header
-from cdzoo.coding.container import CODEC_NUMBERS, FIXED_BYTES, pack, unpack, unverified_image_size
+from cdzoo.coding.cdz_format import CODEC_NUMBERS, FIXED_BYTES, pack, unpack, unverified_image_size
 from cdzoo.errors import BitstreamError
 from cdzoo.types import MAX_IMAGE_PIXELS
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cdzoo.coding.base import Codec
-from cdzoo.coding.container import read_header
+from cdzoo.coding.cdz_format import read_header
 
 __all__ = ["RateChoice", "RateControl"]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import JPEG_SUFFIXES
+from cdzoo.bulk.engine import Item, Task
 from cdzoo.bulk.plan import File
-from cdzoo.bulk.task import Item, Task
 from cdzoo.codecs import JPEGWarning, read_jpeg
 from cdzoo.data.coefficients import read_upright
 from cdzoo.data.collate import collate_coefficients, collate_latents
@@ -69,7 +69,7 @@ class Classify(Task):
         transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
         strict: refuse damaged JPEG files; otherwise they are read as far as possible.
         fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name.
-        **options: as for :class:`~cdzoo.bulk.task.Task`.
+        **options: as for :class:`~cdzoo.bulk.engine.Task`.
 
     Raises:
         TypeError: a network over latents without its codec.
@@ -110,12 +110,12 @@ class Classify(Task):
 
     @property
     def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         return JPEG_SUFFIXES if self._decoder is None else StreamDecoder.suffixes
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See :class:`~cdzoo.bulk.task.Task`: the hash of the network among them."""
+        """See :class:`~cdzoo.bulk.engine.Task`: the hash of the network among them."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -130,12 +130,12 @@ class Classify(Task):
         return {**super().facts, **of, "top": self.top, **reading, **codec}
 
     def to(self, device: torch.device | str) -> None:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         self.model.to(device)
         self.__dict__.pop("_network", None)
 
     def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         data = file.content
         if self._decoder is not None:
             size: Any = self._decoder.batch_key(data)
@@ -171,7 +171,7 @@ class Classify(Task):
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[Classified | Exception]:
-        """See :class:`~cdzoo.bulk.task.Task`: the best classes of each file."""
+        """See :class:`~cdzoo.bulk.engine.Task`: the best classes of each file."""
         inputs, about = map(list, zip(*[item.value for item in items], strict=True))
         batch: Any
         if self._decoder is None:
@@ -222,7 +222,7 @@ class Classify(Task):
         return results
 
     def row(self, file: File, result: Classified) -> dict[str, Any]:
-        """See :class:`~cdzoo.bulk.task.Task`."""
+        """See :class:`~cdzoo.bulk.engine.Task`."""
         return {
             "classes": [label.number for label in result.classes],
             "labels": [label.name for label in result.classes],

@@ -1,0 +1,24 @@
+"""Folding of batch norms into convolutions, for inference."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["fold_batch_norms"]
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Make every batch norm part of the convolution in front of it, in place.
+
+    Args:
+        network: in evaluation mode; in each of its modules a batch norm is registered right behind its convolution, as
+            in the EfficientNets and adapters of the zoo.
+    """
+    for module in list(network.modules()):
+        for (name, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, layer))
+                setattr(module, norm, nn.Identity())
