@@ -119,6 +119,7 @@ def test_any_callable_may_transform_and_nothing_else(codec: Codec, make_images: 
         cdzoo.compose(codec, inner)
 
 
+@pytest.mark.slow
 def test_compiled_modules_are_looked_into(codec: Codec, make_images: MakeImages) -> None:
     inner, x = network(), make_images(1, 64, 64)
     inner.transforms = LatentTransform(size=(8, 8))

@@ -161,6 +161,7 @@ def test_decoders_and_networks_agree(scripts: dict[str, ModuleType]) -> None:
         assert torch.nn.functional.cosine_similarity(found, logits["cdzoo"]).min() > 0.8, name
 
 
+@pytest.mark.slow
 def test_all_ways_to_a_thousand_classes_see_the_same_photograph(scripts: dict[str, ModuleType]) -> None:
     labels = importlib.import_module("labels")
     network = labels.pixel_network()
@@ -181,6 +182,7 @@ def test_all_ways_to_a_thousand_classes_see_the_same_photograph(scripts: dict[st
         check(row)
 
 
+@pytest.mark.slow
 def test_photographs_of_any_size(scripts: dict[str, ModuleType]) -> None:
     any_size = importlib.import_module("jpeg_any_size")
     options = scripts["measuring"].Options(quick=True, threads=(1,))

@@ -126,6 +126,7 @@ def test_what_is_no_distribution_has_no_table(pmf: list[float]) -> None:
         pmf_to_quantized_cdf(pmf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_compile_and_export(training: bool) -> None:
     z = torch.randn(2, 4, 3, 5)

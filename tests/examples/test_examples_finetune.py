@@ -63,6 +63,7 @@ def test_photographs_of_mixed_sizes_go_through_the_network_of_imagenet(tmp_path:
     assert not {"time", "recipe"} & model.meta.keys()
 
 
+@pytest.mark.slow
 def test_streams_are_learned_from_their_latents(tmp_path: Path) -> None:
     codec = cdzoo.models.FA_cResNet39_Weights.DEFAULT.build_codec()
     for name in ("across", "down"):

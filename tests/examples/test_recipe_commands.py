@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import training
+from oracles.slow import all_but_one
 
 import cdzoo
 from cdzoo.codecs import Codec
@@ -94,6 +95,7 @@ def test_help(capsys: pytest.CaptureFixture[str], name: str, commands: list[str]
         assert "--smoke" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_torfason2018(home: Path) -> None:
     result = smoke("torfason2018", "codec", home / "codec")
     assert result["metrics"].keys() >= {"bpp_real", "bpp_estimated", "psnr", "ssim"}
@@ -127,6 +129,7 @@ def test_torfason2018(home: Path) -> None:
     assert "miou" in rows[-1]
 
 
+@pytest.mark.slow
 def test_codecs_that_start_from_others_and_are_written_in_16_bits(tmp_path: Path) -> None:
     smoke("hyperprior", "codec", tmp_path / "scale", "--half")
     first = cdzoo.from_pretrained(tmp_path / "scale" / "codec")
@@ -157,24 +160,24 @@ def test_codecs_that_start_from_others_and_are_written_in_16_bits(tmp_path: Path
         )
 
 
-@pytest.mark.parametrize(
-    ("name", "command", "more", "folder"),
-    [
-        ("wang2022", "codec", [], "codec"),
-        ("wang2022", "classifier", ["--channels", "4"], "classifier"),
-        ("wang2022", "classifier", ["--model", "mobilenet_v2_45", "--amp", "bf16"], "classifier"),
-        ("wang2022", "classifier", ["--model", "resnet50"], "classifier"),
-        ("wang2022", "segmenter", [], "segmenter"),
-        ("wang2022", "multitask", [], "segmenter"),
-        ("fa_cresnet2023", "classifier", ["--model", "cresnet39"], "classifier"),
-        ("fa_cresnet2023", "classifier", ["--ablation", "input=y_hat", "--schedule", "minc"], None),
-        ("icat2022", "rival", [], "codec"),
-        ("icat2022", "pixels", [], None),
-        ("ehrlich2019", "classifier", ["--amp", "bf16"], "classifier"),
-        ("ehrlich2019", "photographs", [], "classifier"),
-        ("heads", "classifier", ["--crops", "32", "48", "--crop-shares", "1", "1", "--rates", "0.001"], "classifier"),
-    ],
-)
+COMMANDS: list[tuple[str, str, list[str], str | None]] = [
+    ("wang2022", "codec", [], "codec"),
+    ("wang2022", "classifier", ["--channels", "4"], "classifier"),
+    ("wang2022", "classifier", ["--model", "mobilenet_v2_45", "--amp", "bf16"], "classifier"),
+    ("wang2022", "classifier", ["--model", "resnet50"], "classifier"),
+    ("wang2022", "segmenter", [], "segmenter"),
+    ("wang2022", "multitask", [], "segmenter"),
+    ("fa_cresnet2023", "classifier", ["--model", "cresnet39"], "classifier"),
+    ("fa_cresnet2023", "classifier", ["--ablation", "input=y_hat", "--schedule", "minc"], None),
+    ("icat2022", "rival", [], "codec"),
+    ("icat2022", "pixels", [], None),
+    ("ehrlich2019", "classifier", ["--amp", "bf16"], "classifier"),
+    ("ehrlich2019", "photographs", [], "classifier"),
+    ("heads", "classifier", ["--crops", "32", "48", "--crop-shares", "1", "1", "--rates", "0.001"], "classifier"),
+]
+
+
+@pytest.mark.parametrize(("name", "command", "more", "folder"), all_but_one(COMMANDS, COMMANDS[1]))
 def test_commands(tmp_path: Path, name: str, command: str, more: list[str], folder: str | None) -> None:
     result = smoke(name, command, tmp_path, *more)
     assert json.loads((tmp_path / "result.json").read_text())["metrics"] == result["metrics"]
@@ -188,6 +191,7 @@ def test_commands(tmp_path: Path, name: str, command: str, more: list[str], fold
         assert found.origin.builder == "resnet41_seg"
 
 
+@pytest.mark.slow
 def test_pretrained_layers_are_frozen_in_stage_one(home: Path) -> None:
     smoke("fa_cresnet2023", "anchor", home / "anchor")
     anchor = home / "anchor" / "classifier"
@@ -207,6 +211,7 @@ def test_pretrained_layers_are_frozen_in_stage_one(home: Path) -> None:
     assert cdzoo.from_pretrained(home / "fa" / "classifier").transforms.size == (8, 8)
 
 
+@pytest.mark.slow
 def test_icat2022(home: Path) -> None:
     smoke("icat2022", "first", home / "first")
     result = smoke("icat2022", "second", home / "second", "--init", str(home / "first" / "icat"))
@@ -217,7 +222,11 @@ def test_icat2022(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("torfason2018", "classifier"), ("icat2022", "first"), ("hyperprior", "codec")]
+    ("name", "command"),
+    all_but_one(
+        [("torfason2018", "classifier"), ("icat2022", "first"), ("hyperprior", "codec")],
+        kept=("torfason2018", "classifier"),
+    ),
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str

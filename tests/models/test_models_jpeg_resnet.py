@@ -52,7 +52,7 @@ def test_small_explicit_maps_fit_the_default_budget_at_32_pixels() -> None:
         model.forward_features(files(64, 64))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (13, 18)], ids=str)
+@pytest.mark.parametrize("size", [(16, 16), pytest.param((13, 18), marks=pytest.mark.slow)], ids=str)
 def test_small_is_one_function_in_every_mode(size: tuple[int, int]) -> None:
     models = {mode: jpeg_resnet_small(mode=mode, **SMALL).double() for mode in MODES}
     for model in models.values():

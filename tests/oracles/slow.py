@@ -20,4 +20,7 @@ def all_but_one(cases: Iterable[Any], kept: Any) -> list[Any]:
     """
     listed = list(cases)
     listed.index(kept)
-    return [case if case == kept else pytest.param(case, marks=pytest.mark.slow) for case in listed]
+    return [
+        case if case == kept else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in listed
+    ]
