@@ -60,11 +60,7 @@ class CompressedDomainModel(nn.Module):
         return logits
 
     def from_streams(
-        self,
-        streams: Sequence[bytes],
-        *,
-        max_pixels: int | None = MAX_IMAGE_PIXELS,
-        num_threads: int | None = None,
+        self, streams: Sequence[bytes], *, max_pixels: int | None = MAX_IMAGE_PIXELS, num_threads: int | None = None
     ) -> Tensor:
         """Bits to logits; neither the synthesis transform nor a pixel tensor is touched.
 

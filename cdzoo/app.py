@@ -23,7 +23,8 @@ from cdzoo.bulk.networks import default_network
 from cdzoo.codecs import JPEGWarning, read_header, read_jpeg
 from cdzoo.codecs.hyperprior import RATES
 from cdzoo.coding.base import Codec
-from cdzoo.demo import PHOTO, draw_channels, psnr, strongest_channels
+from cdzoo.coding.rate_control import psnr
+from cdzoo.demo import PHOTO, draw_channels, strongest_channels
 from cdzoo.errors import PairingError
 from cdzoo.images import decode_image, image_size, reduced, to_pillow
 from cdzoo.labels import Label, top_labels
@@ -134,7 +135,7 @@ class Demo:
             len(data),
             len(stream),
             read_header(stream).bpp,
-            psnr(small, decoded),
+            psnr(decoded, small),
             seconds,
         )
 
@@ -163,11 +164,7 @@ class Demo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", JPEGWarning)
             return read_jpeg(
-                data,
-                transform=self._jpeg.transforms,
-                strict=False,
-                max_pixels=self._max_pixels,
-                fallback="decode",
+                data, transform=self._jpeg.transforms, strict=False, max_pixels=self._max_pixels, fallback="decode"
             )
 
 

@@ -95,9 +95,14 @@ def bench_jpeg(
         raise ValueError(f"quality={quality}: give 1 to 95, as Pillow recommends")
     if unknown := set(tasks) - {"inference", "training"}:
         raise ValueError(f"tasks={sorted(unknown)}: choose of inference and training")
-    network = (_torchvision_classifier(model) if isinstance(model, str) else model).to(
-        memory_format=torch.channels_last
-    )
+    if isinstance(model, str):
+        from torchvision.models import get_model
+
+        torch.manual_seed(0)
+        network: nn.Module = get_model(model)
+    else:
+        network = model
+    network = network.to(memory_format=torch.channels_last)
     for size in sizes:
         files = _files(size, batch, quality, photo)
         for count in threads:
@@ -202,14 +207,6 @@ def _training(module: nn.Module, source: Callable[[], Any]) -> Callable[[], obje
         return optimizer.step()
 
     return run
-
-
-def _torchvision_classifier(name: str) -> nn.Module:
-    from torchvision.models import get_model
-
-    torch.manual_seed(0)
-    network: nn.Module = get_model(name)
-    return network
 
 
 def _files(size: int, count: int, quality: int, photo: str | None) -> list[bytes]:

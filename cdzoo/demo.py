@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,13 @@ from torch import Tensor
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import write_atomically
 from cdzoo.coding.cdz_format import StreamHeader, read_header
+from cdzoo.coding.rate_control import psnr
 from cdzoo.images import read_image, to_pillow
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PHOTO", "DemoResult", "draw_channels", "load_photo", "psnr", "run_demo", "strongest_channels"]
+__all__ = ["PHOTO", "DemoResult", "draw_channels", "load_photo", "run_demo", "strongest_channels"]
 
 PHOTO = Path(__file__).parent / "assets" / "summer_palace.jpg"
 """A temple of the Summer Palace, Beijing, by Daniel Büchele, CC BY 2.0 (see ``assets/README.md``)."""
@@ -78,11 +79,7 @@ def load_photo(size: int | None = None) -> Tensor:
 
 
 def run_demo(
-    network: CompressedDomainModel,
-    directory: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    repeats: int = 5,
+    network: CompressedDomainModel, directory: str | os.PathLike[str], *, size: int | None = None, repeats: int = 5
 ) -> DemoResult:
     """Compress the photograph, classify it from its stream, decode it once, and draw a picture of all three.
 
@@ -117,21 +114,13 @@ def run_demo(
 
     latent = codec.decompress(bits).y_hat[0].cpu()
     channels = strongest_channels(latent)
-    header, quality = read_header(bits[0]), psnr(photo, decoded.cpu())
+    header, quality = read_header(bits[0]), psnr(decoded.cpu(), photo)
     drawn = _draw(photo, decoded, latent, channels, header, quality)
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG")
     write_atomically(picture, buffer.getvalue())
     return DemoResult(
-        stream,
-        picture,
-        header,
-        logits,
-        quality,
-        channels,
-        logits_seconds,
-        pixels_seconds,
-        torch.get_num_threads(),
+        stream, picture, header, logits, quality, channels, logits_seconds, pixels_seconds, torch.get_num_threads()
     )
 
 
@@ -152,12 +141,6 @@ def strongest_channels(latent: Tensor) -> tuple[int, ...]:
     return tuple(int(c) for c in variances.topk(min(NUM_CHANNELS, len(latent))).indices)
 
 
-def psnr(original: Tensor, decoded: Tensor) -> float:
-    """PSNR in dB of two images in ``[0, 1]``, both rounded to 8 bits."""
-    difference = (original * 255).round() - (decoded * 255).round()
-    return float(10 * torch.log10(255**2 / difference.double().square().mean()))
-
-
 # -- the picture -------------------------------------------------------------------------------------------------
 
 _MARGIN, _CAPTION, _FONT = 16, 48, 15
@@ -167,15 +150,12 @@ def _draw(
     photo: Tensor, decoded: Tensor, latent: Tensor, channels: Sequence[int], header: StreamHeader, quality: float
 ) -> Image.Image:
     """Draw original, decoded photograph and latent channels side by side, with captions."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     side = max(int(photo.shape[-1]), 400)
     panels: list[tuple[Image.Image, str]] = [
         (to_pillow(photo), f"original, {header.image_size[1]}x{header.image_size[0]}"),
-        (
-            to_pillow(decoded),
-            f"decoded from {header.num_bytes:,} bytes\n{header.bpp:.3f} bpp, PSNR {quality:.1f} dB",
-        ),
+        (to_pillow(decoded), f"decoded from {header.num_bytes:,} bytes\n{header.bpp:.3f} bpp, PSNR {quality:.1f} dB"),
         (
             draw_channels(latent, channels, side),
             "input of the network instead: four of the latent's\n"
@@ -186,7 +166,7 @@ def _draw(
     width = len(panels) * (side + _MARGIN) + _MARGIN
     canvas = Image.new("RGB", (width, side + 2 * _MARGIN + _CAPTION), "white")
     draw = ImageDraw.Draw(canvas)
-    font = _font()
+    font = ImageFont.load_default(_FONT)
     for i, (panel, caption) in enumerate(panels):
         left = _MARGIN + i * (side + _MARGIN)
         resized = panel if panel.size == (side, side) else panel.resize((side, side), Image.Resampling.NEAREST)
@@ -215,9 +195,3 @@ def draw_channels(latent: Tensor, channels: Sequence[int], side: int) -> Image.I
         image = to_pillow(gray.expand(3, -1, -1)).resize((tile, tile), Image.Resampling.NEAREST)
         square.paste(image, ((i % 2) * (side - tile), (i // 2) * (side - tile)))
     return square
-
-
-def _font() -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(_FONT)

@@ -59,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cdzoo",
-        description="Neural networks that read compressed images.",
-    )
+    parser = argparse.ArgumentParser(prog="cdzoo", description="Neural networks that read compressed images.")
     parser.add_argument("--version", action="version", version=f"cdzoo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (_show, _compress, _classify, _bench, _demo):

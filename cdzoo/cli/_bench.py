@@ -56,17 +56,8 @@ def _jpeg(args: argparse.Namespace, report: Report) -> None:
     known = models.list_models(module=models)
     if args.model not in known:
         raise UsageError(str(unknown_name("classifier of torchvision", args.model, known)))
-    rows = bench_jpeg(
-        model=args.model,
-        sizes=args.sizes,
-        batch=args.batch,
-        threads=args.threads,
-        modes=args.modes,
-        tasks=args.tasks,
-        quality=args.quality,
-        rounds=args.rounds,
-        photo=args.photo,
-    )
+    names = ("model", "sizes", "batch", "threads", "modes", "tasks", "quality", "rounds", "photo")
+    rows = bench_jpeg(**{name: getattr(args, name) for name in names})
     report.facts["model"] = args.model
     report.facts["quality"] = args.quality
     report.facts["rows"] = measured = []
@@ -75,21 +66,10 @@ def _jpeg(args: argparse.Namespace, report: Report) -> None:
 
 
 def _render_jpeg(report: Report) -> str:
-    from cdzoo.bench import Timing
-
-    rows = [Timing(**row) for row in report.facts["rows"]]
     header = ("task", ">px", ">batch", ">threads", "way", ">images/s", ">speedup", ">reading files")
-    cells = (
-        (
-            row.task,
-            str(row.size),
-            str(row.batch),
-            str(row.threads),
-            row.way,
-            f"{row.images_per_second:.1f}",
-            f"{row.speedup:.2f}x",
-            f"{100 * row.reading:.0f} %",
-        )
-        for row in rows
-    )
+    cells = [
+        [str(row[name]) for name in ("task", "size", "batch", "threads", "way")]
+        + [f"{row['images_per_second']:.1f}", f"{row['speedup']:.2f}x", f"{100 * row['reading']:.0f} %"]
+        for row in report.facts["rows"]
+    ]
     return f"{report.facts['model']}, JPEG of quality {report.facts['quality']}\n{table(header, cells)}"

@@ -14,13 +14,12 @@ from cdzoo._files import read_file, remove_leftovers, write_atomically
 from cdzoo._text import one_line
 from cdzoo.cli._files import Output, add_inputs, existing, exists, find_jobs, make_folder, plan_outputs, positive
 from cdzoo.cli._progress import Progress, readable_rate
-from cdzoo.cli._report import Report, UsageError, table, width_x_height
+from cdzoo.cli._report import Report, UsageError, stream_sizes, table, width_x_height
 from cdzoo.cli._targets import TargetRecord, add_targets, load_control, rate_names
 
 if TYPE_CHECKING:
     from cdzoo.bulk.engine import Task
     from cdzoo.bulk.plan import File
-    from cdzoo.codecs import StreamHeader
 
 __all__ = ["add_commands"]
 
@@ -75,12 +74,12 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     control = load_control(args)
     codecs = [load_codec(args.codec, args.weights)] if control is None else control.codecs
     name, fingerprints = codecs[0].name, [codec.fingerprint for codec in codecs]
-    report.facts |= {"codec": name}
+    report.facts["codec"] = name
     if control is None:
-        report.facts |= {"fingerprint": fingerprints[0]}
+        report.facts["fingerprint"] = fingerprints[0]
     else:
         report.facts |= {"target": control.target, "fingerprints": dict(zip(rate_names(), fingerprints, strict=True))}
-    report.facts |= {"output": args.output}
+    report.facts["output"] = args.output
     folder = make_folder(args.output)
     outputs = plan_outputs(find_jobs(args.inputs, Compress.suffixes, report), folder, ".cdz", report)
     record = None if control is None else TargetRecord(folder, control.facts)
@@ -92,19 +91,18 @@ def compress(args: argparse.Namespace, report: Report) -> None:
             raise exists(output) from error
         size = reduced_size(read_image_size(output.source), args.max_side)
         chosen = {} if record is None else record.find(output.target, data)
-        if (header.codec, header.image_size) != (name, size) or header.fingerprint not in fingerprints:
+        known = (header.codec, header.image_size) == (name, size) and header.fingerprint in fingerprints
+        if not known or chosen is None:
             raise exists(output)
-        if chosen is None:
-            raise exists(output)
-        return {**_sizes(header), **chosen}
+        return {**stream_sizes(header), **chosen}
 
     def written(output: Output, content: bytes, result: Any) -> tuple[bytes, dict[str, Any]]:
         if record is None:
-            return result, _sizes(read_header(result, max_pixels=None))
+            return result, stream_sizes(read_header(result, max_pixels=None))
         quality = {} if result.psnr is None else {"psnr": result.psnr}
         chosen = {"weights": rate_names()[result.position], **quality, "reached": result.reached}
         record.add(output.target, result, chosen)
-        return result.stream, {**_sizes(read_header(result.stream, max_pixels=None)), **chosen}
+        return result.stream, {**stream_sizes(read_header(result.stream, max_pixels=None)), **chosen}
 
     task: Task
     if control is None:
@@ -136,10 +134,10 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
         outputs = plan_outputs(jobs, make_folder(args.output), ".png", report)
 
     def kept(output: Output, data: bytes) -> dict[str, Any]:
-        return _sizes(read_header(read_file(output.source), max_pixels=None))
+        return stream_sizes(read_header(read_file(output.source), max_pixels=None))
 
     def written(output: Output, content: bytes, result: Any) -> tuple[bytes, dict[str, Any]]:
-        return result, _sizes(read_header(content, max_pixels=None))
+        return result, stream_sizes(read_header(content, max_pixels=None))
 
     _run(Decompress(codec, device=device), outputs, kept, written, args.overwrite, report)
 
@@ -226,15 +224,6 @@ def _summary(report: Report, megapixels: float = 0.0, seconds: float = 0.0) -> d
         summary["rates"] = {rate: sum(entry["weights"] == rate for entry in good) for rate in rate_names()}
         summary["missed"] = sum(not entry["reached"] for entry in good)
     return summary
-
-
-def _sizes(header: StreamHeader) -> dict[str, Any]:
-    return {
-        "image_size": list(header.image_size),
-        "bytes": header.num_bytes,
-        "bpp": header.bpp,
-        "payload_bpp": header.payload_bpp,
-    }
 
 
 def _rows(report: Report) -> str:

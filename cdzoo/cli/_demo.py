@@ -9,7 +9,7 @@ from typing import Any
 
 from cdzoo.cli._classify import add_network, label_entries, label_lines
 from cdzoo.cli._files import make_folder, positive
-from cdzoo.cli._report import Report, UsageError, width_x_height
+from cdzoo.cli._report import Report, UsageError, stream_sizes, width_x_height
 
 __all__ = ["add_commands"]
 
@@ -64,10 +64,7 @@ def demo(args: argparse.Namespace, report: Report) -> None:
         "network": found.facts,
         "stream": os.fspath(result.stream),
         "picture": os.fspath(result.picture),
-        "image_size": list(result.header.image_size),
-        "bytes": result.header.num_bytes,
-        "bpp": result.header.bpp,
-        "payload_bpp": result.header.payload_bpp,
+        **stream_sizes(result.header),
         "psnr": result.psnr,
         "top": label_entries(top_labels(result.logits[0].float().cpu(), getattr(network.model, "meta", None) or {}, 5)),
         "logits_seconds": result.logits_seconds,

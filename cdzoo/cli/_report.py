@@ -9,12 +9,15 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from cdzoo._text import explain, one_line
 from cdzoo.errors import CdzooError
 
-__all__ = ["EXPECTED", "Report", "UsageError", "name_list", "table", "width_x_height"]
+if TYPE_CHECKING:
+    from cdzoo.coding.cdz_format import StreamHeader
+
+__all__ = ["EXPECTED", "Report", "UsageError", "name_list", "stream_sizes", "table", "width_x_height"]
 
 Job = TypeVar("Job")
 EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
@@ -106,6 +109,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def stream_sizes(header: StreamHeader) -> dict[str, Any]:
+    """Sizes and rates of a stream, JSON-ready."""
+    return {
+        "image_size": list(header.image_size),
+        "bytes": header.num_bytes,
+        "bpp": header.bpp,
+        "payload_bpp": header.payload_bpp,
+    }
 
 
 def width_x_height(image_size: Sequence[int]) -> str:

@@ -32,11 +32,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*resnet*'")
     parser.add_argument("--pretrained", action="store_true", help="only those with pretrained weights")
     parser.add_argument("--kind", choices=("codecs", "models"), help="only codecs, or only models")
-    parser.add_argument(
-        "--codec",
-        metavar="NAME",
-        help="only this codec and the models that can read its latents",
-    )
+    parser.add_argument("--codec", metavar="NAME", help="only this codec and the models that can read its latents")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=list_names, render=_render_list)
     parser = commands.add_parser(

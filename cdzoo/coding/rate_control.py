@@ -12,7 +12,7 @@ from torch import Tensor
 from cdzoo.coding.base import Codec
 from cdzoo.coding.cdz_format import read_header
 
-__all__ = ["RateChoice", "RateControl"]
+__all__ = ["RateChoice", "RateControl", "psnr"]
 
 
 class RateChoice(NamedTuple):
@@ -117,8 +117,8 @@ class RateControl:
             return RateChoice(stream, position, bpp, None, bpp <= self.bpp)
         assert self.psnr is not None
         # reading the stream takes less time than transforming the image once more
-        psnr = _psnr(codec.decode(codec.decompress([stream], max_pixels=None)), x)
-        return RateChoice(stream, position, bpp, psnr, psnr >= self.psnr)
+        quality = psnr(codec.decode(codec.decompress([stream], max_pixels=None)), x)
+        return RateChoice(stream, position, bpp, quality, quality >= self.psnr)
 
     def _distance(self, choice: RateChoice) -> float:
         if choice.psnr is not None and self.psnr is not None:
@@ -133,8 +133,8 @@ def _checked(name: str, value: Any, example: str) -> float:
 
 
 @torch.no_grad()
-def _psnr(x_hat: Tensor, x: Tensor) -> float:
-    """PSNR in dB of one image, rounded to 8 bits; at most 100."""
+def psnr(x_hat: Tensor, x: Tensor) -> float:
+    """PSNR in dB of two batches ``(B, 3, H, W)`` in ``[0, 1]``, both rounded to 8 bits; at most 100."""
     total = 0.0
     for top in range(0, x.shape[2], 256):  # rows at a time, for the memory's sake
         pixels, others = (image[:, :, top : top + 256].float().mul(255).round() for image in (x_hat, x))

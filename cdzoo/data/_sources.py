@@ -12,14 +12,7 @@ from cdzoo._files import file_size, find_files, read_file
 from cdzoo.data._decode import Decoder, in_threads
 from cdzoo.data._webdataset import Member, Paths, find_shards, read_member, read_samples
 
-__all__ = [
-    "FolderSource",
-    "ShardSource",
-    "Source",
-    "check_labels",
-    "class_folders",
-    "open_source",
-]
+__all__ = ["FolderSource", "ShardSource", "Source", "check_labels", "class_folders", "open_source"]
 
 _PIECE = 64
 _THREADS = 16  # reading headers waits for the disk or the network, not for the CPU
@@ -95,12 +88,7 @@ class ShardSource:
     """
 
     def __init__(
-        self,
-        shards: Sequence[str],
-        decoder: Decoder[Any],
-        *,
-        with_labels: bool,
-        policy: Callable[[Exception], None],
+        self, shards: Sequence[str], decoder: Decoder[Any], *, with_labels: bool, policy: Callable[[Exception], None]
     ) -> None:
         def load(file: BinaryIO, member: Member) -> Hashable:
             def head(count: int) -> bytes:

@@ -111,12 +111,7 @@ class Compress:
     """
 
     def __init__(
-        self,
-        codec: Codec,
-        column: str = "image",
-        *,
-        output: str = "cdz",
-        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        self, codec: Codec, column: str = "image", *, output: str = "cdz", max_pixels: int | None = MAX_IMAGE_PIXELS
     ) -> None:
         self.codec, self.column, self.output, self.max_pixels = codec, column, output, max_pixels
 

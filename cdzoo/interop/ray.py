@@ -213,13 +213,7 @@ def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
 
 
 def _run(
-    task: Task,
-    source: Paths,
-    output: Path,
-    part_size: int,
-    concurrency: int | None,
-    num_cpus: float,
-    num_gpus: float,
+    task: Task, source: Paths, output: Path, part_size: int, concurrency: int | None, num_cpus: float, num_gpus: float
 ) -> BulkSummary:
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
@@ -227,12 +221,7 @@ def _run(
         raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}")
     output = Path(os.path.abspath(output))
     parts = make_plan(
-        source,
-        output,
-        suffixes=task.suffixes,
-        facts=task.facts,
-        with_labels=task.with_labels,
-        part_size=part_size,
+        source, output, suffixes=task.suffixes, facts=task.facts, with_labels=task.with_labels, part_size=part_size
     )
     todo = unfinished(parts, output)
     remove_leftovers(output)

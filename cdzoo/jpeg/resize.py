@@ -24,13 +24,7 @@ from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
 from cdzoo.jpeg.geometry import num_blocks
-from cdzoo.jpeg.planes import (
-    dequantized,
-    pixels_per_sample,
-    subsampling_factors,
-    to_ycbcr,
-    uses_fancy,
-)
+from cdzoo.jpeg.planes import dequantized, pixels_per_sample, subsampling_factors, to_ycbcr, uses_fancy
 from cdzoo.types import JPEGCoefficients
 
 if TYPE_CHECKING:
@@ -275,8 +269,7 @@ def _resized_pixels(
         colors = []
         for i, placement in enumerate(placements):
             own = coefficients._replace(
-                planes=tuple(plane[i : i + 1] for plane in coefficients.planes),
-                qtables=coefficients.qtables[i : i + 1],
+                planes=tuple(plane[i : i + 1] for plane in coefficients.planes), qtables=coefficients.qtables[i : i + 1]
             )
             colors.append(_resized_bands(own, placement, chroma, orientation))
         components = to_ycbcr(torch.cat(colors).unbind(1))

@@ -33,13 +33,7 @@ from typing import TYPE_CHECKING, Unpack
 import torch
 from torch import Tensor
 
-from cdzoo.models._resnet import (
-    SCALES_CHANNELS,
-    Bottleneck,
-    bottleneck_stage,
-    conv1x1_bn_relu,
-    scaled_channels,
-)
+from cdzoo.models._resnet import SCALES_CHANNELS, Bottleneck, bottleneck_stage, conv1x1_bn_relu, scaled_channels
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model

@@ -92,12 +92,7 @@ class AblatedFAcResNet(FAcResNet):
         if fa_position not in ("pre", "post"):
             raise ValueError(f"fa_position={fa_position!r}: choose one of pre, post")
         fa = partial(
-            FeatureAdaptation,
-            pooling=pooling,
-            transform=transform,
-            reduction=reduction,
-            position=position,
-            parts=parts,
+            FeatureAdaptation, pooling=pooling, transform=transform, reduction=reduction, position=position, parts=parts
         )
         n2, n3, n4 = check_num_convs(num_convs, (3, 4, 5))
         c2, c3, c4 = (Bottleneck.expansion * scaled_channels(planes, width) for planes in (128, 256, 512))

@@ -122,11 +122,7 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
         return self.fingerprint
 
     def from_streams(
-        self,
-        streams: Sequence[bytes],
-        *,
-        max_pixels: int | None = MAX_IMAGE_PIXELS,
-        num_threads: int | None = None,
+        self, streams: Sequence[bytes], *, max_pixels: int | None = MAX_IMAGE_PIXELS, num_threads: int | None = None
     ) -> Tensor:
         """Bits to logits ``(B, num_classes)``; no pixel is rebuilt.
 

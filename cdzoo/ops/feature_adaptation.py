@@ -84,12 +84,7 @@ class ChannelAttention(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        reduction: int | str = 16,
-        pooling: str = "attention",
-        transform: str = "affine",
+        self, channels: int, *, reduction: int | str = 16, pooling: str = "attention", transform: str = "affine"
     ) -> None:
         super().__init__()
         _check_choice("pooling", pooling, POOLINGS)

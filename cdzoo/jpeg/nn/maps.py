@@ -17,13 +17,7 @@ from torch.utils import _pytree as pytree
 from cdzoo.jpeg import dct
 from cdzoo.jpeg.nn.conv import Pair, conv_output_size, flat_image, jpeg_conv2d
 from cdzoo.jpeg.nn.layers import jpeg_batch_norm, jpeg_global_avg_pool
-from cdzoo.jpeg.nn.relu import (
-    apx_relu,
-    asm_relu,
-    check_num_frequencies,
-    frequency_mask,
-    harmonic_mixing_tensor,
-)
+from cdzoo.jpeg.nn.relu import apx_relu, asm_relu, check_num_frequencies, frequency_mask, harmonic_mixing_tensor
 
 __all__ = ["CoefficientMap", "LayerForms"]
 
