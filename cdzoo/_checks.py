@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from cdzoo.types import Latent
 
-__all__ = ["check_flag", "check_images", "check_latent", "check_range", "check_size", "integer", "thread_count"]
+__all__ = [
+    "check_choice", "check_flag", "check_images", "check_latent", "check_range", "check_size", "integer",
+    "thread_count",
+]  # fmt: skip
 
 
 def integer(value: Any) -> int | None:
@@ -40,6 +44,16 @@ def check_size(name: str, value: Any, *, smallest: int = 1) -> None:
         kind = "a positive integer" if smallest else "an integer that is not negative"
         hint = "" if smallest else "; 0 gives features instead of logits"
         raise ValueError(f"{name} must be {kind}, not {value!r}{hint}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        ValueError: another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 
 
 def check_flag(name: str, value: Any) -> None:

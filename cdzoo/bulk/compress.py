@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from cdzoo._checks import integer
 from cdzoo._text import printable
@@ -24,22 +25,30 @@ from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes, re
 __all__ = ["Compress", "CompressToTarget", "Decompress"]
 
 
-def _image_item(file: File) -> Item:
-    """An image file, in batches with those of its size."""
-    try:
-        size = image_size(file.content)
-    except ValueError:  # decoding raises it again
-        size = None
-    return Item(file, size, file.content, size, len(file.content))
+class _ImageTask(Task):
+    """A task that reads images of any format that Pillow reads, reduced to ``max_side``."""
+
+    suffixes = tuple(sorted(IMAGE_SUFFIXES))
+
+    def __init__(self, max_side: int | None, **options: Any) -> None:
+        super().__init__(**options)
+        if max_side is not None and (integer(max_side) or 0) < 1:
+            raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
+        self.max_side = integer(max_side)
+
+    def prepare(self, file: File) -> Item:
+        """See :class:`~cdzoo.bulk.engine.Task`: batches of images of one size."""
+        try:
+            size = image_size(file.content)
+        except ValueError:  # decoding raises it again
+            size = None
+        return Item(file, size, file.content, size, len(file.content))
+
+    def _image(self, item: Item) -> Tensor:
+        return reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side)
 
 
-def _checked_max_side(max_side: int | None) -> int | None:
-    if max_side is not None and (integer(max_side) or 0) < 1:
-        raise ValueError(f"max_side={max_side!r} must be a positive integer, or None to keep the size")
-    return integer(max_side)
-
-
-class Compress(Task):
+class Compress(_ImageTask):
     """Compress images of any format that Pillow reads.
 
     Args:
@@ -52,12 +61,10 @@ class Compress(Task):
         ValueError: a limit below 1.
     """
 
-    suffixes = tuple(sorted(IMAGE_SUFFIXES))
     columns: ClassVar = {"sample": "string", "bytes": "int64", "height": "int32", "width": "int32"}
 
     def __init__(self, codec: Codec, *, max_side: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.max_side = _checked_max_side(max_side)
+        super().__init__(max_side, **options)
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
         self.codec = copy.deepcopy(codec).cpu().eval()
@@ -72,14 +79,10 @@ class Compress(Task):
         """See :class:`~cdzoo.bulk.engine.Task`."""
         self.codec.to(device)
 
-    def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.engine.Task`."""
-        return _image_item(file)
-
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[bytes]:
         """See :class:`~cdzoo.bulk.engine.Task`: bytes for each file."""
-        images = [reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side) for item in items]
+        images = [self._image(item) for item in items]
         # sizes are unequal after a header without its size, or with a wrong one; a single image is not copied
         if len(images) == 1 or len({x.shape for x in images}) > 1:
             return [stream for x in images for stream in self.codec.compress(x.to(self.codec.device))]
@@ -113,7 +116,7 @@ class Compress(Task):
         self.write_table(part, output, rows)
 
 
-class CompressToTarget(Task):
+class CompressToTarget(_ImageTask):
     """Compress each image at the best of several rates; results are :class:`~cdzoo.codecs.RateChoice`.
 
     Args:
@@ -121,28 +124,19 @@ class CompressToTarget(Task):
         max_side: as for :class:`Compress`.
     """
 
-    suffixes = Compress.suffixes
-
     def __init__(self, control: RateControl, *, max_side: int | None = None) -> None:
-        super().__init__(batch_size=1)
-        self.control, self.max_side = control, _checked_max_side(max_side)
+        super().__init__(max_side, batch_size=1)
+        self.control = control
 
     def to(self, device: torch.device | str) -> None:
         """See :class:`~cdzoo.bulk.engine.Task`."""
         for codec in self.control.codecs:
             codec.to(device)
 
-    def prepare(self, file: File) -> Item:
-        """See :class:`~cdzoo.bulk.engine.Task`."""
-        return _image_item(file)
-
     def run(self, items: Sequence[Item]) -> list[RateChoice]:
         """See :class:`~cdzoo.bulk.engine.Task`."""
-        device, choices = self.control.codecs[0].device, []
-        for item in items:
-            x = reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side)
-            choices += self.control.compress(x.to(device))
-        return choices
+        device = self.control.codecs[0].device
+        return [choice for item in items for choice in self.control.compress(self._image(item).to(device))]
 
 
 class Decompress(Task):

@@ -206,7 +206,8 @@ def _results(task: Task, items: Sequence[Item]) -> Iterator[Any]:
         results = task.run(items)
     except (*FILE_ERRORS, RuntimeError) as error:
         # OSError is a file's error while it is read, and here that of the machine
-        if isinstance(error, OSError) or not (isinstance(error, FILE_ERRORS) or _is_out_of_memory(error)):
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if isinstance(error, OSError) or not (isinstance(error, FILE_ERRORS) or out_of_memory):
             raise
         # without its frames, whose tensors would keep the memory that trying again needs
         failure: Exception = error.with_traceback(None)
@@ -220,7 +221,3 @@ def _results(task: Task, items: Sequence[Item]) -> Iterator[Any]:
         return
     for item in items:
         yield from _results(task, [item])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -15,7 +15,6 @@ from cdzoo.weights import resolve
 from cdzoo.weights.building import build_codec, load
 from cdzoo.weights.enums import WeightsLike
 from cdzoo.weights.folder import WeightsFolder
-from cdzoo.zoo import list_codecs, list_models
 
 __all__ = [
     "JPEG_MODEL",
@@ -118,10 +117,8 @@ def packaged_codec(name: str, fingerprint: str) -> Codec:
     Raises:
         PairingError: no packaged codec has the stream's fingerprint.
     """
-    for builder in (*list_codecs(name, pretrained=True), *list_models(name, pretrained=True)):
-        for member in resolve.members(builder).values():
-            if member.source.config.get("fingerprint") == fingerprint:
-                return member.build_codec()
+    if (member := resolve.member_with(fingerprint, name)) is not None:
+        return member.build_codec()
     raise PairingError(
         f"written by {name} with fingerprint {fingerprint}, which no packaged weights have; name the weights that "
         "wrote it with --weights FOLDER or --weights hf://owner/repo"

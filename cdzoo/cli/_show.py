@@ -190,12 +190,10 @@ def _writer(header: StreamHeader) -> str | None:
 
     if header.codec in CODEC_NUMBERS:
         return packaged_codec_weights(header.fingerprint)
-    from cdzoo.weights.resolve import members  # another package may have registered the codec
+    from cdzoo.weights.resolve import member_with  # another package may have registered the codec
 
-    for member in members(header.codec).values():
-        if member.source.config.get("fingerprint") == header.fingerprint:
-            return str(member)
-    return None
+    member = member_with(header.fingerprint, header.codec)
+    return None if member is None else str(member)
 
 
 def _render_info(report: Report) -> str:

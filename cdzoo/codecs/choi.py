@@ -51,14 +51,10 @@ class ChoiCodec(TransformCodec):
     stride = 16
 
     def __init__(self, *, latent_channels: int = 256, N: int = 256, channels: Sequence[int] | None = None) -> None:
-        for name, size in (("N", N), ("latent_channels", latent_channels)):
-            check_size(name, size)
-        super().__init__(
-            *image_transforms(N, latent_channels),
-            stride=self.stride,
-            latent_channels=latent_channels,
-            channels=channels,
-        )
+        check_size("N", N)
+        check_size("latent_channels", latent_channels)
+        transforms = image_transforms(N, latent_channels)
+        super().__init__(*transforms, stride=self.stride, latent_channels=latent_channels, channels=channels)
         self.N = N
 
     def configuration(self) -> dict[str, Any]:

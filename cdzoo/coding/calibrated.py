@@ -170,8 +170,8 @@ class CalibratedCodec(Codec[CalibratedState]):
         channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        for what, size in (("stride", stride), ("latent_channels", latent_channels)):
-            check_size(what, size)
+        check_size("stride", stride)
+        check_size("latent_channels", latent_channels)
         self.g_a, self.g_s, self.stride = analysis, synthesis, stride
         self.all_channels, self._lowest = latent_channels, symbols[0]
         self.selection = select_channels(channels, of=latent_channels)

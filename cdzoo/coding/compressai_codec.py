@@ -30,11 +30,7 @@ class CompressAICodec(Codec[State]):
     """Base class of codecs that load checkpoints of CompressAI and write its bytes. Stride 16.
 
     Args:
-        quality: 1 (smallest files) to 8 (best images); it sets ``N`` and ``M`` where they are ``None``, to 128 and 192
-            at the low rates and to 192 and 320 at the high ones, as in CompressAI.
-        metric: ``"mse"`` or ``"ms-ssim"``, the distortion that the codec is trained for; recorded.
-        N: channels of the hidden layers, and of a hyper-latent.
-        M: channels of the latent.
+        quality, metric, N, M: as in :class:`~cdzoo.codecs.hyperprior.FactorizedPrior`.
 
     Attributes:
         entropy_models: names of the entropy models, sorted.
@@ -112,7 +108,8 @@ class CompressAICodec(Codec[State]):
         """
         rest, tables = split_checkpoint(state_dict)
         _check_fit(f"{self.name}(N={self.N}, M={self.M})", self.state_dict(), rest)
-        complete = _prefixes_with_tables(tables) == self.entropy_models
+        filled = {name.rpartition(".")[0] for name, tensor in tables.items() if tensor.numel()}  # by update()
+        complete = filled == set(self.entropy_models)
         state, twin = None, copy.deepcopy(self)  # the twin is loaded first, so that a failure changes nothing here
         try:
             twin.load_state_dict(rest)
@@ -218,16 +215,7 @@ def _current_name(name: str) -> str:
 
 
 def _check_fit(codec: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Check that weights are those of a codec, with its sizes, and finite.
-
-    Args:
-        codec: name and sizes, for the message.
-        own: the codec's state dict.
-        weights: from :func:`split_checkpoint`.
-
-    Raises:
-        ValueError: names or shapes differ, or values are not finite.
-    """
+    """Check that weights have the names and shapes of a codec's ``own`` state dict, and finite values."""
     problem = f"the checkpoint does not fit {codec}"
     missing, unknown = [n for n in own if n not in weights], [n for n in weights if n not in own]
     if missing or unknown:
@@ -253,11 +241,6 @@ def _check_fit(codec: str, own: Mapping[str, Tensor], weights: Mapping[str, Tens
 def _some(names: list[str]) -> str:
     """The first names of a list, and how many there are beyond them."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _prefixes_with_tables(tables: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Names of the entropy models whose tables are filled in, as ``update()`` does."""
-    return tuple(sorted({name.rpartition(".")[0] for name, tensor in tables.items() if tensor.numel()}))
 
 
 def tables_at(prefix: str, tables: Mapping[str, Tensor]) -> SymbolTables:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from torch.utils.data import Dataset
 
 from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, in_threads
-from cdzoo.data._sources import FolderSource, ShardSource, open_source
+from cdzoo.data._sources import FolderSource, ShardSource, class_folders, open_source
 from cdzoo.data._webdataset import Paths
 from cdzoo.errors import CdzooError
 
@@ -106,7 +106,7 @@ class SampleDataset(Dataset[T | tuple[T, Any]], Generic[T]):
             return [labels(source.path(index)) for index in range(len(self))]
         if isinstance(source, ShardSource):
             return source.labels
-        self.classes, targets = source.class_labels()
+        self.classes, targets = class_folders(source.root, source.names)
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         return targets
 

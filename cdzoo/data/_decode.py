@@ -47,12 +47,14 @@ class Decoder(ABC, Generic[T]):
         suffixes: file name suffixes, in lower case, with the dot.
         error: type of the error for damaged files.
         head_sizes: numbers of bytes to read for a file's bucket key: the next one where one is too few.
+        collate: the collate function.
         num_threads: files to read at the same time.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     error: ClassVar[type[CdzooError]]
     head_sizes: ClassVar[tuple[int, ...]]
+    collate: ClassVar[Callable[..., Any]]
 
     def __init__(self, transform: Callable[[T], T] | None) -> None:
         self._transform = transform
@@ -64,14 +66,6 @@ class Decoder(ABC, Generic[T]):
     @abstractmethod
     def bucket_key(self, head: bytes) -> Hashable:
         """The value that all files of a batch share, from the first bytes of a file; raises :class:`CdzooError`."""
-
-    @abstractmethod
-    def named(self, error: CdzooError, name: str) -> CdzooError:
-        """The same error with the name of the file in its message."""
-
-    @abstractmethod
-    def collate(self, samples: Any) -> Any:
-        """The collate function."""
 
     @abstractmethod
     def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[T | CdzooError]:
@@ -90,7 +84,7 @@ class Decoder(ABC, Generic[T]):
                 found = error
                 if len(head) < size:
                     break
-        return _caused(self.named(found, name), found)
+        return _named(found, name)
 
     def batch_key(self, file: bytes) -> Hashable:
         """The value that decoded files of one batch share: :meth:`bucket_key`; ``None`` for a damaged file.
@@ -116,7 +110,7 @@ class Decoder(ABC, Generic[T]):
                 continue
             sample = next(decoded)
             if isinstance(sample, CdzooError):
-                results.append(_caused(self.named(sample, name), sample))
+                results.append(_named(sample, name))
             else:
                 results.append(self._transformed(sample, name))
         return results
@@ -183,6 +177,8 @@ def bucketed(
         yield from buckets.values()
 
 
-def _caused(error: CdzooError, cause: CdzooError) -> CdzooError:
-    error.__cause__ = cause
-    return error
+def _named(error: Any, name: str) -> CdzooError:
+    """The same error about a file, with the name of the file in its message."""
+    named: CdzooError = error.named(name)
+    named.__cause__ = error
+    return named

@@ -58,10 +58,6 @@ class FolderSource:
         found = in_threads(lambda piece: [self._bucket_key(index) for index in piece], pieces, _THREADS)
         return [known.setdefault(key, key) for keys in found for key in keys]
 
-    def class_labels(self) -> tuple[list[str], list[int]]:
-        """See :func:`class_folders`."""
-        return class_folders(self.root, self.names)
-
     def _bucket_key(self, index: int) -> Hashable:
         path = self.describe(index)
 

@@ -50,6 +50,7 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
     suffixes = JPEG_SUFFIXES
     error = JPEGError
     head_sizes = (1 << 12, 1 << 16, MAX_STREAM_BYTES)  # metadata of any length precede the frame header
+    collate = staticmethod(collate_coefficients)
 
     def __init__(
         self,
@@ -107,15 +108,6 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         if getattr(self._resize, "size", None) is not None:
             return "one size"  # whatever the file's own geometry
         return super().batch_key(file)
-
-    def named(self, error: CdzooError, name: str) -> CdzooError:
-        """See :class:`~cdzoo.data._decode.Decoder`."""
-        assert isinstance(error, JPEGError)
-        return error.named(name)
-
-    def collate(self, samples: Any) -> Any:
-        """See :func:`cdzoo.data.collate_coefficients`."""
-        return collate_coefficients(samples)
 
     def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[JPEGCoefficients | CdzooError]:
         """Coefficients or error of each file; warns once, of the first file that was read as far as possible."""

@@ -72,7 +72,8 @@ def write_shards(
         with open_shard(path) as tar:
             count = 0
             while sample is not None and count < max_count:
-                size = tar.offset + sum(len(_header(info)) + len(data) + -len(data) % _BLOCK for info, data in sample)
+                headers = sum(len(info.tobuf(tarfile.PAX_FORMAT)) for info, _ in sample)
+                size = tar.offset + headers + sum(len(data) + -len(data) % _BLOCK for _, data in sample)
                 # an archive ends with two blocks, and then fills up its last record
                 if count and size + 2 * _BLOCK + -(size + 2 * _BLOCK) % tarfile.RECORDSIZE > max_bytes:
                     break
@@ -103,9 +104,7 @@ def _samples(streams: Iterable[Any]) -> Iterator[list[tuple[tarfile.TarInfo, byt
                 read_jpeg(stream, max_pixels=None)
             else:
                 read_header(stream, max_pixels=None)
-        except BitstreamError as error:
-            raise error.named(os.fspath(source)) from error
-        except JPEGError as error:
+        except (BitstreamError, JPEGError) as error:
             raise error.named(os.fspath(source)) from error
         # WebDataset's key ends at the first dot
         key = f"{number:08d}-{Path(source).stem.replace('.', '_')}"
@@ -131,7 +130,3 @@ def _member(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info, data
-
-
-def _header(info: tarfile.TarInfo) -> bytes:
-    return info.tobuf(tarfile.PAX_FORMAT)

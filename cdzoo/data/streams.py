@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -35,6 +34,7 @@ class StreamDecoder(Decoder[Latent]):
     suffixes = (".cdz",)
     error = BitstreamError
     head_sizes = (FIXED_BYTES,)
+    collate = staticmethod(collate_latents)
 
     def __init__(self, codec: Codec, transform: Callable[[Latent], Latent] | None, max_pixels: int | None) -> None:
         super().__init__(transform)
@@ -49,15 +49,6 @@ class StreamDecoder(Decoder[Latent]):
     def bucket_key(self, head: bytes) -> tuple[int, int]:
         """``(H, W)``, unverified."""
         return unverified_image_size(head)
-
-    def named(self, error: CdzooError, name: str) -> CdzooError:
-        """See :class:`~cdzoo.data._decode.Decoder`."""
-        assert isinstance(error, BitstreamError | PairingError)
-        return error.named(name)
-
-    def collate(self, samples: Any) -> Any:
-        """See :func:`cdzoo.data.collate_latents`."""
-        return collate_latents(samples)
 
     def decode(self, files: Sequence[bytes], names: Sequence[str] | None = None) -> list[Latent | CdzooError]:
         """Latent or error of each stream; streams of one image size are decoded together."""

@@ -156,14 +156,6 @@ def _restored(kind: type[_Carrier], value: Any, snap: bool) -> _Carrier:
 # -- coefficients ------------------------------------------------------------------------------------------------
 
 
-def _flip_coefficients_left_right(x: CoefficientTensor) -> _Carrier:
-    return x.replaced(exact.horizontal_flip(x.value))
-
-
-def _flip_coefficients_top_bottom(x: CoefficientTensor) -> _Carrier:
-    return x.replaced(exact.vertical_flip(x.value))
-
-
 def _crop_coefficients(x: CoefficientTensor, top: int, left: int, height: int, width: int) -> _Carrier:
     if x.snap:
         rows, columns = exact.alignment(x.value)
@@ -188,14 +180,6 @@ def _rotate_coefficients(x: CoefficientTensor, angle: float, *_: Any, **options:
 def _mapped(x: LatentTensor, function: Callable[[Tensor], Tensor], image_size: tuple[int, int]) -> _Carrier:
     y_hat, scales, _ = x.value
     return x.replaced(Latent(function(y_hat), None if scales is None else function(scales), image_size))
-
-
-def _flip_latent_left_right(x: LatentTensor) -> _Carrier:
-    return _mapped(x, lambda t: t.flip(-1), x.value.image_size)
-
-
-def _flip_latent_top_bottom(x: LatentTensor) -> _Carrier:
-    return _mapped(x, lambda t: t.flip(-2), x.value.image_size)
 
 
 def _crop_latent(x: LatentTensor, top: int, left: int, height: int, width: int) -> _Carrier:
@@ -247,16 +231,16 @@ _QUESTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 _FORMS: dict[type, dict[Callable[..., Any], Callable[..., Any]]] = {
     CoefficientTensor: {
-        functional.horizontal_flip: _flip_coefficients_left_right,
-        functional.vertical_flip: _flip_coefficients_top_bottom,
+        functional.horizontal_flip: lambda x: x.replaced(exact.horizontal_flip(x.value)),
+        functional.vertical_flip: lambda x: x.replaced(exact.vertical_flip(x.value)),
         functional.crop: _crop_coefficients,
         functional.center_crop: _center_crop,
         functional.rotate: _rotate_coefficients,
         **_QUESTIONS,
     },
     LatentTensor: {
-        functional.horizontal_flip: _flip_latent_left_right,
-        functional.vertical_flip: _flip_latent_top_bottom,
+        functional.horizontal_flip: lambda x: _mapped(x, lambda t: t.flip(-1), x.value.image_size),
+        functional.vertical_flip: lambda x: _mapped(x, lambda t: t.flip(-2), x.value.image_size),
         functional.crop: _crop_latent,
         functional.center_crop: _center_crop,
         **_QUESTIONS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def write_image(coefficients: JPEGCoefficients, index: int, metadata: Sequence[t
     else:
         parts.append(_segment(0xEE, _ADOBE + bytes([2 if space == "ycck" else 0])))
     parts += [_segment(code, payload) for code, payload in metadata]
-    payloads = [_quantization_payload(table) for table in tables]
+    payloads = [table.astype(np.uint8 if table.max() < 256 else ">u2").tobytes() for table in tables]
     distinct = list(dict.fromkeys(payloads))
     parts += [_segment(0xDB, bytes([i | 16 * (len(table) > 64)]) + table) for i, table in enumerate(distinct)]
     frame = struct.pack(">BHHB", 8, height, width, len(planes))
@@ -144,10 +144,6 @@ def _check(coefficients: JPEGCoefficients, index: int) -> tuple[_Pairs, _Pairs]:
             f"{int(qtables[index].min())} to {int(qtables[index].max())}; clamp them"
         )
     return sampling, sizes
-
-
-def _quantization_payload(table: NDArray[Any]) -> bytes:
-    return table.astype(np.uint8 if table.max() < 256 else ">u2").tobytes()
 
 
 def _segment(code: int, payload: bytes) -> bytes:

@@ -39,11 +39,6 @@ class Geometry(NamedTuple):
         """``K`` pairs ``(Hb, Wb)``: rows and columns of blocks, without those that only complete an MCU."""
         return block_grids(self.image_size, self.sampling)
 
-    @property
-    def mcus(self) -> tuple[int, int]:
-        """Rows and columns of MCUs in a scan of all components."""
-        return mcu_grid(self.image_size, self.sampling)
-
 
 def num_blocks(pixels: int, factor: int = 1, largest: int = 1) -> int:
     """Number of blocks along one axis of a component.
@@ -65,7 +60,7 @@ def block_grids(image_size: tuple[int, int], sampling: _Pairs) -> _Pairs:
 
 
 def mcu_grid(image_size: tuple[int, int], sampling: _Pairs) -> tuple[int, int]:
-    """Rows and columns of MCUs; see :attr:`Geometry.mcus`."""
+    """Rows and columns of MCUs in a scan of all components."""
     tallest, widest = _largest(sampling)
     return num_blocks(image_size[0], 1, tallest), num_blocks(image_size[1], 1, widest)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdzoo._checks import integer
+from cdzoo._checks import check_choice, integer
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.planes import LEVEL_SHIFT, LUMA, check_coefficients, color_matrix, colors_of, component_planes, mix
+from cdzoo.jpeg.planes import LEVEL_SHIFT, check_coefficients, color_matrix, colors_of, component_planes, mix, to_ycbcr
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["SUBSAMPLINGS", "decode_jpeg", "encode_jpeg", "quality_tables"]
@@ -93,8 +93,7 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
         raise ValueError(
             f"encode_jpeg takes images (B, 3, H, W) or (B, 1, H, W) in floating point, not {x.dtype} {tuple(x.shape)}"
         )
-    if subsampling not in SUBSAMPLINGS:
-        raise ValueError(f"subsampling={subsampling!r}: choose one of {', '.join(SUBSAMPLINGS)}")
+    check_choice("subsampling", subsampling, SUBSAMPLINGS)
     if x.isnan().any():
         raise ValueError("encode_jpeg got images with NaN in them")
     tables = quality_tables(quality).to(x.device)
@@ -109,9 +108,8 @@ def _encoded(x: Tensor, tables: Tensor, subsampling: str) -> JPEGCoefficients:
         components, factors = [levels[:, 0] - 128], [(1, 1)]
         sampling: tuple[tuple[int, int], ...] = ((1, 1),)
     else:
-        red, green, blue = levels.unbind(1)
-        y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-        components, largest = [y - 128, (blue - y) / 1.772, (red - y) / 1.402], SUBSAMPLINGS[subsampling]
+        y, *colors = to_ycbcr(levels.unbind(1))
+        components, largest = [y - 128, *colors], SUBSAMPLINGS[subsampling]
         factors = [(1, 1), largest, largest]
         sampling = (largest, (1, 1), (1, 1))
     qtables = tables[[0, 1, 1][: len(components)]]

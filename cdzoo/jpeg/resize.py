@@ -228,10 +228,10 @@ def empty_result(batch: int, size: tuple[int, int]) -> list[NDArray[np.float32]]
     return [np.empty(shape, np.float32) for _ in range(3)]
 
 
-def as_result(planes: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> JPEGCoefficients:
+def as_result(planes: Sequence[NDArray[np.float32] | Tensor], size: tuple[int, int]) -> JPEGCoefficients:
     """Coefficients of planes that are filled."""
-    tensors = tuple(torch.from_numpy(plane) for plane in planes)
-    tables = torch.ones(len(planes[0]), 3, 8, 8, dtype=torch.int32, device="cpu")
+    tensors = tuple(plane if isinstance(plane, Tensor) else torch.from_numpy(plane) for plane in planes)
+    tables = torch.ones(len(planes[0]), 3, 8, 8, dtype=torch.int32, device=tensors[0].device)
     return JPEGCoefficients(tensors, tables, ((1, 1),) * 3, size, "ycbcr")
 
 
@@ -243,8 +243,8 @@ def _resized_on_device(
     orientation: int,
 ) -> JPEGCoefficients:
     """The same map as matrix products, for any dtype and device."""
-    size, space, device = coefficients.image_size, coefficients.color_space, coefficients.qtables.device
-    with outside_autocast(device):
+    size, space = coefficients.image_size, coefficients.color_space
+    with outside_autocast(coefficients.qtables.device):
         components = []
         for k, factor in enumerate(factors):
             blocks = dequantized(coefficients.planes[k], coefficients.qtables[:, k], torch.float32) * 255
@@ -256,16 +256,14 @@ def _resized_on_device(
             components = to_ycbcr(components)
         planes = [dct.dct2d(dct.blockify(component)) for component in components]
     planes += [torch.zeros_like(planes[0]) for _ in range(3 - len(planes))]
-    tables = torch.ones(len(placements), 3, 8, 8, dtype=torch.int32, device=device)
-    return JPEGCoefficients(tuple(planes), tables, ((1, 1),) * 3, placements[0].size, "ycbcr")
+    return as_result(planes, placements[0].size)
 
 
 def _resized_pixels(
     coefficients: JPEGCoefficients, placements: Sequence[Placement], chroma: str, orientation: int
 ) -> JPEGCoefficients:
     """The way through pixels, since the conversion of CMYK is not linear: a band of each picture at a time."""
-    device = coefficients.qtables.device
-    with outside_autocast(device):
+    with outside_autocast(coefficients.qtables.device):
         colors = []
         for i, placement in enumerate(placements):
             own = coefficients._replace(
@@ -273,9 +271,8 @@ def _resized_pixels(
             )
             colors.append(_resized_bands(own, placement, chroma, orientation))
         components = to_ycbcr(torch.cat(colors).unbind(1))
-        planes = tuple(dct.dct2d(dct.blockify(component)) for component in components)
-    tables = torch.ones(len(placements), 3, 8, 8, dtype=torch.int32, device=device)
-    return JPEGCoefficients(planes, tables, ((1, 1),) * 3, placements[0].size, "ycbcr")
+        planes = [dct.dct2d(dct.blockify(component)) for component in components]
+    return as_result(planes, placements[0].size)
 
 
 def _resized_bands(coefficients: JPEGCoefficients, placement: Placement, chroma: str, orientation: int) -> Tensor:

@@ -43,7 +43,9 @@ class RandomHorizontalFlip(nn.Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = _probability(p)
+        if not 0 <= p <= 1:
+            raise ValueError(f"p={p}: a probability lies in [0, 1]")
+        self.p = p
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files, all flipped or none."""
@@ -148,9 +150,3 @@ def _random_flip(coefficients: JPEGCoefficients, axis: int, p: float) -> JPEGCoe
         return coefficients
     whole = crop(coefficients, 0, 0, *size)
     return (vertical_flip, horizontal_flip)[axis](whole) if flips else whole
-
-
-def _probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: a probability lies in [0, 1]")
-    return p

@@ -16,7 +16,7 @@ from cdzoo._checks import check_size
 from cdzoo._registry import listed
 from cdzoo.models._resnet import Bottleneck
 from cdzoo.models._state_dict import LoadedNames, load_named
-from cdzoo.models.classifier import Classifier, LatentClassifier, without_classes
+from cdzoo.models.classifier import Classifier, LatentClassifier, record_classes
 from cdzoo.transforms import InputTransform, LatentTransform
 from cdzoo.types import Latent, Origin
 
@@ -130,10 +130,7 @@ class Segmenter(nn.Module):
         """
         reference = next(self.backbone.parameters())
         self.classifier = self._head(num_classes).to(reference.device, reference.dtype).train(self.training)
-        self.num_classes = num_classes = int(num_classes)
-        if self.origin is not None:
-            self.origin = self.origin.with_arguments(num_classes=num_classes)
-        self.meta = without_classes(self.meta)
+        record_classes(self, int(num_classes))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: ``{"name": "backbone", "params": ...}`` and ``{"name": "classifier", ...}``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, TypedDict
 
@@ -22,8 +22,8 @@ __all__ = [
     "LatentOptions",
     "init_resnet_weights",
     "linear_classifier",
+    "record_classes",
     "selected_stages",
-    "without_classes",
 ]
 
 _NAMES_OF_CLASSES = ("classes", "class_names", "wnids")
@@ -80,9 +80,12 @@ def selected_stages(indices: int | Sequence[int] | None, of: int) -> list[int]:
     return [i % of for i in listed]
 
 
-def without_classes(meta: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a model card without the names of its classes."""
-    return {key: value for key, value in meta.items() if key not in _NAMES_OF_CLASSES}
+def record_classes(model: Any, num_classes: int) -> None:
+    """State a new number of classes in ``num_classes`` and ``origin``, and drop the names of classes from ``meta``."""
+    model.num_classes = num_classes
+    if model.origin is not None:
+        model.origin = model.origin.with_arguments(num_classes=num_classes)
+    model.meta = {key: value for key, value in model.meta.items() if key not in _NAMES_OF_CLASSES}
 
 
 class Classifier(nn.Module, ABC):
@@ -268,10 +271,7 @@ class Classifier(nn.Module, ABC):
         reference = next(self.parameters())
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.fc.train(self.training)
-        self.num_classes = num_classes = int(num_classes)
-        if self.origin is not None:
-            self.origin = self.origin.with_arguments(num_classes=num_classes)
-        self.meta = without_classes(self.meta)
+        record_classes(self, int(num_classes))
 
 
 class LatentClassifier(Classifier):
@@ -292,9 +292,9 @@ class LatentClassifier(Classifier):
         check_size("latent_stride", latent_stride)
         self.latent_stride = latent_stride
 
-    @abstractmethod
     def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)`` -> ``(B, num_features, h', w')``."""
+        """``(B, C, h, w)``, scales of that shape where used, or a ``Latent`` -> ``(B, num_features, h', w')``."""
+        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """Logits of a batch of latents of one size.

@@ -48,6 +48,8 @@ __all__ = ["CResNet", "cresnet39", "cresnet51", "cresnet72"]
 class CResNet(LatentClassifier):
     """cResNet, a classifier of latents; stages and blocks carry torchvision's names (``layer2`` is conv3).
 
+    Features are ``(B, num_features, ceil(h / 4), ceil(w / 4))``.
+
     Args:
         layers: bottlenecks in conv3, conv4 and conv5.
         in_channels: latent channels ``C`` of the codec; the paper has 8, 16 and 32.
@@ -91,13 +93,6 @@ class CResNet(LatentClassifier):
         self.set_stages(("layer2", 4 * c3, 1), ("layer3", 4 * c4, 2), ("layer4", 4 * c5, 2))
         self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
-
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)``, scales of that shape where used, or a ``Latent`` -> ``(B, num_features, h', w')``.
-
-        ``h' = ceil(h / 4)`` and likewise ``w'``.
-        """
-        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)``, or a ``Latent`` -> the input of layer 2: the latent, or ``(B, 4 c3, h, w)`` with scales."""

@@ -39,10 +39,9 @@ from torch import Tensor
 
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
 from cdzoo.models._state_dict import LoadedNames
-from cdzoo.models.classifier import ClassifierOptions, LatentOptions
-from cdzoo.models.cresnet import CResNet
-from cdzoo.models.latent_resnet import LatentResNet, Upscale, none_upscale
-from cdzoo.models.rgb_resnet import RGBResNet
+from cdzoo.models.cresnet import CResNet, CResNetOptions
+from cdzoo.models.latent_resnet import LatentResNet, LatentResNetOptions, Upscale, none_upscale
+from cdzoo.models.rgb_resnet import RGBResNet, RGBResNetOptions
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
 
@@ -185,27 +184,6 @@ class RGBResNetD(Segmenter):
 # -- weights and builders ----------------------------------------------------------------------------------------
 
 
-class CResNetDOptions(LatentOptions, total=False):
-    """Options of the builders of :class:`CResNetD`."""
-
-    use_scales: bool
-    stride_in_1x1: bool
-
-
-class RGBResNetDOptions(ClassifierOptions, total=False):
-    """Options of the builders of :class:`RGBResNetD`."""
-
-    stride_in_1x1: bool
-
-
-class LatentResNetSegmenterOptions(LatentOptions, total=False):
-    """Options of the builder of :class:`LatentResNetSegmenter`."""
-
-    upscale: Upscale | None
-    channels: Sequence[int] | None
-    stride_in_1x1: bool
-
-
 class cResNet39_D_Weights(WeightsEnum):
     """Weights of :func:`cresnet39_d`."""
 
@@ -234,32 +212,30 @@ class ResNet41_Seg_Weights(WeightsEnum):
 
 
 @register_model(CResNetD, weights=cResNet39_D_Weights, layers=(4, 6, 3), num_params=24_687_700)
-def cresnet39_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+def cresnet39_d(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNetD:
     """cResNet-39-d, segmentation from latents with the layers of cResNet-39."""
 
 
 @register_model(CResNetD, weights=cResNet51_D_Weights, layers=(4, 10, 3), num_params=29_156_436)
-def cresnet51_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+def cresnet51_d(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNetD:
     """cResNet-51-d, segmentation from latents with the layers of cResNet-51."""
 
 
 @register_model(CResNetD, weights=cResNet72_D_Weights, layers=(4, 17, 3), num_params=36_976_724)
-def cresnet72_d(*, weights: WeightsLike = None, **options: Unpack[CResNetDOptions]) -> CResNetD:
+def cresnet72_d(*, weights: WeightsLike = None, **options: Unpack[CResNetOptions]) -> CResNetD:
     """cResNet-72-d, segmentation from latents with the layers of cResNet-72."""
 
 
 @register_model(RGBResNetD, weights=ResNet50_D_Weights, layers=(3, 4, 6, 3), num_params=25_056_404)
-def resnet50_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetDOptions]) -> RGBResNetD:
+def resnet50_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetOptions]) -> RGBResNetD:
     """ResNet-50-d, segmentation of pixels with the layers of ResNet-50."""
 
 
 @register_model(RGBResNetD, weights=ResNet71_D_Weights, layers=(3, 4, 13, 3), num_params=32_876_692)
-def resnet71_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetDOptions]) -> RGBResNetD:
+def resnet71_d(*, weights: WeightsLike = None, **options: Unpack[RGBResNetOptions]) -> RGBResNetD:
     """ResNet-71-d, segmentation of pixels with the layers of ResNet-71."""
 
 
 @register_model(LatentResNetSegmenter, weights=ResNet41_Seg_Weights, num_params=27_256_404)
-def resnet41_seg(
-    *, weights: WeightsLike = None, **options: Unpack[LatentResNetSegmenterOptions]
-) -> LatentResNetSegmenter:
+def resnet41_seg(*, weights: WeightsLike = None, **options: Unpack[LatentResNetOptions]) -> LatentResNetSegmenter:
     """Segmentation from latents of stride 16 with the layers of ResNet-41 (Wang et al.)."""

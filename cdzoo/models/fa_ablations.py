@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from torch import Tensor, nn
 
+from cdzoo._checks import check_choice
 from cdzoo.models._resnet import SCALES_CHANNELS, Bottleneck, scaled_channels
 from cdzoo.models.classifier import ClassifierOptions, init_resnet_weights
 from cdzoo.models.fa_cresnet import FAcResNet, FAcResNetOptions, check_num_convs
@@ -89,8 +90,7 @@ class AblatedFAcResNet(FAcResNet):
             num_convs=num_convs,
             latent_stride=latent_stride,
         )
-        if fa_position not in ("pre", "post"):
-            raise ValueError(f"fa_position={fa_position!r}: choose one of pre, post")
+        check_choice("fa_position", fa_position, ("pre", "post"))
         fa = partial(
             FeatureAdaptation, pooling=pooling, transform=transform, reduction=reduction, position=position, parts=parts
         )

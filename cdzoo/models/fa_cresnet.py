@@ -78,6 +78,7 @@ class FAcResNet(LatentClassifier):
     """FA-cResNet-39, a classifier of hyperprior latents.
 
     Blocks carry the names that they have in torchvision's ResNet-50 (``layer2.1`` ... ``layer4.2``, ``fc``).
+    Features are ``(B, num_features, ceil(h / 4), ceil(w / 4))``.
 
     Args:
         in_channels: latent channels ``C`` of the codec: 192 for qualities 1 to 5 of bmshj2018, 320 for 6 to 8.
@@ -114,10 +115,6 @@ class FAcResNet(LatentClassifier):
         self.set_stages(("layer2", 4 * c2, 1), ("layer3", 4 * c3, 2), ("layer4", 4 * c4, 2))
         self.set_classifier(4 * c4, num_classes)
         init_resnet_weights(self)
-
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, ceil(h / 4), ceil(w / 4))``."""
-        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)`` twice, or a ``Latent`` -> the input of layer 2, ``(B, 4 c2, h, w)``: equations 8 and 9."""

@@ -27,7 +27,6 @@ pixels. For the explicit network that is not so: it takes 77 times the multiply-
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
@@ -74,13 +73,13 @@ class JPEGClassifier(Classifier):
         """
         return self.forward_head(self.forward_features(coefficients))
 
-    @abstractmethod
     def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
         """Files to ``(B, num_features, H', W')``; a coefficient map of that shape unless fused."""
+        return self.run_stages(self.forward_stem(coefficients))
 
 
 class JPEGResNetSmall(JPEGClassifier):
-    """The three-block network of section 5.1.
+    """The three-block network of section 5.1; features are ``(B, num_features, ceil(H / 4), ceil(W / 4))``.
 
     Args:
         num_classes: logits.
@@ -130,10 +129,6 @@ class JPEGResNetSmall(JPEGClassifier):
         self.block3 = BasicBlock(c2, c3, stride=2)
         self._finish(c3, num_classes)
 
-    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Files to ``(B, num_features, ceil(H / 4), ceil(W / 4))``; a coefficient map of that shape unless fused."""
-        return self.run_stages(self.forward_stem(coefficients))
-
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         """Files to the input of the first stage; a coefficient map of that shape unless fused."""
         self.entrance.check_memory(self, coefficients)
@@ -143,6 +138,8 @@ class JPEGResNetSmall(JPEGClassifier):
 
 class JPEGResNet(JPEGClassifier, StemmedResNet):
     """torchvision's ResNet over coefficients; all parameter names are torchvision's.
+
+    Features are ``(B, num_features, ceil(H / 32), ceil(W / 32))``.
 
     Args:
         layers: blocks in ``layer1`` to ``layer4``.
@@ -198,10 +195,6 @@ class JPEGResNet(JPEGClassifier, StemmedResNet):
             memory_budget=memory_budget,
         )
         self._finish(self.set_trunk(layers, width, bottleneck=bottleneck), num_classes)
-
-    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``; a coefficient map of that shape unless fused."""
-        return self.run_stages(self.forward_stem(coefficients))
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         """Files to the input of the first stage; a coefficient map of that shape unless fused."""

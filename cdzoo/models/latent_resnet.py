@@ -75,6 +75,9 @@ def none_upscale(arguments: Mapping[str, Any]) -> dict[str, Any]:
 class LatentResNet(LatentClassifier):
     """ResNet-41 or ResNet-49, a classifier of latents; stages and blocks carry torchvision's names.
 
+    Features are ``(B, num_features, h', w')`` with ``h' = ceil(2 h / 4)`` in ResNet-41, ``ceil(h / 4)`` without
+    upscaling, ``ceil(h / 8)`` in ResNet-49; and likewise ``w'``.
+
     Args:
         layers: bottlenecks in conv3, conv4 and conv5, behind a 1x1 convolution and without a stride in conv3
             (ResNet-41); or in conv2 to conv5, of which conv2 reads the latent itself (ResNet-49).
@@ -123,14 +126,6 @@ class LatentResNet(LatentClassifier):
         self.set_stages(*stages, enlarged=1 if isinstance(self.upscale, nn.Identity) else 2)
         self.set_classifier(4 * c5, num_classes)
         init_resnet_weights(self)
-
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)``, or a ``Latent`` -> ``(B, num_features, h', w')``.
-
-        ``h' = ceil(2 h / 4)`` in ResNet-41 with, ``ceil(h / 4)`` without upscaling, ``ceil(h / 8)`` in ResNet-49; and
-        likewise ``w'``.
-        """
-        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)``, or a ``Latent`` -> the input of the first stage; twice as large with upscaling."""

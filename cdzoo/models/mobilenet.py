@@ -98,6 +98,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV245(LatentClassifier):
     """MobileNetV2-45, a classifier of latents; blocks carry torchvision's names, ``features.4`` to ``features.18``.
 
+    Features are ``(B, num_features, h', w')`` with ``h' = ceil(2 h / 4)``, ``ceil(h / 4)`` without upscaling; and
+    likewise ``w'``.
+
     Args:
         in_channels: latent channels ``C`` of the codec.
         num_classes: logits.
@@ -155,13 +158,6 @@ class MobileNetV245(LatentClassifier):
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
-
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)``, or a ``Latent`` -> ``(B, num_features, h', w')``.
-
-        ``h' = ceil(2 h / 4)`` with upscaling, ``ceil(h / 4)`` without; and likewise ``w'``.
-        """
-        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """``(B, C, h, w)``, or a ``Latent`` -> the input of block 4, ``(B, upscaled_channels, h', w')``."""

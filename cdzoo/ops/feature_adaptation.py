@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cdzoo._checks import check_choice
+
 POOLINGS = ("attention", "shared", "max", "avg", "max+avg")
 TRANSFORMS = ("affine", "scale", "bias")
 POSITIONS = ("pre", "skip", "inner", "post")
@@ -87,8 +89,8 @@ class ChannelAttention(nn.Module):
         self, channels: int, *, reduction: int | str = 16, pooling: str = "attention", transform: str = "affine"
     ) -> None:
         super().__init__()
-        _check_choice("pooling", pooling, POOLINGS)
-        _check_choice("transform", transform, TRANSFORMS)
+        check_choice("pooling", pooling, POOLINGS)
+        check_choice("transform", transform, TRANSFORMS)
         self.pooling, self.transform = pooling, transform
         if pooling == "shared":
             self.pool = AttentionPool2d(channels)
@@ -209,8 +211,8 @@ class FeatureAdaptation(nn.Module):
         parts: str = "both",
     ) -> None:
         super().__init__()
-        _check_choice("position", position, POSITIONS)
-        _check_choice("parts", parts, PARTS)
+        check_choice("position", position, POSITIONS)
+        check_choice("parts", parts, PARTS)
         self.position = position if parts == "both" else "pre"
         attended = in_channels if self.position in ("pre", "skip") else out_channels
         self.attention: nn.Module = nn.Identity()
@@ -238,8 +240,3 @@ class FeatureAdaptation(nn.Module):
         else:
             output = feu.relu(self.attention(feu.enhanced(f) + feu.skip(f)))
         return output
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,11 @@ def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
     return 255**2 * F.mse_loss(*_alike(x_hat, x))
 
 
+def _check_metric(metric: str) -> None:
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+
+
 def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
     """``lmbda D + R``, CompressAI's loss.
 
@@ -110,13 +115,12 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
     Raises:
         ValueError: another metric, or a codec without likelihoods.
     """
+    _check_metric(metric)
     if metric == "mse":
         distortion = _mse255(output.x_hat, x)
-    elif metric == "ms-ssim":
+    else:
         msssim = import_module("pytorch_msssim")  # on first use
         distortion = 1 - msssim.ms_ssim(*_alike(output.x_hat, x), data_range=1.0)
-    else:
-        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
     bpp = bits_per_pixel(output)
     return RateDistortion(lmbda * distortion + bpp, distortion, bpp)
 
@@ -224,8 +228,7 @@ class RateDistortionLoss(nn.Module):
     def __init__(self, lmbda: float, metric: Metric = "mse") -> None:
         super().__init__()
         _check_weights(lmbda=lmbda)
-        if metric not in ("mse", "ms-ssim"):
-            raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+        _check_metric(metric)
         self.lmbda, self.metric = lmbda, metric
 
     def forward(self, output: CodecOutput, x: Tensor) -> RateDistortion:
@@ -256,17 +259,8 @@ class JointLoss(nn.Module):
 
     def forward(self, output: CodecOutput, x: Tensor, entropy: Tensor, logits: Tensor, target: Tensor) -> Joint:
         """See :func:`joint_loss`."""
-        return joint_loss(
-            output,
-            x,
-            entropy,
-            logits,
-            target,
-            beta=self.beta,
-            target_entropy=self.target_entropy,
-            gamma=self.gamma,
-            ignore_index=self.ignore_index,
-        )
+        weights = {"beta": self.beta, "target_entropy": self.target_entropy, "gamma": self.gamma}
+        return joint_loss(output, x, entropy, logits, target, **weights, ignore_index=self.ignore_index)
 
 
 class MultiTaskLoss(nn.Module):

@@ -10,7 +10,7 @@ from cdzoo.weights.download import PREFIX, fetch
 from cdzoo.weights.enums import WeightsEnum, WeightsLike
 from cdzoo.weights.folder import WeightsFolder
 
-__all__ = ["find_weights", "members"]
+__all__ = ["find_weights", "member_with", "members"]
 
 
 def members(builder: str) -> dict[str, WeightsEnum]:
@@ -19,6 +19,12 @@ def members(builder: str) -> dict[str, WeightsEnum]:
         return dict(cast(type[WeightsEnum], weights_enum(builder)).__members__)
     except ValueError:
         return {}
+
+
+def member_with(fingerprint: str, builder: str) -> WeightsEnum | None:
+    """The published weights of a builder with a codec's fingerprint; ``None`` if there are none."""
+    found = (m for m in members(builder).values() if m.source.config.get("fingerprint") == fingerprint)
+    return next(found, None)
 
 
 def find_weights(

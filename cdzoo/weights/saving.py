@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -183,8 +184,8 @@ def _codec_tensors(
     before, tensors, integers = _state(codec), _state(codec, dtype), codec.integer_state()
     rounded = any(not torch.equal(before[name], tensors[name].to(before[name].dtype)) for name in tensors)
     # random values are drawn for nothing, and must not change what a training run that saves draws next
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        twin = _again(entry, origin).float()
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), _building_again(entry, origin):
+        twin: Any = entry.make(**origin.arguments).float()
     _check_same_tensors(entry, origin, twin.state_dict(), tensors)
     twin.load_state_dict(tensors)
     if rounded:  # integers of the unrounded parameters are not those of the rounded ones
@@ -233,19 +234,18 @@ def _published_codec(fingerprint: str) -> dict[str, Any]:
     return {"fingerprint": fingerprint, "weights": None, "repo_id": None, "revision": None}
 
 
-def _again(entry: Entry, origin: Origin) -> Any:
+@contextmanager
+def _building_again(entry: Entry, origin: Origin) -> Iterator[None]:
     try:
-        return entry.make(**origin.arguments)
+        yield
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{entry.name}(**{dict(origin.arguments)}) cannot be built again: {error}") from error
 
 
 def _check_loadable(entry: Entry, origin: Origin, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Refuse to write what a builder could not read: a replaced layer, an argument that was changed afterwards."""
-    try:
+    with _building_again(entry, origin):
         plan = planned(entry, origin.arguments)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{entry.name}(**{dict(origin.arguments)}) cannot be built again: {error}") from error
     if plan is None:
         return
     _check_same_tensors(entry, origin, plan.state_dict(), tensors)

@@ -15,6 +15,8 @@ between coefficient vectors. ``Xi`` is the sum over taps of the weight times the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -197,10 +199,8 @@ class JPEGConv2d(nn.Conv2d):
             c,
             self.weight,
             self.bias,
-            stride=self._stride,
-            padding=self._padding,
-            dilation=self._dilation,
             groups=self.groups,
+            **geometry_of(self),
             image_size=image_size,
             mode=self.mode,
             memory_budget=self.memory_budget,
@@ -208,9 +208,7 @@ class JPEGConv2d(nn.Conv2d):
 
     def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """``(H', W')`` of the output in pixels, for the layers that follow."""
-        return conv_output_size(
-            image_size, self._kernel, stride=self._stride, padding=self._padding, dilation=self._dilation
-        )
+        return conv_output_size(image_size, self.kernel_size, **geometry_of(self))
 
     def map_bytes(self, image_size: tuple[int, int]) -> int:
         """Bytes of the explicit map for images of ``(H, W)`` pixels."""
@@ -240,14 +238,7 @@ class JPEGConv2d(nn.Conv2d):
         name = f"xi_{size[0]}x{size[1]}"
         if name not in self._buffers:
             with torch.no_grad(), outside_autocast(weight.device):  # it serves calls outside, too
-                xi = jpeg_conv2d_map(
-                    self.weight,
-                    size,
-                    stride=self._stride,
-                    padding=self._padding,
-                    dilation=self._dilation,
-                    memory_budget=self.memory_budget,
-                )
+                xi = jpeg_conv2d_map(self.weight, size, **geometry_of(self), memory_budget=self.memory_budget)
             self.register_buffer(name, xi, persistent=False)
         return self.get_buffer(name)
 
@@ -255,22 +246,10 @@ class JPEGConv2d(nn.Conv2d):
         for name in [name for name in self._buffers if name.startswith("xi_")]:
             delattr(self, name)
 
-    # nn.Conv2d types these four as tuples of unknown length.
-    @property
-    def _kernel(self) -> tuple[int, int]:
-        return self.kernel_size[0], self.kernel_size[1]
 
-    @property
-    def _stride(self) -> tuple[int, int]:
-        return self.stride[0], self.stride[1]
-
-    @property
-    def _dilation(self) -> tuple[int, int]:
-        return self.dilation[0], self.dilation[1]
-
-    @property
-    def _padding(self) -> tuple[int, int] | str:
-        return self.padding if isinstance(self.padding, str) else (self.padding[0], self.padding[1])
+def geometry_of(conv: nn.Conv2d) -> dict[str, Any]:
+    """Stride, padding and dilation of a convolution, as keyword arguments."""
+    return {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
 
 
 def conv_output_size(

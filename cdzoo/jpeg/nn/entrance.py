@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cdzoo._checks import check_choice
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET, JPEGConv2d, format_bytes
+from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET, JPEGConv2d, format_bytes, geometry_of
 from cdzoo.jpeg.nn.maps import CoefficientMap, LayerForms
 from cdzoo.jpeg.nn.stem import jpeg_coefficient_image, jpeg_stem_conv2d
 from cdzoo.jpeg.planes import check_coefficients, color_matrix, colors_of, neutral_planes
@@ -54,9 +55,9 @@ class JPEGEntrance(nn.Module):
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> None:
         super().__init__()
-        _check_choice("mode", mode, ("fused", "factored", "explicit"))
-        _check_choice("relu", relu, ("exact", "asm", "apx"))
-        _check_choice("chroma", chroma, ("nearest", "fancy"))
+        check_choice("mode", mode, ("fused", "factored", "explicit"))
+        check_choice("relu", relu, ("exact", "asm", "apx"))
+        check_choice("chroma", chroma, ("nearest", "fancy"))
         if mode == "fused" and relu != "exact":
             raise ValueError(
                 f'relu={relu!r} approximates a ReLU on coefficients, but mode="fused" has pixels; '
@@ -108,9 +109,7 @@ class JPEGEntrance(nn.Module):
                 coefficients,
                 conv.weight,
                 conv.bias,
-                stride=(conv.stride[0], conv.stride[1]),
-                padding=conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
-                dilation=(conv.dilation[0], conv.dilation[1]),
+                **geometry_of(conv),
                 mean=self.mean,
                 std=self.std,
                 chroma=self.chroma,
@@ -181,9 +180,7 @@ def make_convolutions_explicit(network: nn.Module) -> None:
             conv.in_channels,
             conv.out_channels,
             (conv.kernel_size[0], conv.kernel_size[1]),
-            stride=(conv.stride[0], conv.stride[1]),
-            padding=conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
-            dilation=(conv.dilation[0], conv.dilation[1]),
+            **geometry_of(conv),
             groups=conv.groups,
             bias=conv.bias is not None,
             mode="explicit",
@@ -222,11 +219,6 @@ def explicit_bytes(network: nn.Module, coefficients: JPEGCoefficients) -> int:
         for hook in hooks:
             hook.remove()
     return total
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

@@ -33,6 +33,11 @@ _OTHER_VIEWS = (
     "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
 )  # fmt: skip
 """What shares its memory with the tensor that it is taken from, besides slices."""
+_FORMS = (
+    "conv2d", "batch_norm", "relu", "max_pool2d", "adaptive_avg_pool2d", "mean", "add", "sub", "mul", "div", "cat",
+    "dropout", "grad", "contiguous",
+)  # fmt: skip
+"""Methods of :class:`LayerForms`, by the name that PyTorch's functions, methods and operators have in common."""
 
 
 class CoefficientMap(Tensor):
@@ -182,8 +187,8 @@ class LayerForms(nn.Module):
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``func`` of arguments that hold at least one map, in its JPEG form if it has one."""
-        form = _FORMS.get(func.__name__.rstrip("_"))
-        out = NotImplemented if form is None else form(self, *args, **kwargs)
+        name = func.__name__.rstrip("_")
+        out = getattr(self, name)(*args, **kwargs) if name in _FORMS else NotImplemented
         if out is not NotImplemented:
             return out
         if self.explicit:
@@ -343,22 +348,3 @@ def _constant_over_space(value: Any) -> Any:
     if value.dim() == 0:
         return value
     return value[..., None, None] if value.dim() >= 2 and value.shape[-2:] == (1, 1) else None
-
-
-# By the name that PyTorch's functions, methods and operators have in common.
-_FORMS: dict[str, Callable[..., Any]] = {
-    "conv2d": LayerForms.conv2d,
-    "batch_norm": LayerForms.batch_norm,
-    "relu": LayerForms.relu,
-    "max_pool2d": LayerForms.max_pool2d,
-    "adaptive_avg_pool2d": LayerForms.adaptive_avg_pool2d,
-    "mean": LayerForms.mean,
-    "add": LayerForms.add,
-    "sub": LayerForms.sub,
-    "mul": LayerForms.mul,
-    "div": LayerForms.div,
-    "cat": LayerForms.cat,
-    "dropout": LayerForms.dropout,
-    "grad": LayerForms.grad,
-    "contiguous": LayerForms.contiguous,
-}

@@ -101,36 +101,30 @@ def apx_relu(c: Tensor, num_frequencies: int = 15, *, image_size: tuple[int, int
     return dct.dct2d(x if image_size is None else x * dct.image_mask(x, image_size))
 
 
-class ASMReLU(nn.Module):
-    """:func:`asm_relu` as a layer over coefficient maps ``(B, C, Hb, Wb, 8, 8)``."""
-
+class _LowFrequencyReLU(nn.Module):
     def __init__(self, num_frequencies: int = 15) -> None:
         super().__init__()
         self.num_frequencies = check_num_frequencies(num_frequencies)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        return f"num_frequencies={self.num_frequencies}"
+
+
+class ASMReLU(_LowFrequencyReLU):
+    """:func:`asm_relu` as a layer over coefficient maps ``(B, C, Hb, Wb, 8, 8)``."""
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(..., 8, 8)`` to ``(..., 8, 8)``; a mask keeps zeros, so ``image_size`` makes no difference."""
         return asm_relu(c, self.num_frequencies)
 
-    def extra_repr(self) -> str:
-        """The arguments, for ``print``."""
-        return f"num_frequencies={self.num_frequencies}"
 
-
-class APXReLU(nn.Module):
+class APXReLU(_LowFrequencyReLU):
     """:func:`apx_relu` as a layer over coefficient maps ``(B, C, Hb, Wb, 8, 8)``."""
-
-    def __init__(self, num_frequencies: int = 15) -> None:
-        super().__init__()
-        self.num_frequencies = check_num_frequencies(num_frequencies)
 
     def forward(self, c: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """``(..., 8, 8)`` to ``(..., 8, 8)``."""
         return apx_relu(c, self.num_frequencies, image_size=image_size)
-
-    def extra_repr(self) -> str:
-        """The arguments, for ``print``."""
-        return f"num_frequencies={self.num_frequencies}"
 
 
 def check_num_frequencies(num_frequencies: int) -> int:
