@@ -160,7 +160,7 @@ class JPEGEfficientNetLite0_Weights(WeightsEnum):
 
     IMAGENET1K_PIXELS = Weights("jpeg-efficientnet-lite0-pixels-imagenet1k")
     IMAGENET1K_DCT = Weights("jpeg-efficientnet-lite0-dct-imagenet1k")
-    DEFAULT = IMAGENET1K_PIXELS
+    DEFAULT = IMAGENET1K_DCT
 
 
 class JPEGEfficientNetOptions(TypedDict, total=False):

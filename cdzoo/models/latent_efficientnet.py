@@ -69,7 +69,7 @@ class LatentEfficientNetLite0(LatentClassifier):
         num_classes: int = 1000,
         width: float = 1.0,
         adapter_channels: int = 192,
-        adapter_depth: int = 4,
+        adapter_depth: int = 7,
         latent_stride: int = 16,
     ) -> None:
         super().__init__(in_channels=in_channels, latent_stride=latent_stride)
@@ -164,7 +164,7 @@ class LatentEfficientNetOptions(LatentOptions, total=False):
     adapter_depth: int
 
 
-@register_model(LatentEfficientNetLite0, weights=LatentEfficientNetLite0_Weights, num_params=6_448_696)
+@register_model(LatentEfficientNetLite0, weights=LatentEfficientNetLite0_Weights, num_params=7_445_176)
 def latent_efficientnet_lite0(
     *, weights: WeightsLike = None, **options: Unpack[LatentEfficientNetOptions]
 ) -> LatentEfficientNetLite0:

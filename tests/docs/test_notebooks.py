@@ -106,6 +106,6 @@ def test_every_notebook_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monk
     outputs = run(page, tmp_path, monkeypatch)
     assert any(outputs)
     if page == "serve":
-        assert outputs[-1] == "palace\n"
+        assert outputs[-1] == "bell cote\n"
     if page == "label_folder":
-        assert (tmp_path / "labels.csv").read_text(encoding="utf-8").count("palace") >= 1
+        assert (tmp_path / "labels.csv").read_text(encoding="utf-8").count("bell cote") >= 1

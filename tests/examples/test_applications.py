@@ -59,7 +59,7 @@ def test_a_folder_is_labeled_and_a_broken_file_has_a_row(
     (tmp_path / "photos" / "small.jpg").write_bytes(encode(photo))
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no JPEG file")
     run("label_folder", tmp_path / "photos", tmp_path / "labels.csv", "--top", 2)
-    assert "2 files labeled, 1 could not be read\n     2  palace" in capsys.readouterr().out
+    assert "2 files labeled, 1 could not be read\n     2  bell cote" in capsys.readouterr().out
     with open(tmp_path / "labels.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in rows] == [
@@ -69,7 +69,7 @@ def test_a_folder_is_labeled_and_a_broken_file_has_a_row(
         "small.jpg",
         "small.jpg",
     ]
-    assert [row["label"] for row in rows if row["rank"] == "1"] == ["palace", "palace"]
+    assert [row["label"] for row in rows if row["rank"] == "1"] == ["bell cote", "bell cote"]
     assert rows[0]["problem"]
     assert not rows[0]["label"]
 
@@ -114,7 +114,7 @@ def test_archive_of_streams_is_made_once_labeled_searched_and_shown(
     run("archive", "label", archive)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].split("\t")[1].endswith(" palace")
+    assert lines[0].split("\t")[1].endswith(" bell cote")
     run("archive", "show", stream, tmp_path / "shown.png")
     shown = np.asarray(Image.open(tmp_path / "shown.png"), dtype=float)
     assert np.abs(shown - np.asarray(to_pillow(load_photo(224)))).mean() < 12

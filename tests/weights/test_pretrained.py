@@ -141,13 +141,14 @@ def test_members_that_read_jpeg_files(member: WeightsEnum) -> None:
 def test_the_photograph_is_recognized_from_its_coefficients(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", str(PHOTO), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    weights = "JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS"
+    weights = "JPEGEfficientNetLite0_Weights.IMAGENET1K_DCT"
     network = {"builder": "jpeg_efficientnet_lite0", "weights": weights, "classes": 1000}
     assert result["networks"] == [network]
     (file,) = result["files"]
     assert file["image_size"] == [427, 640]
-    assert file["top"][0]["label"] == "palace"
-    assert file["top"][0]["probability"] > 0.2
+    # the temple is one of 1,000 classes; the pixel network says palace, bell cote, too
+    assert [label["label"] for label in file["top"][:2]] == ["bell cote", "palace"]
+    assert file["top"][1]["probability"] > 0.2
 
 
 BEHIND_JPEG = {
