@@ -226,10 +226,9 @@ def interpolation(length: int, first: float, step: float, size: int) -> Tensor:
 
 def typical_deviations() -> Tensor:
     """A number ``(192,)`` for each coefficient of Y, Cb and Cr: ``a / (1 + u + v)^b``, fitted to photographs."""
-    u = torch.arange(8, dtype=torch.float64)
-    frequency = 1 + u[:, None] + u
-    deviations = [(a / frequency**b).flatten() for a, b in ((480.0, 1.7), (140.0, 2.5), (140.0, 2.5))]
-    return torch.cat(deviations).float()
+    curves = ((480.0, 1.7), (140.0, 2.5), (140.0, 2.5))  # a, b
+    # numbers of Python: torch.arange, where networks are built without storage, would load PyTorch's compiler
+    return torch.tensor([a / (1 + u + v) ** b for a, b in curves for u in range(8) for v in range(8)])
 
 
 def block_coefficients(coefficients: JPEGCoefficients, *, chroma: str = "fancy") -> Tensor:
