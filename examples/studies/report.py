@@ -118,8 +118,9 @@ are poor. At this scale, use it to classify streams and not to store images.
 """
 
 
-IMAGENET = """EfficientNet-Lite0 on 500 photographs of ImageNet's training set (`examples/studies/imagenet_bits.py`).
-The network has seen them in training: compare the series, and do not take the figures for those of new photographs.
+IMAGENET = """EfficientNet-Lite0 on {images} photographs of ImageNet's training set
+(`examples/studies/imagenet_bits.py`). The network has seen them in training: compare the series, and do not take the
+figures for those of new photographs.
 Photographs are resized so that their shorter side has 256 pixels, and stored as JPEG files of several qualities or as
 streams of the packaged hyperprior codec. *Stem pixels* and *stem dct* read the coefficients of the files. *Decoded* is
 the pixel network on decoded streams; *latents* is the network that reads streams without decoding, at the one rate that
@@ -258,7 +259,9 @@ def imagenet(results: Results) -> str:
     """Bits and top-1 of one network by what it reads."""
     found = results.file(results.folder / "imagenet_bits.json")
     rows = [(p["series"], p["setting"], f"{p['bpp']:.3f}", f"{p['top1']:.1f}") for p in found]
-    return table(("what is read", "setting", "bpp", "top-1 (%)"), rows)
+    return (
+        IMAGENET.format(images=found[0]["images"]) + "\n" + table(("what is read", "setting", "bpp", "top-1 (%)"), rows)
+    )
 
 
 def accuracies(results: Results) -> dict[str, list[tuple[float, float]]]:
@@ -361,7 +364,7 @@ def page(results: Results) -> str:
     if (results.folder / "rate_distortion.json").exists():
         parts.append("![Rate and distortion](results/rate_distortion.png)")
     if (results.folder / "imagenet_bits.json").exists():
-        parts += ["## One ImageNet network, over the bits that it reads", IMAGENET, imagenet(results)]
+        parts += ["## One ImageNet network, over the bits that it reads", imagenet(results)]
         parts.append("![Accuracy over bits](results/imagenet_bits.png)")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
