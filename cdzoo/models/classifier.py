@@ -151,7 +151,7 @@ class Classifier(nn.Module, ABC):
     def for_inference(self) -> Self:
         """A copy in evaluation mode for the fastest run on CPUs; its logits differ by rounding only.
 
-        The EfficientNets fold their batch norms into the convolutions (:mod:`cdzoo.models._folding`). Names of
+        The EfficientNets fold their batch norms into the convolutions (``cdzoo.models._folding``). Names of
         parameters change then, so the copy is not for training or saving.
         """
         return copy.deepcopy(self).eval()
