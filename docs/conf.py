@@ -59,7 +59,7 @@ nitpick_ignore_regex = [
     ("py:(class|obj|exc)", r"(?!cdzoo\b).*"),
     ("py:.*", r"(torch|timm)\..*"),
     ("py:.*", r"cdzoo\..*\.(M|T|State|Builder|Stream|\w*Decoder|_\w+)"),
-    ("py:.*", r"cdzoo\.bulk\.(plan|task|networks)\.\w+"),  # behind classify_bytes; not public
+    ("py:.*", r"cdzoo\.bulk\.(plan|engine|networks)\.\w+"),  # behind classify_bytes; not public
     ("py:class", r"cdzoo\.bulk\.(classify|classify_task)\.Classify"),
     ("py:.*", r"cdzoo\.models\._\w+\.\w+"),  # type variables, protocols and private bases
 ]
