@@ -286,7 +286,7 @@ def _student(
     if args.sizes:
         if not codec.has_scales:
             raise SystemExit(f"--sizes needs a codec with a hyperprior, and {codec.name} has none; leave it out.")
-        shape = {"hidden": args.hidden or 192, "depth": args.depth or 4}
+        shape = {"hidden": args.hidden or 192, "depth": args.depth or 7}
         return AnySizeAdapter(codec, channels, size // stride, **shape), latents_by(codec, sided=True)
     enlarge, rest = divmod(codec.stride, stride)
     if rest or not enlarge:
@@ -363,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--size", type=int, help="of the views; the teacher's own by default")
     add("--sizes", type=int, nargs="+", help="of the codec's images; several for an adapter that takes any size")
     add("--hidden", type=int, help="channels of the adapter (96 for jpeg, 192 for latents)")
-    add("--depth", type=int, help="3x3 convolutions of the adapter (4; 6 for latents of one size)")
+    add("--depth", type=int, help="3x3 convolutions of the adapter (4 for JPEG; 7 for latents with --sizes, 6 without)")
     add("--least", type=float, default=0.35, help="smallest share of a photograph that a view shows")
     add("--reduced", type=float, default=0.2, help="share of views that are reduced, and mirrored at their edges")
     add("--kl", type=float, default=0.2, help="weight of the divergence of class probabilities")

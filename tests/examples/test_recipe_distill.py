@@ -140,7 +140,7 @@ def test_a_few_steps(recipes: dict[str, ModuleType], tmp_path: Path, reads: str)
 def test_an_adapter_for_any_size_is_the_zoos(recipes: dict[str, ModuleType]) -> None:
     torch.manual_seed(0)
     codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12).eval()
-    adapter = recipes["distill"].AnySizeAdapter(codec, 40, 28, hidden=192, depth=4).eval()
+    adapter = recipes["distill"].AnySizeAdapter(codec, 40, 28, hidden=192, depth=7).eval()
     model = cdzoo.models.latent_efficientnet_lite0(in_channels=12).eval()
     missing = model.load_state_dict(adapter.state_dict(), strict=False)
     assert not missing.unexpected_keys
