@@ -30,13 +30,11 @@ def pieces(odd: bool) -> list[JPEGCoefficients]:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "agreement"),
-    # the second network knows a thousand classes, among which a palace and a monastery are close
-    [("jpeg_resnet18", "DEFAULT", 0.9), ("jpeg_efficientnet_lite0", "IMAGENET1K_DCT", 0.75)],
+    ("name", "weights", "best"),
+    # the second network knows a thousand classes, among which palace, bell cote and monastery are close
+    [("jpeg_resnet18", "DEFAULT", 1), ("jpeg_efficientnet_lite0", "IMAGENET1K_DCT", 3)],
 )
-def test_int8_agrees_with_float32_and_is_a_quarter_of_it(
-    name: str, weights: str, agreement: float, tmp_path: Path
-) -> None:
+def test_int8_agrees_with_float32_and_is_a_quarter_of_it(name: str, weights: str, best: int, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i, piece in enumerate(pieces(odd=False)):
         (tmp_path / "data" / f"{i}.jpg").write_bytes(write_jpeg(piece)[0])
@@ -58,6 +56,6 @@ def test_int8_agrees_with_float32_and_is_a_quarter_of_it(
             exact.append(model(c))
     found, expected = torch.cat(quantized), torch.cat(exact)
     assert len(found) == 48
-    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= agreement
+    assert (found.topk(best).indices == expected.argmax(1, keepdim=True)).any(1).float().mean() >= 0.9
     assert (found.softmax(1) - expected.softmax(1)).abs().max(1).values.mean() < 0.1
     assert not torch.allclose(found, expected, rtol=0, atol=1e-3)  # it is another network, after all
