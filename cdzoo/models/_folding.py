@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["fold_batch_norms"]
 
+N = TypeVar("N", bound=nn.Module)
 
-def fold_batch_norms(network: nn.Module) -> None:
-    """Make every batch norm part of the convolution in front of it, in place.
+
+def fold_batch_norms(network: N) -> N:
+    """Make every batch norm part of the convolution in front of it, in place; returns the network.
 
     Args:
         network: in evaluation mode; in each of its modules a batch norm is registered right behind its convolution, as
@@ -22,3 +25,4 @@ def fold_batch_norms(network: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(conv, layer))
                 setattr(module, norm, nn.Identity())
+    return network

@@ -128,9 +128,7 @@ class JPEGEfficientNetLite0(Classifier):
 
     def for_inference(self) -> Self:
         """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
-        network = super().for_inference().to(memory_format=torch.channels_last)
-        fold_batch_norms(network)
-        return network
+        return fold_batch_norms(super().for_inference().to(memory_format=torch.channels_last))
 
     def stage_modules(self, stage: str) -> list[str]:
         """See :class:`~cdzoo.models.classifier.Classifier`."""
