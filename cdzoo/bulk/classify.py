@@ -55,7 +55,9 @@ class Networks:
         self._given = None
         self._packaged: dict[str, Classify | Exception] = {}
         if model is not None or weights is not None:
-            self._given = self._load(find_network(model, weights, codec))
+            self._given = self._load(
+                find_network(model, weights, codec), owned=not isinstance(model, nn.Module) and codec is None
+            )
 
     def __call__(self, file: File) -> Classify:
         """The task for a file.
@@ -73,14 +75,14 @@ class Networks:
         if self._given is not None:
             if suffix not in self._given.suffixes:
                 raise PairingError(
-                    f"{type(self._given.model).__name__} does not read {suffix} files but {self._given.suffixes[0]}; "
+                    f"{type(self._given.network).__name__} does not read {suffix} files but {self._given.suffixes[0]}; "
                     "leave model and weights out, or name a network for these files"
                 )
             return self._given
         kind = "jpeg" if suffix in JPEG_SUFFIXES else read_header(file.content).codec
         if kind not in self._packaged:
             try:
-                self._packaged[kind] = self._load(default_network(kind, self._codec))
+                self._packaged[kind] = self._load(default_network(kind, self._codec), owned=self._codec is None)
             except (*FILE_ERRORS, ImportError) as error:
                 self._packaged[kind] = error if isinstance(error, FILE_ERRORS) else PairingError(str(error))
         found = self._packaged[kind]
@@ -88,8 +90,8 @@ class Networks:
             raise found
         return found
 
-    def _load(self, network: Network) -> Classify:
-        task = Classify(network.module, **self._options)
+    def _load(self, network: Network, *, owned: bool) -> Classify:
+        task = Classify(network.module, owned=owned, **self._options)
         if self._device is not None:
             task.to(self._device)
         self._told(network)

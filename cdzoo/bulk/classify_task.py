@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +27,7 @@ from cdzoo.labels import Label, top_labels
 from cdzoo.models.classifier import Classifier
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients, Latent
+from cdzoo.weights.integrity import content_digest
 
 __all__ = ["Classified", "Classify"]
 
@@ -64,11 +63,13 @@ class Classify(Task):
     """Classify streams or JPEG files with one network.
 
     Args:
-        model: a module of :func:`cdzoo.compose`, for streams, or a network over coefficients, for JPEG files; copied.
+        model: a module of :func:`cdzoo.compose`, for streams, or a network over coefficients, for JPEG files. A copy
+            of the network runs; see :meth:`~cdzoo.models.classifier.Classifier.for_inference`.
         top: number of classes in a result.
         transforms: for JPEG networks, applied to each file's coefficients; by default the network's own.
         strict: refuse damaged JPEG files; otherwise they are read as far as possible.
         fallback: ``"decode"`` lets Pillow decode files that are no JPEG files in spite of their name.
+        owned: nobody else uses the model, so that it may run and be changed itself.
         **options: as for :class:`~cdzoo.bulk.engine.Task`.
 
     Raises:
@@ -86,27 +87,35 @@ class Classify(Task):
         transforms: Callable[[Any], Any] | None = None,
         strict: bool = False,
         fallback: Fallback | None = None,
+        owned: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
         check_fallback(fallback)
-        self.model, self.top, self.strict, self.fallback = copy.deepcopy(model).eval(), top, strict, fallback
-        self.meta = getattr(model, "meta", None) or {}
+        self.top, self.strict, self.fallback = top, strict, fallback
         self._decoder: StreamDecoder | None = None
-        self._transforms = transforms
+        self._transforms: Any = transforms
+        network: Any = model
         if isinstance(model, CompressedDomainModel):
             if transforms is not None:
                 raise ValueError(
                     "transforms are for JPEG networks; cdzoo.compose already applies those of networks over latents"
                 )
-            self._decoder = StreamDecoder(model.codec, None, self.max_pixels)
-            self.meta = getattr(model.model, "meta", None) or {}
+            self._decoder = StreamDecoder(model.codec, None, self.max_pixels, owned=owned)
+            network, self._transforms = model.model, model.transforms
         elif getattr(model, "latent_stride", None) is not None:
             raise TypeError(f"{type(model).__name__} reads latents: put it behind its codec with cdzoo.compose")
         elif transforms is None:
             self._transforms = getattr(model, "transforms", None) or CoefficientTransform()
+        self.meta = getattr(network, "meta", None) or {}
+        origin = getattr(network, "origin", None) if owned else None
+        self._digest = content_digest(network.state_dict()) if origin is None else origin.digest
+        if isinstance(network, Classifier):
+            self.network: Any = network.for_inference(inplace=owned)
+        else:
+            self.network = (network if owned else copy.deepcopy(network)).eval()
 
     @property
     def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -116,23 +125,17 @@ class Classify(Task):
     @property
     def facts(self) -> dict[str, Any]:
         """See :class:`~cdzoo.bulk.engine.Task`: the hash of the network among them."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         codec = {} if self._decoder is None else {"fingerprint": self._decoder.codec.fingerprint}
-        composed = isinstance(self.model, CompressedDomainModel)
-        model: Any = self.model.model if composed else self.model
-        transforms: Any = self.model.transforms if composed else self._transforms
-        config = transforms.config() if hasattr(transforms, "config") else getattr(transforms, "__qualname__", "")
-        of = {"model": type(model).__name__, "weights": digest.hexdigest(), "transforms": config}
+        config = getattr(self._transforms, "__qualname__", "")
+        if hasattr(self._transforms, "config"):
+            config = self._transforms.config()
+        of = {"model": type(self.network).__name__, "weights": self._digest, "transforms": config}
         reading = {"strict": self.strict, "fallback": self.fallback}
         return {**super().facts, **of, "top": self.top, **reading, **codec}
 
     def to(self, device: torch.device | str) -> None:
         """See :class:`~cdzoo.bulk.engine.Task`."""
-        self.model.to(device)
-        self.__dict__.pop("_network", None)
+        self.network.to(device)
 
     def prepare(self, file: File) -> Item:
         """See :class:`~cdzoo.bulk.engine.Task`."""
@@ -161,14 +164,6 @@ class Classify(Task):
         key = c[2:], tuple(plane.shape for plane in c.planes)
         return Item(file, key, (c, damaged[0]), c.image_size, sum(plane.nbytes for plane in c.planes))
 
-    @functools.cached_property
-    def _network(self) -> Any:
-        """The copy of the network that runs."""
-        model: Any = self.model
-        if isinstance(model, CompressedDomainModel):
-            return CompressedDomainModel(model.codec, _for_inference(model.model), model.transforms)
-        return _for_inference(model)
-
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> list[Classified | Exception]:
         """See :class:`~cdzoo.bulk.engine.Task`: the best classes of each file."""
@@ -182,28 +177,28 @@ class Classify(Task):
             else:
                 batch = collate_coefficients(inputs)
             return self._labels(self._logits(batch), about)
-        assert isinstance(self.model, CompressedDomainModel)
         found: list[Any] = self._decoder.decode(inputs)
         results: list[Any] = [
             one.named(None) if isinstance(one, BitstreamError | PairingError) else one for one in found
         ]
         good = [i for i, latent in enumerate(results) if isinstance(latent, Latent)]
         if good:
-            batch = collate_latents([results[i] for i in good])
+            latents: Any = collate_latents([results[i] for i in good])
+            logits = CompressedDomainModel(self._decoder.codec, self.network, self._transforms).from_latent(latents)
             own = [about[i]._replace(image_size=results[i].image_size) for i in good]
-            for i, result in zip(good, self._labels(self._network.from_latent(batch), own), strict=True):
+            for i, result in zip(good, self._labels(logits, own), strict=True):
                 results[i] = result
         return results
 
     def _logits(self, batch: JPEGCoefficients) -> Any:
         """The network's output; a network over pixels is known by its error."""
-        batch = batch.to(next(self.model.parameters()).device)
+        batch = batch.to(next(self.network.parameters()).device)
         try:
-            return self._network(batch)
+            return self.network(batch)
         except (TypeError, AttributeError) as error:
             if type(batch).__name__ not in str(error):  # it read them, and went wrong later
                 raise
-            name, reason = type(self.model).__name__, str(error).partition("\n")[0]
+            name, reason = type(self.network).__name__, str(error).partition("\n")[0]
             raise TypeError(
                 f"{name} does not read JPEG coefficients ({reason}); cdzoo.ops.to_jpeg_domain(model) makes a network "
                 'over coefficients of a CNN over pixels, and model="timm/NAME" takes one from timm'
@@ -212,7 +207,8 @@ class Classify(Task):
     def _labels(self, logits: Any, about: Sequence[Classified]) -> list[Classified | Exception]:
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise TypeError(f"{type(self.model).__name__} gives {what}, not logits (B, num_classes); use a classifier")
+            name = type(self.network).__name__
+            raise TypeError(f"{name} gives {what}, not logits (B, num_classes); use a classifier")
         results: list[Classified | Exception] = []
         for row, one in zip(logits.float().cpu(), about, strict=True):
             try:
@@ -229,10 +225,6 @@ class Classify(Task):
             "probabilities": [label.probability for label in result.classes],
             "damage": result.damage or None,
         }
-
-
-def _for_inference(network: nn.Module) -> nn.Module:
-    return network.for_inference() if isinstance(network, Classifier) else network
 
 
 @contextlib.contextmanager

@@ -26,18 +26,7 @@ from numba.extending import intrinsic
 
 from cdzoo._numba import compiler
 
-__all__ = ["CORRUPT", "decode_rows", "encode_rows"]
-
-# Outcomes of one stream, as decode_rows writes them: 0 is success, the others index this table of reasons.
-CORRUPT = {
-    1: "its first 8 bytes hold {bits:#x}, which is not a coder state",
-    2: "the data run out at symbol {position} of {count}",
-    3: "symbol {position} of {count} claims {value} or more 4-bit groups; no int16 needs more than 5",
-    4: "symbol {position} of {count} decodes to {value}, outside int16",
-    5: "symbol {position} of {count} is not in the shortest form that the encoder writes",
-    6: "{value} words of 4 bytes are left over after the last of {count} symbols",
-    7: "the last of {count} symbols leaves the state {bits:#x} in place of 0x80000000",
-}
+__all__ = ["decode_rows", "encode_rows"]
 
 _U16, _U64, _I64 = np.uint16, np.uint64, np.int64
 _ZERO, _ONE, _TWO, _FOUR = _U64(0), _U64(1), _U64(2), _U64(4)

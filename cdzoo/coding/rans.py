@@ -11,6 +11,7 @@ values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). ``_r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -19,12 +20,25 @@ import numpy as np
 from torch import Tensor
 
 from cdzoo._threads import for_each
+from cdzoo.coding._rans_python import decode_rows
 from cdzoo.coding.tables import INT16, Array, SymbolTables, integers, refuse, running_sum
 from cdzoo.errors import BitstreamError
 
-__all__ = ["decode_batch", "encode_batch"]
+__all__ = ["CORRUPT", "decode_batch", "encode_batch", "load_kernels"]
 
 _SCRATCH_WORDS = 1 << 24  # streams encoded in one go share a buffer of at most 64 MiB, unless one alone needs more
+
+CORRUPT = {
+    1: "its first 8 bytes hold {bits:#x}, which is not a coder state",
+    2: "the data run out at symbol {position} of {count}",
+    3: "symbol {position} of {count} claims {value} or more 4-bit groups; no int16 needs more than 5",
+    4: "symbol {position} of {count} decodes to {value}, outside int16",
+    5: "symbol {position} of {count} is not in the shortest form that the encoder writes",
+    6: "{value} words of 4 bytes are left over after the last of {count} symbols",
+    7: "the last of {count} symbols leaves the state {bits:#x} in place of 0x80000000",
+}
+"""Outcome of a stream -> reason, as the decoders report it; 0 is success."""
+_symbols_left = 400_000  # decoded in plain Python, in 0.3 s, before the compiled loops are loaded, in 1 s
 
 _T = TypeVar("_T")
 
@@ -55,7 +69,7 @@ def encode_batch(
     # A symbol under its table adds at most 16 bits to the state, an escaped one 24 more; rounding adds less than
     # 2**-13 of a bit per symbol. Two words per symbol, and two for the flush, are never exceeded.
     most = 2 * k + 2
-    kernels, entries, begins = _kernels(), tables.encoder_entries, np.empty(n, np.int64)
+    kernels, entries, begins = load_kernels(), tables.encoder_entries, np.empty(n, np.int64)
 
     def encode(first: int, last: int) -> list[bytes]:
         fill(first, last)
@@ -121,7 +135,15 @@ def decode_batch(
     words = np.frombuffer(b"".join(streams), "<u4").astype(np.uint32, copy=False)
     bounds = running_sum(np.array([*sizes, 0], np.int64)) // 4
     outcomes = np.zeros((n, 3), np.int64)
-    kernels, search = _kernels(), (tables.modes, tables.buckets, tables.decoder_entries)
+    if in_python(n * k):
+        fill(0, n)
+        decode_rows(words, bounds, table_of, step, k, tables, result, outcomes)
+        for i in range(n):
+            if then is not None:
+                then(i)
+        _refuse_corrupt(outcomes, k)
+        return result
+    kernels, search = load_kernels(), (tables.modes, tables.buckets, tables.decoder_entries)
 
     def decode(first: int, last: int) -> None:
         fill(first, last)
@@ -134,18 +156,31 @@ def decode_batch(
                 then(i)
 
     _spread(decode, n, num_threads, longest=max(n, 1))
-    for i in np.flatnonzero(outcomes[:, 0]).tolist():
-        code, position, value = outcomes[i].tolist()
-        reason = kernels.CORRUPT[code].format(position=position, count=k, value=value, bits=value % (1 << 64))
-        raise BitstreamError(reason, position=i, total=n)
+    _refuse_corrupt(outcomes, k)
     return result
 
 
-def _kernels() -> Any:
-    """The compiled loops. Importing them costs numba (0.3 s) and, in the first process ever, a second of compiling."""
+def load_kernels() -> Any:
+    """The compiled loops. Importing them takes a second for Numba and, on a machine's first run, another to compile."""
     from cdzoo.coding import _rans_kernels as _rans
 
     return _rans
+
+
+def in_python(symbols: int) -> bool:
+    """True if so few symbols are decoded without the compiled loops, which are not loaded yet; they are counted."""
+    global _symbols_left
+    if "cdzoo.coding._rans_kernels" in sys.modules or symbols > _symbols_left:
+        return False
+    _symbols_left -= symbols
+    return True
+
+
+def _refuse_corrupt(outcomes: Array, k: int) -> None:
+    for i in np.flatnonzero(outcomes[:, 0]).tolist():
+        code, position, value = outcomes[i].tolist()
+        reason = CORRUPT[code].format(position=position, count=k, value=value, bits=value % (1 << 64))
+        raise BitstreamError(reason, position=i, total=len(outcomes))
 
 
 def _spread(work: Callable[[int, int], _T], n: int, num_threads: int, *, longest: int) -> list[_T]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Sequence
 
 import torch
 
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
 from cdzoo.coding.cdz_format import FIXED_BYTES, unverified_image_size
+from cdzoo.coding.rans import load_kernels
 from cdzoo.data._dataset import Labels, SampleDataset
 from cdzoo.data._decode import MAX_STREAM_BYTES, Decoder, OnError
 from cdzoo.data._shards import SampleShards, ShardLabels
@@ -25,7 +25,7 @@ class StreamDecoder(Decoder[Latent]):
     """Decode streams of any sizes, those of one size together.
 
     Keeps a copy of the codec on the CPU: worker processes must not touch an accelerator, and the caller may go on to
-    train its own codec.
+    train its own codec. If the codec is ``owned``, so that nobody else uses it, it is moved there itself.
 
     Raises:
         TypeError: ``codec`` is not a codec.
@@ -36,14 +36,19 @@ class StreamDecoder(Decoder[Latent]):
     head_sizes = (FIXED_BYTES,)
     collate = staticmethod(collate_latents)
 
-    def __init__(self, codec: Codec, transform: Callable[[Latent], Latent] | None, max_pixels: int | None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        transform: Callable[[Latent], Latent] | None,
+        max_pixels: int | None,
+        *,
+        owned: bool = False,
+    ) -> None:
         super().__init__(transform)
         if not isinstance(codec, Codec):
             raise TypeError(f"codec must be a cdzoo codec, not {type(codec).__name__}; build one with cdzoo.get_codec")
-        self.codec = copy.deepcopy(codec).cpu().eval().requires_grad_(False)
-        # The coding tables are derived and the compiled loops loaded here, once, and not in every forked worker.
-        self.codec.fingerprint  # noqa: B018
-        importlib.import_module("cdzoo.coding._rans_kernels")
+        self.codec = (codec if owned else copy.deepcopy(codec)).cpu().eval().requires_grad_(False)
+        self.codec.fingerprint  # noqa: B018  (derives the coding tables once, and not in every forked worker)
         self._max_pixels = max_pixels
 
     def bucket_key(self, head: bytes) -> tuple[int, int]:
@@ -134,6 +139,7 @@ class StreamDataset(SampleDataset[Latent]):
         on_error: OnError = "raise",
     ) -> None:
         decoder = StreamDecoder(codec, transform, max_pixels)
+        load_kernels()  # once, and not in every forked worker
         super().__init__(root, decoder, labels=labels, max_stream_bytes=max_stream_bytes, on_error=on_error)
         self._codec_name = decoder.codec.name
 
@@ -212,6 +218,7 @@ class StreamShards(SampleShards[Latent]):
         rank: int | None = None,
     ) -> None:
         decoder = StreamDecoder(codec, transform, max_pixels)
+        load_kernels()  # once, and not in every forked worker
         super().__init__(
             shards,
             decoder,

@@ -6,7 +6,7 @@ import itertools
 from typing import TypeVar
 
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ["fold_batch_norms"]
 
@@ -21,8 +21,13 @@ def fold_batch_norms(network: N) -> N:
             in the EfficientNets and adapters of the zoo.
     """
     for module in list(network.modules()):
-        for (name, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
+        for (_, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, layer))
+                mean, var = layer.running_mean, layer.running_var
+                assert mean is not None
+                assert var is not None
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, mean, var, layer.eps, layer.weight, layer.bias
+                )
                 setattr(module, norm, nn.Identity())
     return network

@@ -148,13 +148,16 @@ class Classifier(nn.Module, ABC):
             reduction *= stride
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
 
-    def for_inference(self) -> Self:
+    def for_inference(self, *, inplace: bool = False) -> Self:
         """A copy in evaluation mode for the fastest run on CPUs; its logits differ by rounding only.
 
         The EfficientNets fold their batch norms into the convolutions (``cdzoo.models._folding``). Names of
         parameters change then, so the copy is not for training or saving.
+
+        Args:
+            inplace: change and return this network itself, which saves the time and memory of a copy.
         """
-        return copy.deepcopy(self).eval()
+        return (self if inplace else copy.deepcopy(self)).eval()
 
     def stage_modules(self, stage: str) -> list[str]:
         """Names of the modules that a stage consists of, in order."""

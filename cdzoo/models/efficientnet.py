@@ -126,9 +126,9 @@ class JPEGEfficientNetLite0(Classifier):
         image = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
         return torch.clamp(image, self.black, self.white)
 
-    def for_inference(self) -> Self:
+    def for_inference(self, *, inplace: bool = False) -> Self:
         """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
-        return fold_batch_norms(super().for_inference().to(memory_format=torch.channels_last))
+        return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
 
     def stage_modules(self, stage: str) -> list[str]:
         """See :class:`~cdzoo.models.classifier.Classifier`."""

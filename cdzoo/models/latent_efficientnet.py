@@ -112,9 +112,9 @@ class LatentEfficientNetLite0(LatentClassifier):
         cells: Tensor = self.entrance(x, sigma, (height, width))
         return cells
 
-    def for_inference(self) -> Self:
+    def for_inference(self, *, inplace: bool = False) -> Self:
         """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
-        return fold_batch_norms(super().for_inference().to(memory_format=torch.channels_last))
+        return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
 
     def stage_modules(self, stage: str) -> list[str]:
         """See :class:`~cdzoo.models.classifier.Classifier`."""

@@ -123,12 +123,18 @@ def build_codec(source: WeightsFolder) -> Codec:
     return codec
 
 
+_INITIALIZERS: Any = (nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_)
+_RANDOM: Any = (Tensor.normal_, Tensor.uniform_)  # trunc_normal_ calls them until it likes the values
+
+
 class _WithoutRandomValues(TorchFunctionMode):
-    """Leaves out the random first values of layers: on the meta device they import PyTorch's compiler, for seconds."""
+    """Leaves out the random first values of layers, which take time; on the meta device they import a compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
-            return args[0] if args else kwargs["tensor"]
+        if func in _INITIALIZERS or func in _RANDOM:
+            tensor: Tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta or func in _INITIALIZERS:
+                return tensor
         return func(*args, **(kwargs or {}))
 
 
@@ -210,7 +216,8 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
         plan = planned(entry, arguments)
         if plan is not None:
             _check_tensors(entry, source, plan.state_dict(), own)
-        module: Any = entry.make(**arguments)
+        with _WithoutRandomValues():
+            module: Any = entry.make(**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _misfit(entry, source, error) from error
     except ImportError as error:
@@ -234,7 +241,7 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
         fingerprint=source.config.get("fingerprint"),
         codec=None if codes else source.config.get("codec"),
         meta=source.meta,
-        digest=content_digest(tensors),
+        digest=content_digest({**tensors, **module.state_dict()}),
     )
     _state_origin(module, origin, source)
     return cast(nn.Module, module)

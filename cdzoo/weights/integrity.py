@@ -62,5 +62,5 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         kept = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else torch.int64)
         digest.update(f"{name} {tuple(kept.shape)}\n".encode())
-        digest.update(kept.contiguous().numpy().tobytes())
+        digest.update(kept.contiguous().numpy().data)
     return digest.hexdigest()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +309,26 @@ def test_files_in_memory_have_the_labels_of_the_files_on_disk(files: Path) -> No
     for one, other in zip(found, expected, strict=True):
         assert type(one.error) is type(other.error)
         assert [label.name for label in one.classes] == [label.name for label in other.classes]
+
+
+def test_a_small_stream_is_classified_without_numba(files: Path) -> None:
+    code = f"""
+        import sys, cdzoo
+        [result] = cdzoo.classify({str(files / "sub" / "bmshj2018_hyperprior0.cdz")!r})
+        print("numba" in sys.modules, *[label.number for label in result.classes])
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    [here] = cdzoo.classify(files / "sub" / "bmshj2018_hyperprior0.cdz")
+    assert result.stdout.split() == ["False", *[str(label.number) for label in here.classes]]
+
+
+def test_a_network_that_is_given_stays_as_it_is(files: Path) -> None:
+    network = cdzoo.get_model(JPEG_MODEL, weights="DEFAULT").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    [named], [given] = cdzoo.classify(files / "0.jpg"), cdzoo.classify(files / "0.jpg", model=network)
+    assert given.classes == named.classes
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,12 +18,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.symbol_tables import make_symbols, make_tables, padded
 
-from cdzoo.coding.rans import decode_batch, encode_batch
+from cdzoo.coding import rans
+from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.tables import SymbolTables
 from cdzoo.errors import BitstreamError
 
 INT16 = np.iinfo(np.int16)
 START = 1 << 31  # the coder's first state
+
+
+def decode_batch(streams: Sequence[bytes], indexes: Any, tables: SymbolTables, **options: Any) -> np.ndarray:
+    """The compiled decoder, after the one in plain Python has given the same symbols or the same error."""
+    rans.load_kernels()
+    with mock.patch.object(rans, "in_python", return_value=True):
+        try:
+            plain: Any = rans.decode_batch(streams, indexes, tables).copy()
+        except BitstreamError as error:
+            plain = str(error)
+    if isinstance(plain, str):
+        with pytest.raises(BitstreamError) as found:
+            rans.decode_batch(streams, indexes, tables, **options)
+        assert str(found.value) == plain
+        raise found.value
+    compiled = rans.decode_batch(streams, indexes, tables, **options)
+    np.testing.assert_array_equal(compiled, plain)
+    return compiled
 
 
 # ---------------------------------------------------------------------------------------------------- the format
@@ -452,6 +474,27 @@ def test_tables_are_immutable() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- process
+
+
+def test_many_small_streams_load_the_compiled_loops_in_the_end() -> None:
+    code = """
+        import sys
+        import numpy as np
+        from cdzoo.coding import rans
+        from cdzoo.coding.tables import SymbolTables
+        tables = SymbolTables(*map(np.array, ([0, 65535, 65536], [0], [3], [0])))
+        stream = (1 << 31).to_bytes(8, "little")
+        loaded = []
+        for k in (0, 400_001, 0):
+            try:
+                rans.decode_batch([stream], np.zeros(k, np.uint16), tables)
+            except rans.BitstreamError:
+                pass
+            loaded.append("numba" in sys.modules)
+        print(loaded)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert result.stdout == "[False, True, True]\n"
 
 
 def test_numba_is_imported_on_first_use() -> None:

@@ -46,6 +46,8 @@ def test_batch_norms_are_folded_into_the_convolutions(kind: str) -> None:
     with torch.no_grad():
         expected = network.eval()(x)
         torch.testing.assert_close(fast(x), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        assert network.for_inference(inplace=True) is network
+        torch.testing.assert_close(network(x), fast(x), rtol=0, atol=0)
     assert expected.std(0).min() > 0  # the logits depend on the input
 
 
