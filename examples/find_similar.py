@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import cdzoo
 from cdzoo.codecs import read_jpeg
-from cdzoo.data import CoefficientDataset, StreamDataset, collate_coefficients, collate_latents
+from cdzoo.data import CoefficientDataset, SizeBucketSampler, StreamDataset, collate_coefficients, collate_latents
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder")
@@ -26,16 +26,18 @@ parser.add_argument("--threshold", type=float, help="least similarity of near-du
 parser.add_argument("--top", type=int, default=5, help="photographs to show for a query (5)")
 args = parser.parse_args()
 
-name = "fa_cresnet39" if args.latents else "jpeg_efficientnet_lite0"
+name = "latent_efficientnet_lite0" if args.latents else "jpeg_efficientnet_lite0"
 weights = cdzoo.get_model_weights(name).DEFAULT
 model = cdzoo.get_model(name, weights=weights).eval()
 if args.latents:
     codec = weights.build_codec()
-    data = StreamDataset(args.folder, codec, labels=str, transform=model.transforms, on_error="skip")
-    read = lambda path: model.transforms(codec.decompress([Path(path).read_bytes()]))  # noqa: E731
+    data = StreamDataset(args.folder, codec, labels=str, on_error="skip")
+    loading = {"batch_sampler": SizeBucketSampler(data, batch_size=32), "collate_fn": collate_latents}
+    read = lambda path: codec.decompress([Path(path).read_bytes()])  # noqa: E731
 else:
     options = {"transform": model.transforms, "strict": False}
     data = CoefficientDataset(args.folder, labels=str, gray="ycbcr", on_error="skip", **options)
+    loading = {"batch_size": 32, "collate_fn": collate_coefficients}
     read = lambda path: read_jpeg(path, **options)  # noqa: E731
 
 
@@ -45,8 +47,7 @@ def embed(batch):
     return torch.nn.functional.normalize(model.forward_head(model.forward_features(batch), pre_logits=True))
 
 
-join = collate_latents if args.latents else collate_coefficients
-batches = [(embed(batch), paths) for batch, paths in DataLoader(data, batch_size=32, collate_fn=join)]
+batches = [(embed(batch), paths) for batch, paths in DataLoader(data, **loading)]
 embeddings = torch.cat([rows for rows, _ in batches])  # (number of files, num_features)
 paths = [path for _, names in batches for path in names]
 if args.query is not None:

@@ -18,7 +18,7 @@ from cdzoo.data import SizeBucketSampler, StreamDataset, collate_latents
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", help="folder with one sub-folder of streams per class")
 parser.add_argument("--out", default="runs/finetuned")
-parser.add_argument("--model", default="fa_cresnet39", help="of `cdzoo list --pretrained`, over latents")
+parser.add_argument("--model", default="latent_efficientnet_lite0", help="of `cdzoo list --pretrained`, over latents")
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--lr", type=float, default=3e-4)

@@ -82,7 +82,9 @@ class Networks:
         kind = "jpeg" if suffix in JPEG_SUFFIXES else read_header(file.content).codec
         if kind not in self._packaged:
             try:
-                self._packaged[kind] = self._load(default_network(kind, self._codec), owned=self._codec is None)
+                self._packaged[kind] = self._load(
+                    default_network(kind, self._codec), owned=kind == "jpeg" or self._codec is None
+                )
             except (*FILE_ERRORS, ImportError) as error:
                 self._packaged[kind] = error if isinstance(error, FILE_ERRORS) else PairingError(str(error))
         found = self._packaged[kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,6 @@ from cdzoo.labels import Label, top_labels
 from cdzoo.models.classifier import Classifier
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients, Latent
-from cdzoo.weights.integrity import content_digest
 
 __all__ = ["Classified", "Classify"]
 
@@ -110,8 +110,6 @@ class Classify(Task):
         elif transforms is None:
             self._transforms = getattr(model, "transforms", None) or CoefficientTransform()
         self.meta = getattr(network, "meta", None) or {}
-        origin = getattr(network, "origin", None) if owned else None
-        self._digest = content_digest(network.state_dict()) if origin is None else origin.digest
         if isinstance(network, Classifier):
             self.network: Any = network.for_inference(inplace=owned)
         else:
@@ -126,10 +124,15 @@ class Classify(Task):
     def facts(self) -> dict[str, Any]:
         """See :class:`~cdzoo.bulk.engine.Task`: the hash of the network among them."""
         codec = {} if self._decoder is None else {"fingerprint": self._decoder.codec.fingerprint}
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         config = getattr(self._transforms, "__qualname__", "")
         if hasattr(self._transforms, "config"):
             config = self._transforms.config()
-        of = {"model": type(self.network).__name__, "weights": self._digest, "transforms": config}
+        of = {"model": type(self.network).__name__, "weights": digest.hexdigest(), "transforms": config}
         reading = {"strict": self.strict, "fallback": self.fallback}
         return {**super().facts, **of, "top": self.top, **reading, **codec}
 
@@ -184,6 +187,7 @@ class Classify(Task):
         good = [i for i, latent in enumerate(results) if isinstance(latent, Latent)]
         if good:
             latents: Any = collate_latents([results[i] for i in good])
+            # made here, because moving one to another device would move the decoder's codec too
             logits = CompressedDomainModel(self._decoder.codec, self.network, self._transforms).from_latent(latents)
             own = [about[i]._replace(image_size=results[i].image_size) for i in good]
             for i, result in zip(good, self._labels(logits, own), strict=True):

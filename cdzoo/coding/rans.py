@@ -2,8 +2,8 @@
 
 A batch of ``n`` streams of ``k`` symbols is coded in one call, every symbol under one of a few tables of cumulative
 counts. The streams equal those of ``compressai.ans`` (``RansEncoder.encode_with_indexes``) and either coder reads
-the other's. This one compiles with numba at the first call, takes arrays in place of nested lists, and refuses every
-stream that the encoder cannot have written.
+the other's. This one takes arrays in place of nested lists, and refuses every stream that the encoder cannot have
+written. Its loops are compiled with Numba; a few small streams are decoded without (``_rans_python.py``).
 
 Source: Duda, "Asymmetric numeral systems", arXiv:1311.2540; ``ryg_rans`` for the 64-bit variant; the escape code for
 values outside a table is CompressAI's (Bégaint et al., arXiv:2011.03029). ``_rans_kernels.py`` describes the bits.
@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from cdzoo._threads import for_each
-from cdzoo.coding._rans_python import decode_rows
+from cdzoo.coding import _rans_python
 from cdzoo.coding.tables import INT16, Array, SymbolTables, integers, refuse, running_sum
 from cdzoo.errors import BitstreamError
 
@@ -38,7 +38,7 @@ CORRUPT = {
     7: "the last of {count} symbols leaves the state {bits:#x} in place of 0x80000000",
 }
 """Outcome of a stream -> reason, as the decoders report it; 0 is success."""
-_symbols_left = 400_000  # decoded in plain Python, in 0.3 s, before the compiled loops are loaded, in 1 s
+_symbols_left = 400_000  # decoded in plain Python, in 0.2 s, before the compiled loops are loaded, in 1 s
 
 _T = TypeVar("_T")
 
@@ -135,9 +135,11 @@ def decode_batch(
     words = np.frombuffer(b"".join(streams), "<u4").astype(np.uint32, copy=False)
     bounds = running_sum(np.array([*sizes, 0], np.int64)) // 4
     outcomes = np.zeros((n, 3), np.int64)
-    if in_python(n * k):
+    if num_threads < 1:
+        raise ValueError(f"num_threads={num_threads}; it has to be 1 or more")
+    if in_python(max(n * k, len(words))):
         fill(0, n)
-        decode_rows(words, bounds, table_of, step, k, tables, result, outcomes)
+        _rans_python.decode_rows(words, bounds, table_of, step, k, tables, result, outcomes)
         for i in range(n):
             if then is not None:
                 then(i)
@@ -168,8 +170,12 @@ def load_kernels() -> Any:
 
 
 def in_python(symbols: int) -> bool:
-    """True if so few symbols are decoded without the compiled loops, which are not loaded yet; they are counted."""
+    """True if so few symbols are decoded without the compiled loops, which are not loaded yet; they are counted.
+
+    Every call counts as a thousand symbols more, which it takes to lay out the tables.
+    """
     global _symbols_left
+    symbols += 1000
     if "cdzoo.coding._rans_kernels" in sys.modules or symbols > _symbols_left:
         return False
     _symbols_left -= symbols

@@ -25,7 +25,7 @@ class StreamDecoder(Decoder[Latent]):
     """Decode streams of any sizes, those of one size together.
 
     Keeps a copy of the codec on the CPU: worker processes must not touch an accelerator, and the caller may go on to
-    train its own codec. If the codec is ``owned``, so that nobody else uses it, it is moved there itself.
+    train its own codec. An ``owned`` codec, which nobody else uses, is not copied.
 
     Raises:
         TypeError: ``codec`` is not a codec.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -18,14 +18,13 @@ def fold_batch_norms(network: N) -> N:
 
     Args:
         network: in evaluation mode; in each of its modules a batch norm is registered right behind its convolution, as
-            in the EfficientNets and adapters of the zoo.
+            in the EfficientNets and adapters of the zoo. No two modules share a convolution.
     """
     for module in list(network.modules()):
         for (_, conv), (norm, layer) in itertools.pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
-                mean, var = layer.running_mean, layer.running_var
-                assert mean is not None
-                assert var is not None
+            if isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats:
+                mean: Any = layer.running_mean
+                var: Any = layer.running_var
                 conv.weight, conv.bias = fuse_conv_bn_weights(
                     conv.weight, conv.bias, mean, var, layer.eps, layer.weight, layer.bias
                 )

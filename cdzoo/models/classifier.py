@@ -149,10 +149,10 @@ class Classifier(nn.Module, ABC):
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
 
     def for_inference(self, *, inplace: bool = False) -> Self:
-        """A copy in evaluation mode for the fastest run on CPUs; its logits differ by rounding only.
+        """A copy, or with ``inplace`` this network, for the fastest run on CPUs; its logits differ by rounding only.
 
-        The EfficientNets fold their batch norms into the convolutions (``cdzoo.models._folding``). Names of
-        parameters change then, so the copy is not for training or saving.
+        It is in evaluation mode. The EfficientNets fold their batch norms into the convolutions
+        (``cdzoo.models._folding``). Names of parameters change then, so the result is not for training or saving.
 
         Args:
             inplace: change and return this network itself, which saves the time and memory of a copy.

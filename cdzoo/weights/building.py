@@ -123,18 +123,24 @@ def build_codec(source: WeightsFolder) -> Codec:
     return codec
 
 
-_INITIALIZERS: Any = (nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_)
-_RANDOM: Any = (Tensor.normal_, Tensor.uniform_)  # trunc_normal_ calls them until it likes the values
+_INITIALIZERS: Any = (nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_)
+_METHODS: Any = (Tensor.normal_, Tensor.uniform_)
 
 
 class _WithoutRandomValues(TorchFunctionMode):
-    """Leaves out the random first values of layers, which take time; on the meta device they import a compiler."""
+    """Zeros in place of the random first values of layers, which take time; weights replace them.
+
+    On the meta device, where methods would import PyTorch's compiler, for seconds, nothing is done. Elsewhere methods
+    stay as they are: a loop may draw until it likes the values.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _INITIALIZERS or func in _RANDOM:
+        if func in _INITIALIZERS or func in _METHODS:
             tensor: Tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta or func in _INITIALIZERS:
+            if tensor.is_meta:
                 return tensor
+            if func in _INITIALIZERS:
+                return tensor.detach().zero_()
         return func(*args, **(kwargs or {}))
 
 
@@ -209,7 +215,7 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
             f"{source}: {entry.name} is being built on the meta device, where there is no memory to load weights into; "
             "build it outside of torch.device('meta') and move it afterwards"
         )
-    tensors = source.tensors()
+    tensors = {k: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for k, t in source.tensors().items()}
     integers = {k.removeprefix(INTEGER_PREFIX): v for k, v in tensors.items() if k.startswith(INTEGER_PREFIX)}
     own = {k: v for k, v in tensors.items() if not k.startswith(INTEGER_PREFIX)}
     try:
@@ -241,7 +247,7 @@ def _filled(entry: Entry, source: WeightsFolder, arguments: dict[str, Any]) -> n
         fingerprint=source.config.get("fingerprint"),
         codec=None if codes else source.config.get("codec"),
         meta=source.meta,
-        digest=content_digest({**tensors, **module.state_dict()}),
+        digest=content_digest(tensors),
     )
     _state_origin(module, origin, source)
     return cast(nn.Module, module)

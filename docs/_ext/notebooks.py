@@ -29,6 +29,7 @@ BLOCK = re.compile(
     r"(?P<text>^<!-- notebook: text -->\n+)?^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+PYTHON = "{sys.executable}"  # IPython puts its own Python here; the one on the PATH may be another
 FILES = """
 from pathlib import Path
 
@@ -65,8 +66,11 @@ def plain(text: str) -> str:
 
 def commands(body: str) -> str:
     """A block of the command line, as IPython runs it."""
-    lines = body.replace("\\\n", " ").splitlines()
-    return "\n".join(f"%{line}" if line.startswith("pip ") else f"!{line}" for line in lines if line.strip())
+    lines = [line for line in body.replace("\\\n", " ").splitlines() if line.strip()]
+    for before, after in (("cdzoo ", "python -m cdzoo "), ("python ", f"!{PYTHON} "), ("pip ", "%pip ")):
+        lines = [after + line.removeprefix(before) if line.startswith(before) else line for line in lines]
+    text = "\n".join(lines)
+    return f"import sys\n\n{text}" if PYTHON in text else text
 
 
 def examples(body: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import pickle
 import subprocess
@@ -32,7 +33,8 @@ def decode_batch(streams: Sequence[bytes], indexes: Any, tables: SymbolTables, *
     rans.load_kernels()
     with mock.patch.object(rans, "in_python", return_value=True):
         try:
-            plain: Any = rans.decode_batch(streams, indexes, tables).copy()
+            same = {name: copy.deepcopy(value) for name, value in options.items() if name != "then"}
+            plain: Any = rans.decode_batch(streams, indexes, tables, **same)
         except BitstreamError as error:
             plain = str(error)
     if isinstance(plain, str):

@@ -35,14 +35,16 @@ def run_cell(source: str, names: dict[str, Any], folder: Path) -> str:
         first, _, text = source.partition("\n")
         (folder / first.split()[1]).write_text(text + "\n", encoding="utf-8")
         return ""
-    if source.startswith(("!", "%")):
-        search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        environment = {**os.environ, "PATH": search, "PYTHONPATH": str(Path(cdzoo.__file__).parents[1])}
+    lines = source.splitlines()
+    if lines[0] == "import sys" and lines[-1].startswith("!"):
+        lines = lines[2:]
+    if lines[0].startswith(("!", "%", "#")):
+        environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parents[1])}
         output = ""
-        for line in source.splitlines():
-            assert line.startswith(("!", "%pip "))
-            command = line.removeprefix("!").replace("cdzoo ", "python -m cdzoo ", line.startswith("!cdzoo "))
+        for line in lines:
+            assert line.startswith((f"!{notebooks.PYTHON} ", "%pip ", "#")), line
             if line.startswith("!"):
+                command = line[1:].replace(notebooks.PYTHON, sys.executable)
                 done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, (line, done.stdout, done.stderr)
                 output += done.stdout
@@ -81,7 +83,8 @@ def test_cells_are_those_of_the_page() -> None:
     text = (ROOT / "examples" / "thumbnails.py").read_text(encoding="utf-8")
     assert "".join(script["source"]) == f"%%writefile examples/thumbnails.py\n{text}".rstrip("\n")
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert code.index("!python examples/thumbnails.py photos thumbnails") > code.index("".join(script["source"]))
+    command = "import sys\n\n!{sys.executable} examples/thumbnails.py photos thumbnails"
+    assert code.index(command) > code.index("".join(script["source"]))
     assert [cell["outputs"][0]["text"] for cell in cells if cell.get("outputs")] == [["(1, 3, 54, 80)"]]
 
 
