@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader
 
 import cdzoo
-from cdzoo.codecs import read_jpeg
 from cdzoo.data import CoefficientDataset, SizeBucketSampler, StreamDataset, collate_coefficients, collate_latents
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,7 +37,7 @@ else:
     options = {"transform": model.transforms, "strict": False}
     data = CoefficientDataset(args.folder, labels=str, gray="ycbcr", on_error="skip", **options)
     loading = {"batch_size": 32, "collate_fn": collate_coefficients}
-    read = lambda path: read_jpeg(path, **options)  # noqa: E731
+    read = lambda path: cdzoo.codecs.read_jpeg(path, **options)  # noqa: E731
 
 
 @torch.no_grad()
