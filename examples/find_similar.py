@@ -21,7 +21,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("folder")
 parser.add_argument("--query", help="a file of the same kind; without it, near-duplicates are listed")
 parser.add_argument("--latents", action="store_true", help="read .cdz streams instead of JPEG files")
-parser.add_argument("--threshold", type=float, help="least similarity of near-duplicates (0.7; of latents 0.97)")
+parser.add_argument("--threshold", type=float, default=0.7, help="least similarity of near-duplicates (0.7)")
 parser.add_argument("--top", type=int, default=5, help="photographs to show for a query (5)")
 args = parser.parse_args()
 
@@ -55,5 +55,5 @@ if args.query is not None:
         print(f"{value:.3f}  {paths[i]}")
 else:
     similarity = (embeddings @ embeddings.T).triu(1)
-    for i, j in (similarity >= (args.threshold or (0.97 if args.latents else 0.7))).nonzero().tolist():
+    for i, j in (similarity >= args.threshold).nonzero().tolist():
         print(f"{similarity[i, j]:.3f}  {paths[i]}  {paths[j]}")
