@@ -38,7 +38,7 @@ def run_cell(source: str, names: dict[str, Any], folder: Path) -> str:
     lines = source.splitlines()
     if lines[0] == "import sys" and lines[-1].startswith("!"):
         lines = lines[2:]
-    if lines[0].startswith(("!", "%", "#")):
+    if any(line.startswith(("!", "%pip ")) for line in lines):
         environment = {**os.environ, "PYTHONPATH": str(Path(cdzoo.__file__).parents[1])}
         output = ""
         for line in lines:
