@@ -41,10 +41,10 @@ class _Reader:
 
 
 def decode_rows(
-    words: Array, bounds: Array, table_of: Array, step: int, count: int, tables: SymbolTables, out: Array,
-    outcomes: Array,
+    words: Array, bounds: Array, table_of: Array, step: int, count: int, first: int, last: int, tables: SymbolTables,
+    out: Array, outcomes: Array,
 ) -> None:  # fmt: skip
-    """Decode every stream; the arguments are those of the compiled ``decode_rows``.
+    """Decode streams ``first`` to ``last - 1``; the arguments are those of the compiled ``decode_rows``.
 
     Args:
         words: ``(W,)`` uint32, the streams one after the other.
@@ -52,16 +52,18 @@ def decode_rows(
         table_of: ``(k,)`` or ``(n * k,)`` integers, the table of each symbol.
         step: distance between the indexes of neighboring streams: 0 or ``k``.
         count: ``k``, symbols of a stream.
+        first: the first stream.
+        last: the stream behind the last one.
         tables: the symbol tables.
         out: ``(n, k)`` int16, written.
         outcomes: ``(n, 3)`` int64, written: outcome, position and value, as in :data:`cdzoo.coding.rans.CORRUPT`.
     """
     cdfs: dict[int, list[int]] = {}
-    for table in set(table_of.tolist()):
+    for table in set(table_of[first * step : (last - 1) * step + count].tolist()):  # only these are filled in
         start = int(tables.starts[table])
         cdfs[table] = tables.cdfs[start : start + int(tables.lengths[table])].tolist()
     limits, offsets = tables.limits.tolist(), tables.offsets.tolist()
-    for i in range(len(outcomes)):
+    for i in range(first, last):
         indexes = table_of[i * step : i * step + count].tolist()
         values: list[int] = []
         try:

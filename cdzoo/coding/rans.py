@@ -135,24 +135,23 @@ def decode_batch(
     words = np.frombuffer(b"".join(streams), "<u4").astype(np.uint32, copy=False)
     bounds = running_sum(np.array([*sizes, 0], np.int64)) // 4
     outcomes = np.zeros((n, 3), np.int64)
-    if num_threads < 1:
-        raise ValueError(f"num_threads={num_threads}; it has to be 1 or more")
     if in_python(max(n * k, len(words))):
-        fill(0, n)
-        _rans_python.decode_rows(words, bounds, table_of, step, k, tables, result, outcomes)
-        for i in range(n):
-            if then is not None:
-                then(i)
-        _refuse_corrupt(outcomes, k)
-        return result
-    kernels, search = load_kernels(), (tables.modes, tables.buckets, tables.decoder_entries)
+
+        def decode_rows(first: int, last: int) -> None:
+            _rans_python.decode_rows(words, bounds, table_of, step, k, first, last, tables, result, outcomes)
+
+    else:
+        kernels, search = load_kernels(), (tables.modes, tables.buckets, tables.decoder_entries)
+
+        def decode_rows(first: int, last: int) -> None:
+            kernels.decode_rows(
+                words, bounds, table_of, step, k, first, last,
+                *search, tables.starts, tables.limits, tables.offsets, result.reshape(-1), outcomes,
+            )  # fmt: skip
 
     def decode(first: int, last: int) -> None:
         fill(first, last)
-        kernels.decode_rows(
-            words, bounds, table_of, step, k, first, last,
-            *search, tables.starts, tables.limits, tables.offsets, result.reshape(-1), outcomes,
-        )  # fmt: skip
+        decode_rows(first, last)
         if then is not None:
             for i in range(first, last):
                 then(i)

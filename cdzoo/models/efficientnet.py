@@ -127,7 +127,7 @@ class JPEGEfficientNetLite0(Classifier):
         return torch.clamp(image, self.black, self.white)
 
     def for_inference(self, *, inplace: bool = False) -> Self:
-        """A copy in evaluation mode, ``channels_last``, with batch norms folded into the convolutions."""
+        """See :class:`~cdzoo.models.classifier.Classifier`; also ``channels_last``, with batch norms folded."""
         return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
 
     def stage_modules(self, stage: str) -> list[str]:
