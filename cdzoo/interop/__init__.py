@@ -4,7 +4,7 @@
     cdzoo.interop.torchvision   coefficients and latents in torchvision's transforms v2
     cdzoo.interop.datasets      image columns of Hugging Face datasets to coefficients, latents and streams
     cdzoo.interop.compressai    CompressAI's models as codecs
-    cdzoo.interop.ray           archives compressed and classified on a cluster, by Ray Data
+    cdzoo.interop.ray           archives compressed and classified on a cluster, by Ray
 
 Each is imported on first use; nothing here is imported by ``import cdzoo``.
 """

@@ -1,4 +1,4 @@
-"""Whole archives on a cluster, with Ray Data: images to shards of streams, streams and JPEG files to labels.
+"""Whole archives on a cluster, with Ray: images to shards of streams, streams and JPEG files to labels.
 
     ray.init()
     compress(codec, "photos", "photos-cdz")                   # shards of .cdz streams, and a table of the files
@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -32,7 +31,7 @@ from cdzoo._text import missing_package
 try:
     import ray
     import ray.cloudpickle
-    import ray.data
+    from ray.util import ActorPool
 except ModuleNotFoundError as error:
     raise missing_package(error, "interop") from error
 
@@ -165,17 +164,14 @@ def classify(
 class _Worker:
     """An actor that holds a task and processes parts."""
 
-    def __init__(self, task: Any, output: str, num_cpus: float, on_gpu: bool) -> None:
+    def __init__(self, task: Task, output: str, num_cpus: float, on_gpu: bool) -> None:
         torch.set_num_threads(max(1, int(num_cpus)))
-        self.task: Task = ray.get(task)
-        self.output = Path(output)
+        self.task, self.output = task, Path(output)
         if on_gpu:
             self.task.to("cuda")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"error": np.array([self._do(pickle.loads(part)) for part in batch["part"]], dtype=object)}
-
-    def _do(self, part: Part) -> bytes:
+    def write_part(self, part: Part) -> bytes:
+        """Process a part; returns the error that it raised, pickled, or nothing."""
         try:
             self.task.write_part(part, self.output)
         except Exception as error:  # pickled, since Ray would pass on only its text
@@ -227,25 +223,16 @@ def _run(
     remove_leftovers(output)
     if todo:
         workers = min(_workers(concurrency, num_cpus, num_gpus), len(todo))
-        # held here until the run ends: a worker that replaces another gets it again
-        shared = ray.put(task)
-        rows: ray.data.Dataset = ray.data.from_items(
-            [{"part": pickle.dumps(part)} for part in todo], override_num_blocks=len(todo)
+        # max_restarts, for if a machine of the cluster dies, all its workers move
+        worker: Any = ray.remote(_Worker).options(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=_TRIES * workers, max_task_retries=_TRIES
         )
-        rows = rows.map_batches(
-            _Worker,
-            fn_constructor_args=(shared, os.fspath(output), num_cpus, num_gpus > 0),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=num_cpus,
-            num_gpus=num_gpus or None,
-            max_restarts=_TRIES * workers,
-            max_task_retries=_TRIES,
-        )
+        shared = ray.put(task)  # one copy for all workers of a machine, and for those that replace them
+        actors = [worker.remote(shared, os.fspath(output), num_cpus, num_gpus > 0) for _ in range(workers)]
         try:
-            for row in rows.iter_rows():
-                if row["error"]:
-                    raise ray.cloudpickle.loads(row["error"])
+            for error in ActorPool(actors).map_unordered(lambda actor, part: actor.write_part.remote(part), todo):
+                if error:
+                    raise ray.cloudpickle.loads(error)
         except ray.exceptions.RayError as error:
             missing = unfinished(parts, output)
             names = ", ".join(f"{part.table} ({part.shard or part.files[0]})" for part in missing[:3])
@@ -253,4 +240,7 @@ def _run(
                 f"{len(missing)} of {len(parts)} parts are not finished, among them those whose workers died; first "
                 f"{names} ({error}); start the same run again to continue"
             ) from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)
     return summarize(parts, output, skipped=len(parts) - len(todo))

@@ -1,4 +1,4 @@
-"""Bulk work on Ray Data, with two real workers, one of which is killed."""
+"""Bulk work on Ray, with two real workers, one of which is killed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,10 +26,6 @@ from cdzoo.images import read_image
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),
-    # Ray warns about its own internals
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray(\..*)?"),
-    pytest.mark.filterwarnings(r"ignore::FutureWarning:ray(\..*)?"),
 ]
 ray = pytest.importorskip("ray")
 interop = pytest.importorskip("cdzoo.interop.ray")
@@ -39,6 +36,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def read_tables(folder: Path) -> Any:
+    return pyarrow.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]).to_pandas()
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
     )
     model = cdzoo.compose(codec, network.eval())
     assert interop.classify(model, output, tmp_path / "labels", top=2, concurrency=2) == (4, 0, 10, 0)
-    table = ray.data.read_parquet(str(tmp_path / "labels")).to_pandas()
+    table = read_tables(tmp_path / "labels")
     table = table[table["error"].isnull()]
     assert sorted(table["file"]) == sorted(dataset.names)
     for name, classes in zip(table["file"], table["classes"], strict=True):
@@ -118,7 +119,7 @@ def test_jpeg_files_of_any_size_get_labels_of_a_thousand_classes(tmp_path: Path)
     (tmp_path / "photos" / "d.jpg").write_bytes(b"no picture")
     model = cdzoo.models.jpeg_efficientnet_lite0(weights="IMAGENET1K_PIXELS").eval()
     assert interop.classify(model, tmp_path / "photos", tmp_path / "labels", top=3, part_size=2) == (2, 0, 4, 1)
-    table = ray.data.read_parquet(str(tmp_path / "labels")).to_pandas().sort_values("file")
+    table = read_tables(tmp_path / "labels").sort_values("file")
     assert table["error"].isnull().tolist() == [True, True, True, False]
     for name, classes in zip(table["file"][:3], table["classes"][:3], strict=True):
         with torch.no_grad():
@@ -127,11 +128,9 @@ def test_jpeg_files_of_any_size_get_labels_of_a_thousand_classes(tmp_path: Path)
 
 
 def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -> None:
-    """Without actors: what a part raises is pickled into its row, and raised where the rows are read."""
-    worker = interop._Worker(ray.put(_Full(codec, **OPTIONS)), str(tmp_path), 1, False)
-    part = Part(7, 0, None, str(tmp_path), ("a.png",), None)
-    [error] = worker({"part": [pickle.dumps(part)]})["error"]
-    found = pickle.loads(error)
+    """Without actors: what a part raises is pickled, and raised where the results are read."""
+    worker = interop._Worker(_Full(codec, **OPTIONS), str(tmp_path), 1, False)
+    found = pickle.loads(worker.write_part(Part(7, 0, None, str(tmp_path), ("a.png",), None)))
     assert isinstance(found, OSError)
     assert found.errno == 28
     assert "part-000007" in found.__notes__[0]
@@ -146,6 +145,24 @@ def test_a_workers_own_error_comes_back_as_it_is(tmp_path: Path, codec: Codec) -
     text = pickle.loads(interop._pickled(error))
     assert isinstance(text, RuntimeError)
     assert "OddError: odd" in str(text)
+
+
+def test_parts_whose_workers_die_every_time_are_named(
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name / f"{name}.png")
+
+    class Deadly(Compress):
+        def write_part(self, part: Any, output: Path) -> None:
+            if part.number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().write_part(part, output)
+
+    monkeypatch.setattr(interop, "Compress", Deadly)
+    with pytest.raises(RuntimeError, match=r"1 of 2 parts are not finished.*part-000001.* \(b/b.png\)"):
+        interop.compress(codec, tmp_path / "photos", tmp_path / "cdz", part_size=1, concurrency=1)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 1, "max_pixels": None, "max_stream_bytes": 1 << 20, "with_labels": False}
