@@ -52,12 +52,15 @@ def codec(request: pytest.FixtureRequest, make_codec: Callable[..., Codec]) -> C
     return make_codec(name)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (512, 768)])
+@pytest.mark.parametrize(
+    "shape",
+    [(4, 224, 224), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((16, 224, 224), (2, 512, 768)))],
+    ids=str,
+)
 def test_one_writer_every_reader(
-    codec: Codec, size: tuple[int, int], make_images: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    codec: Codec, shape: tuple[int, int, int], make_images: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = 16 if size == (224, 224) else 2
-    x = make_images(batch, *size)
+    x = make_images(*shape)
     with threads(1):
         streams = codec.compress(x)
         latent = codec.encode(x)
@@ -79,7 +82,7 @@ def test_one_writer_every_reader(
         codec.cpu()
 
 
-@pytest.mark.parametrize("size", [(224, 224), (512, 768)])
+@pytest.mark.parametrize("size", [(224, 224), pytest.param((512, 768), marks=pytest.mark.slow)], ids=str)
 def test_every_writer_one_reader(
     codec: Codec, size: tuple[int, int], make_images: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,28 +107,32 @@ def test_every_writer_one_reader(
 
 
 FRESH_PROCESS = """
-import sys, torch, cdzoo
-torch.set_num_threads({threads})
-codec = cdzoo.from_pretrained(sys.argv[1])
-streams = torch.load(sys.argv[2])
-latent = codec.decompress([bytes(s) for s in streams])
-torch.save((latent.y_hat, latent.scales), sys.argv[3])
+import sys
+from pathlib import Path
+import torch, cdzoo
+torch.set_num_threads(2)
+for folder in map(Path, sys.argv[1:]):
+    codec = cdzoo.from_pretrained(folder / "codec")
+    latent = codec.decompress([bytes(s) for s in torch.load(folder / "streams.pt")])
+    torch.save((latent.y_hat, latent.scales), folder / "out.pt")
 """
 
 
-@pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "mbt2018_mean", "torfason2018"])
 def test_a_fresh_process_with_other_threads(
-    name: str, make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path
+    make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path
 ) -> None:
-    codec, x = copy.deepcopy(make_codec(name)), make_images(2, 224, 224)
-    codec.calibrate([x])
-    cdzoo.save_pretrained(codec, tmp_path / "codec")
-    torch.save([bytearray(s) for s in codec.compress(x)], tmp_path / "streams.pt")
-    script = FRESH_PROCESS.format(threads=2)
-    arguments = [str(tmp_path / "codec"), str(tmp_path / "streams.pt"), str(tmp_path / "out.pt")]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], check=True, timeout=300)
-    y_hat, scales = torch.load(tmp_path / "out.pt")
-    assert_same(Latent(y_hat, scales, (224, 224)), codec.encode(x))
+    x, expected = make_images(2, 224, 224), {}
+    for name in ("bmshj2018_hyperprior", "mbt2018_mean", "torfason2018"):
+        codec, folder = copy.deepcopy(make_codec(name)), tmp_path / name
+        codec.calibrate([x])
+        cdzoo.save_pretrained(codec, folder / "codec")
+        torch.save([bytearray(s) for s in codec.compress(x)], folder / "streams.pt")
+        expected[folder] = codec.encode(x)
+    command = [sys.executable, "-W", "ignore", "-c", FRESH_PROCESS, *map(str, expected)]
+    subprocess.run(command, check=True, timeout=300)
+    for folder, latent in expected.items():
+        y_hat, scales = torch.load(folder / "out.pt")
+        assert_same(Latent(y_hat, scales, (224, 224)), latent)
 
 
 @pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "mbt2018_mean"])

@@ -16,7 +16,6 @@ import onnxruntime
 import pytest
 import torch
 import torchvision
-from oracles.slow import all_but_one
 from oracles.small_modules import small
 from test_interop_features import CLASSIFIERS, inputs
 from torch import Tensor, nn
@@ -26,6 +25,8 @@ from cdzoo.codecs import encode_jpeg
 from cdzoo.models._resnet import BasicBlock, Bottleneck
 from cdzoo.models.icat import ICAT
 from cdzoo.ops import to_jpeg_domain
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +71,12 @@ def assert_equal_logits(model: nn.Module, x: Any) -> None:
     assert not torch.allclose(expected[0], expected[1])
 
 
-@pytest.mark.parametrize("name", all_but_one(CLASSIFIERS, "jpeg_resnet_small"))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_onnx_runtime_gives_the_same_logits(name: str) -> None:
     model = shortened(small(name)).eval()
     assert_equal_logits(model, inputs(model))
 
 
-@pytest.mark.slow
 def test_converted_networks() -> None:
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=3).eval()
@@ -85,7 +85,6 @@ def test_converted_networks() -> None:
     assert_equal_logits(model, encode_jpeg(torch.rand(2, 3, 40, 72), subsampling="4:4:4"))
 
 
-@pytest.mark.slow
 def test_inputs_are_the_integers_of_the_files() -> None:
     model: Any = small("jpeg_resnet_small").eval()
     x = inputs(model)

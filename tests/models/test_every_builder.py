@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.slow import all_but_one
 from oracles.small_modules import CALIBRATED, small
 from torch import Tensor, nn
 
@@ -49,6 +48,8 @@ OTHER_SIZES = ("entrance.octaves.1", "entrance.octaves.2")
 """Parameters that read images of other sizes than those of the tests."""
 EXACT_SIZE = ["latent_efficientnet_lite0"]
 """Networks to whom the missing part of a last row and column of latents makes a difference."""
+PAIRED = ("torfason2018", "bmshj2018_hyperprior")
+"""Codecs of both strides, without and with scales: these are paired with every network in the default run."""
 VARIANTS = [
     ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
     *((name, {"upscale": "deconv"}) for name in ("resnet41", "mobilenet_v2_45", "resnet49")),
@@ -159,7 +160,8 @@ def test_networks_that_need_not_be_traced_are_another_one_with_more_blocks(name:
     assert repr(one) == repr(other)
 
 
-@pytest.mark.parametrize("name", all_but_one(TRACED, "cresnet39"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACED)
 def test_export_with_dynamic_sizes(name: str) -> None:
     module = shortened(small(name))
     given, other = inputs(module), inputs(module, 3, (17, 12))
@@ -175,7 +177,8 @@ def test_export_with_dynamic_sizes(name: str) -> None:
         torch.testing.assert_close(program(*other), module(*other))
 
 
-@pytest.mark.parametrize("name", all_but_one(TRACED, "cresnet39"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACED)
 def test_compiles_without_graph_breaks(name: str) -> None:
     module = shortened(small(name))
     given = as_latent(module, inputs(module))
@@ -222,7 +225,8 @@ def test_bits_come_back_as_the_latent_that_was_encoded(
     assert x_hat.max() <= 1
 
 
-@pytest.mark.parametrize("name", all_but_one(CODECS, "bmshj2018_hyperprior"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODECS)
 def test_codecs_are_traced_whole(name: str, make_images: MakeImages) -> None:
     codec = small(name).eval()
     x, other = make_images(2, 128, 192), make_images(3, 192, 128)
@@ -289,7 +293,10 @@ def head(name: str, in_channels: int, stride: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("codec_name", CODECS)
+@pytest.mark.parametrize(
+    "codec_name",
+    [name if name in PAIRED else pytest.param(name, marks=pytest.mark.slow) for name in CODECS],
+)
 def test_pairs(codec_name: str, name: str, codecs: dict[str, Codec], make_images: MakeImages) -> None:
     codec = codecs[codec_name]
     model = head(name, codec.latent_channels, codec.stride)
