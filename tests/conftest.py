@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from oracles.fresh_process import FreshProcesses
 from oracles.small_modules import CALIBRATED
 
 import cdzoo
@@ -59,6 +60,14 @@ def make_codec() -> Callable[..., Codec]:
         return codec.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshProcesses]:
+    """A function that runs a program where PyTorch has been imported, and nothing of cdzoo."""
+    processes = FreshProcesses(tmp_path_factory.mktemp("fresh"))
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

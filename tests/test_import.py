@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from oracles.fresh_process import FreshProcesses
 
 import cdzoo
 from cdzoo.coding.cdz_format import pack
@@ -49,13 +50,14 @@ def test_public_names() -> None:
     assert isinstance(cdzoo.__version__, str)
 
 
-def test_modules_of_the_contract_need_no_import_of_their_own() -> None:
+def test_modules_of_the_contract_need_no_import_of_their_own(fresh: FreshProcesses) -> None:
     script = (
         "import sys, cdzoo\n"
         "print(cdzoo.transforms.CoefficientTransform(resize=8).resize, cdzoo.types.Latent.__name__)\n"
         "print(cdzoo.interop.compressai.from_compressai.__name__, 'compressai' in sys.modules)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = fresh(script)
+    assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["8", "Latent", "from_compressai", "False"]
 
 
@@ -105,7 +107,7 @@ def test_info_about_a_stream_does_not_import_pytorch(tmp_path: Path) -> None:
     assert "truncated or damaged stream" in run.stderr
 
 
-def test_importing_and_listing_loads_nothing_heavy() -> None:
+def test_importing_and_listing_loads_nothing_heavy(fresh: FreshProcesses) -> None:
     script = (
         "import contextlib, io, json, sys, torch\n"
         "before = set(sys.modules)\n"  # torch itself loads one or the other
@@ -117,11 +119,12 @@ def test_importing_and_listing_loads_nothing_heavy() -> None:
         f"loaded['list'] = [m for m in {HEAVY} if m in sys.modules and m not in before]\n"
         "print(json.dumps(loaded))\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = fresh(script)
+    assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {"import": [], "list": []}
 
 
-def test_pretrained_networks_load_without_pytorch_compiler() -> None:
+def test_pretrained_networks_load_without_pytorch_compiler(fresh: FreshProcesses) -> None:
     """It takes longer to import than everything else together."""
     script = (
         "import sys, cdzoo\n"
@@ -129,13 +132,14 @@ def test_pretrained_networks_load_without_pytorch_compiler() -> None:
         "for name in cdzoo.list_models(pretrained=True): cdzoo.get_model(name, weights='DEFAULT')\n"
         "print('torch._dynamo' in sys.modules)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = fresh(script)
+    assert run.returncode == 0, run.stderr
     assert run.stdout == "False\n"
 
 
-def test_a_missing_extra_is_named() -> None:
+def test_a_missing_extra_is_named(fresh: FreshProcesses) -> None:
     script = "import sys; sys.modules['ray'] = None; import cdzoo.interop.ray"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    run = fresh(script)
     assert run.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: ray is not installed; run: pip install 'cdzoo[interop]'"
     )

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from oracles.fresh_process import FreshProcesses
 from oracles.slow import all_but_one
 
 ROOT = Path(__file__).parents[1]
@@ -77,20 +78,19 @@ print(json.dumps(found))
 """
 
 
-def run(program: str, tmp_path: Path, value: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a program where an installed package has one entry point."""
-    installed = tmp_path / "site" / "tinyzoo-1.0.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tinyzoo\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text(f"[cdzoo.plugins]\ntiny = {value}\n")
-    paths = [str(installed.parent), str(ROOT / "tests" / "plugin"), str(ROOT)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def installed(folder: Path, value: str) -> tuple[Path, ...]:
+    """Where Python finds a package that has one entry point and is installed in a folder, its code, and cdzoo."""
+    site = folder / "site" / "tinyzoo-1.0.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: tinyzoo\nVersion: 1.0\n")
+    (site / "entry_points.txt").write_text(f"[cdzoo.plugins]\ntiny = {value}\n")
+    return site.parent, ROOT / "tests" / "plugin", ROOT
 
 
 def test_an_installed_plugin_is_found_everywhere(tmp_path: Path) -> None:
-    done = run(PROGRAM, tmp_path, "tinyzoo", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, installed(tmp_path, "tinyzoo")))}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "models": ["tinynet"],
@@ -106,8 +106,8 @@ def test_an_installed_plugin_is_found_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", all_but_one(["no_such_module", "tinyzoo:nothing"], kept="no_such_module"))
-def test_a_plugin_that_fails_is_a_warning(value: str, tmp_path: Path) -> None:
+def test_a_plugin_that_fails_is_a_warning(value: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     program = "import cdzoo; print('cresnet39' in cdzoo.list_models())"
-    done = run(program, tmp_path, value)
+    done = fresh(program, paths=installed(tmp_path, value))
     assert done.stdout == "True\n"
     assert f"the plugin 'tiny' ({value}) could not be loaded" in done.stderr

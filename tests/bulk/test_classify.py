@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.fresh_process import FreshProcesses
 from oracles.jpeg_files import encode, picture
 from torch import Tensor, nn
 
@@ -311,13 +310,13 @@ def test_files_in_memory_have_the_labels_of_the_files_on_disk(files: Path) -> No
         assert [label.name for label in one.classes] == [label.name for label in other.classes]
 
 
-def test_a_small_stream_is_classified_without_numba(files: Path) -> None:
+def test_a_small_stream_is_classified_without_numba(files: Path, fresh: FreshProcesses) -> None:
     code = f"""
         import sys, cdzoo
         [result] = cdzoo.classify({str(files / "sub" / "bmshj2018_hyperprior0.cdz")!r})
         print("numba" in sys.modules, *[label.number for label in result.classes])
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    result = fresh(textwrap.dedent(code))
     [here] = cdzoo.classify(files / "sub" / "bmshj2018_hyperprior0.cdz")
     assert result.stdout.split() == ["False", *[str(label.number) for label in here.classes]]
 

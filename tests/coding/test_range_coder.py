@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.fresh_process import FreshProcesses
 from oracles.symbol_tables import make_symbols, make_tables, padded
 
 from cdzoo.coding import rans
@@ -478,7 +477,7 @@ def test_tables_are_immutable() -> None:
 # ---------------------------------------------------------------------------------------------------- process
 
 
-def test_many_small_streams_load_the_compiled_loops_in_the_end() -> None:
+def test_many_small_streams_load_the_compiled_loops_in_the_end(fresh: FreshProcesses) -> None:
     code = """
         import sys
         import numpy as np
@@ -495,13 +494,14 @@ def test_many_small_streams_load_the_compiled_loops_in_the_end() -> None:
             loaded.append("numba" in sys.modules)
         print(loaded)
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    result = fresh(textwrap.dedent(code))
+    assert result.returncode == 0, result.stderr
     assert result.stdout == "[False, True, True]\n"
 
 
-def test_numba_is_imported_on_first_use() -> None:
+def test_numba_is_imported_on_first_use(fresh: FreshProcesses) -> None:
     code = "import sys, cdzoo.coding.rans; print({'numba', 'compressai'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True) == "set()\n"
+    assert fresh(code).stdout == "set()\n"
 
 
 def _round_trip(tables: SymbolTables, symbols: np.ndarray, indexes: np.ndarray) -> None:

@@ -28,6 +28,7 @@ def stripes(horizontal: bool, size: tuple[int, int], seed: int) -> bytes:
     return encode(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
 
 
+@pytest.mark.slow
 def test_it_learns_classes_that_the_weights_do_not_know(tmp_path: Path) -> None:
     for name in ("across", "down"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import timm
 import torch
+from oracles.fresh_process import FreshProcesses
 from test_interop_features import CLASSIFIERS, inputs
 
 import cdzoo
@@ -121,6 +120,6 @@ def test_weights_that_do_not_exist_are_not_replaced_by_random_ones() -> None:
         timm.create_model("cdzoo_jpeg_resnet18", pretrained=True, pretrained_cfg_overlay={"file": "other.pth"})
 
 
-def test_timm_is_not_imported_by_cdzoo() -> None:
+def test_timm_is_not_imported_by_cdzoo(fresh: FreshProcesses) -> None:
     code = "import sys, cdzoo, cdzoo.models, cdzoo.interop; sys.exit('timm' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert fresh(code).returncode == 0
