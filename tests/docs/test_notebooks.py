@@ -95,6 +95,7 @@ def test_prose_has_no_markup_that_notebooks_do_not_know(page: str) -> None:
         assert not any(mark in text for mark in ("```{", "{py:", "{download}", "<!--", ".md)", ".md#"))
 
 
+@pytest.mark.slow
 def test_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("thumbnails", tmp_path, monkeypatch)
     made = sorted(path.name for path in (tmp_path / "thumbnails").iterdir())

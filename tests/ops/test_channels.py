@@ -132,6 +132,7 @@ def test_selection_without_memory():
         assert cdzoo.models.resnet41(in_channels=4, channels=[0, 2], width=0.0625).select is not None
 
 
+@pytest.mark.slow
 def test_selection_compiles_and_exports():
     select, y_hat = ChannelSelect([2, 1]), torch.randn(2, 3, 4, 4)
     latent = Latent(y_hat, y_hat.abs(), (64, 64))
