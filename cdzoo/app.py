@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -25,7 +26,7 @@ from cdzoo.codecs.hyperprior import RATES
 from cdzoo.coding.base import Codec
 from cdzoo.coding.rate_control import psnr
 from cdzoo.demo import PHOTO, draw_channels, strongest_channels
-from cdzoo.errors import PairingError
+from cdzoo.errors import JPEGError, PairingError
 from cdzoo.images import decode_image, image_size, reduced, to_pillow
 from cdzoo.labels import Label, top_labels
 from cdzoo.types import JPEGCoefficients
@@ -33,7 +34,7 @@ from cdzoo.types import JPEGCoefficients
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Demo", "Result", "View", "serve", "table_html", "view"]
+__all__ = ["Demo", "Result", "View", "photographs", "serve", "table_html", "view"]
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
@@ -59,6 +60,7 @@ class Result(NamedTuple):
         bpp: bits per pixel of the stream.
         psnr: of the decoded picture, in dB.
         seconds: name of a step -> its time, of one run.
+        damage: the first damage of a JPEG file that was read as far as possible, or ``None``.
     """
 
     from_coefficients: tuple[Label, ...]
@@ -72,6 +74,7 @@ class Result(NamedTuple):
     bpp: float
     psnr: float
     seconds: dict[str, float]
+    damage: str | None = None
 
 
 class Demo:
@@ -114,7 +117,7 @@ class Demo:
             seconds[step] = time.perf_counter() - start
             return result
 
-        coefficients = timed("read coefficients", lambda: self._read(data))
+        coefficients, damage = timed("read coefficients", lambda: self._read(data))
         logits = timed("network over coefficients", lambda: self._jpeg(coefficients))
         image = decode_image(data, max_pixels=self._max_pixels)
         small = reduced(image, self._max_side)
@@ -137,6 +140,7 @@ class Demo:
             read_header(stream).bpp,
             psnr(decoded, small),
             seconds,
+            damage,
         )
 
     @torch.no_grad()
@@ -145,27 +149,32 @@ class Demo:
 
         Returns:
             a row for each file: name, label, probability, size in pixels, bits per pixel. The row of a file that cannot
-            be read has the reason in place of the label.
+            be read has the reason in place of the label; the label of a damaged file has the damage behind it.
         """
         rows = []
         for path in map(Path, paths):
             try:
                 data = path.read_bytes()
                 height, width = image_size(data)
-                best = top_labels(self._jpeg(self._read(data))[0], self._jpeg.meta, 1)[0]
+                coefficients, damage = self._read(data)
+                best = top_labels(self._jpeg(coefficients)[0], self._jpeg.meta, 1)[0]
             except (OSError, ValueError) as error:
                 rows.append([path.name, explain(error), "", "", ""])
             else:
                 bpp = 8 * len(data) / (height * width)
-                rows.append([path.name, best.name, f"{best.probability:.0%}", f"{width}x{height}", f"{bpp:.2f}"])
+                label = best.name if damage is None else f"{best.name} (damaged: {damage})"
+                rows.append([path.name, label, f"{best.probability:.0%}", f"{width}x{height}", f"{bpp:.2f}"])
         return rows
 
-    def _read(self, data: bytes) -> JPEGCoefficients:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", JPEGWarning)
-            return read_jpeg(
-                data, transform=self._jpeg.transforms, strict=False, max_pixels=self._max_pixels, fallback="decode"
-            )
+    def _read(self, data: bytes) -> tuple[JPEGCoefficients, str | None]:
+        """The file's coefficients, and its damage if they are not all there."""
+        read = partial(read_jpeg, data, transform=self._jpeg.transforms, max_pixels=self._max_pixels, fallback="decode")
+        try:
+            return read(), None
+        except JPEGError as damage:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", JPEGWarning)
+                return read(strict=False), str(damage.named(None))
 
 
 def _latent_network(codec: Codec) -> CompressedDomainModel | None:
@@ -203,6 +212,11 @@ class View(NamedTuple):
     table: list[list[str]] | None = None
 
 
+def photographs(paths: Sequence[str] | None) -> list[str]:
+    """The files of a folder that the page takes, in the order of their names."""
+    return sorted(path for path in paths or () if path.lower().endswith(SUFFIXES))
+
+
 def view(demo: Demo, paths: Sequence[str] | None, rate: int) -> View:
     """The page for some files: the first one that can be read in full, and a table if there are several."""
     if not paths:
@@ -217,6 +231,8 @@ def view(demo: Demo, paths: Sequence[str] | None, rate: int) -> View:
         except (OSError, ValueError) as error:
             problems.append(f"**{os.path.basename(path)} cannot be read**: {explain(error)}")
             continue
+        if result.damage is not None:
+            problems.append(f"**{os.path.basename(path)} is damaged** and was read as far as possible: {result.damage}")
         if not result.from_latents:
             problems.append(
                 "No packaged network reads latents at this rate: move the slider to see labels from latents."
@@ -315,10 +331,12 @@ def _page(gr: Any, demo: Demo) -> Any:
         gr.Markdown(
             "# cdzoo\nDrop a photograph. It is labeled from the coefficients of its file, then compressed by a learned "
             "codec and labeled from the latents of the stream. The picture is decoded only for you to see. "
-            "Several files give a table."
+            "Several files, or a folder, give a table."
         )
         with gr.Row():
-            files = gr.File(label="Photographs", file_count="multiple", file_types=list(SUFFIXES), height=160)
+            with gr.Column():
+                files = gr.File(label="Photographs", file_count="multiple", file_types=list(SUFFIXES), height=160)
+                folder = gr.UploadButton("Open a folder", file_count="directory", size="sm", elem_id="folder")
             rates = ", ".join(f"{i}: {rate.split()[0]}" for i, rate in enumerate(demo.rates))
             info = f"{rates} bits per pixel"
             rate = gr.Slider(0, len(demo.rates) - 1, value=1, step=1, label="Rate of the codec", info=info)
@@ -344,6 +362,7 @@ def _page(gr: Any, demo: Demo) -> Any:
                 gr.update(visible=found.decoded is not None),
             ]
 
+        folder.upload(photographs, folder, files, api_name=False)
         outputs = [message, coefficients, latents, decoded, channels, figures, table, results]
         for event in (files.change, rate.change):
             event(respond, [files, rate], outputs, trigger_mode="always_last", api_name="demo")

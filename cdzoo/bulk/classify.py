@@ -17,7 +17,7 @@ from cdzoo.bulk.engine import FILE_ERRORS, process, read_paths
 from cdzoo.bulk.networks import Network, default_network, find_network
 from cdzoo.bulk.plan import File
 from cdzoo.codecs import Codec, JPEGWarning, read_header
-from cdzoo.errors import PairingError
+from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
 from cdzoo.weights.enums import WeightsLike
 
@@ -110,7 +110,7 @@ def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classi
     """The labels or the error of JPEG files and ``.cdz`` streams in memory, in order, for servers.
 
     Args:
-        contents: the bytes of each file. Bytes that begin as a JPEG file does are one, all others are a stream.
+        contents: the bytes of each file. Bytes that begin as a JPEG file does are one, all others should be a stream.
         networks: keep it between calls, since it holds the loaded networks.
 
     Returns:
@@ -120,6 +120,11 @@ def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classi
     files = [File(number, name, content) for number, (name, content) in enumerate(zip(names, contents, strict=True))]
     results: dict[int, Classified] = {}
     for file, result in process(files, networks):
+        head = contents[file.number][:4]
+        if isinstance(result, BitstreamError) and head and head[:3] != b"CDZ":
+            result = BitstreamError(
+                f"neither a JPEG file nor a .cdz stream: it begins with {head!r}; convert other formats to JPEG"
+            )
         found = Classified("", error=result) if isinstance(result, Exception) else result
         results[file.number] = found._replace(path=str(file.number))
     return [results[number] for number in range(len(files))]

@@ -64,8 +64,10 @@ class Segments:
         self._adobe: int | None = None
         self._num_scans = 0
         if data[:2] != b"\xff\xd8":
-            reason = "no JPEG file: it does not begin with FF D8" if data else "the file is empty"
-            raise JPEGError(reason, byte=0, unsupported=bool(data))
+            if not data:
+                raise JPEGError("the file is empty", byte=0)
+            reason = 'no JPEG file: it does not begin with FF D8; fallback="decode" lets Pillow decode other formats'
+            raise JPEGError(reason, byte=0, unsupported=True)
 
     def complain(self, error: JPEGError) -> None:
         """Raise the error, or if not strict remember the first one."""

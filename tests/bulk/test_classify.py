@@ -310,6 +310,12 @@ def test_files_in_memory_have_the_labels_of_the_files_on_disk(files: Path) -> No
         assert [label.name for label in one.classes] == [label.name for label in other.classes]
 
 
+def test_bytes_of_another_format_are_named_so() -> None:
+    other, empty = classify_bytes([b"\x89PNG....", b""], Networks())
+    assert str(other.error).startswith("neither a JPEG file nor a .cdz stream: it begins with b'\\x89PNG'")
+    assert "empty stream" in str(empty.error)
+
+
 def test_a_small_stream_is_classified_without_numba(files: Path, fresh: FreshProcesses) -> None:
     code = f"""
         import sys, cdzoo
@@ -356,7 +362,8 @@ def test_files_of_other_formats_are_decoded_on_request(tmp_path: Path) -> None:
     good, refused, _ = cdzoo.classify(tmp_path)
     assert good.error is None
     assert isinstance(refused.error, JPEGError)
-    assert str(refused.error) == "byte 0: no JPEG file: it does not begin with FF D8"
+    reason = 'no JPEG file: it does not begin with FF D8; fallback="decode" lets Pillow decode other formats'
+    assert str(refused.error) == f"byte 0: {reason}"
     network = cdzoo.get_model(JPEG_MODEL, weights="DEFAULT").eval()
     for transforms in (network.transforms, CoefficientTransform()):  # with and without one size for all files
         task = Classify(network, transforms=transforms, fallback="decode")

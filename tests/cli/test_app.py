@@ -56,6 +56,18 @@ def test_other_formats_and_bad_files(demo: Demo) -> None:
         Demo(max_pixels=1000)(photo)
 
 
+def test_a_damaged_file_is_marked(demo: Demo, tmp_path: Path) -> None:
+    photo, half, cut = PHOTO.read_bytes(), tmp_path / "half.jpg", tmp_path / "cut.jpg"
+    half.write_bytes(photo[: len(photo) // 2])
+    [row] = demo.table([half])
+    assert "(damaged: byte" in row[1]
+    assert "half.jpg cannot be read" in view(demo, [str(half)], 1).message  # Pillow does not read it
+    cut.write_bytes(photo[: len(photo) // 2] + photo[-2:])  # Pillow reads it, for it has an end
+    found = view(demo, [str(cut)], 1)
+    assert "**cut.jpg is damaged** and was read as far as possible: byte" in found.message
+    assert found.decoded is not None
+
+
 def test_contents_of_the_page(demo: Demo, tmp_path: Path) -> None:
     good, gray, bad = tmp_path / "palace.jpg", tmp_path / "gray.jpg", tmp_path / "broken.jpg"
     good.write_bytes(PHOTO.read_bytes())

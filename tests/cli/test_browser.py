@@ -1,8 +1,13 @@
-"""The demonstration in Chromium: ``pytest -m browser``, in an environment with ``cdzoo[app]`` and Playwright."""
+"""The demonstration, and the site's sortable tables, in Chromium.
+
+Run ``pytest -m browser`` in an environment with ``cdzoo[app]``, ``cdzoo[docs]`` and Playwright.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +30,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium"),
 ]
+DOCS = Path(__file__).parents[2] / "docs"
 WAIT = 120_000  # milliseconds; machines that run tests are busy
 
 
@@ -108,6 +114,18 @@ def test_several_files_give_a_table(server: tuple[str, Path], browser: Any) -> N
         see(page, "table", text)
 
 
+def test_a_folder_gives_a_table(server: tuple[str, Path], browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "notes.txt").write_text("no photograph")
+    (tmp_path / "palace.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "below" / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
+    page = open_page(browser, server[0])
+    page.locator("input[type=file][webkitdirectory]").set_input_files(tmp_path)
+    for text in ("palace.jpg", "cut.jpg", "damaged"):
+        see(page, "table", text)
+    assert page.locator("#table tr").count() == 3
+
+
 def test_two_users_see_their_own_photographs(server: tuple[str, Path], browser: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.jpg"
     other.write_bytes(encode(picture(64, 48)))
@@ -132,3 +150,58 @@ def test_a_file_that_is_too_large_is_refused(server: tuple[str, Path]) -> None:
         except HTTPError as error:
             found = error.code
         assert found == status
+
+
+COLUMN = """column => [...document.querySelectorAll("tbody tr")].map(row => row.cells[column].textContent.trim())"""
+
+
+def sorted_columns(browser: Any, file: Path, header: list[str], rows: list[list[str]]) -> list[list[list[str]]]:
+    """Each column of a sortable table after one click and after two clicks on its head."""
+    cells = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows).replace("`", "")
+    heads = "".join(f"<th>{text}</th>" for text in header)
+    script = (DOCS / "_static" / "sortable.js").read_text(encoding="utf-8")
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+    file.write_text(f'<meta charset="utf-8"><script>{script}</script><div class="sortable">{table}</div>', "utf-8")
+    page = open_page(browser, file.as_uri())
+    found = []
+    for column in range(len(header)):
+        orders = []
+        for order in ("ascending", "descending"):
+            page.locator("th").nth(column).click()
+            assert page.locator("th").nth(column).get_attribute("aria-sort") == order
+            assert page.locator("th[aria-sort]").count() == 1
+            orders.append(page.evaluate(COLUMN, column))
+        found.append(orders)
+    return found
+
+
+def test_a_column_of_numbers_is_sorted_as_numbers(browser: Any, tmp_path: Path) -> None:
+    values = ["10.0", "", "0.9", "1,024", "0.14", "", "9.5", "-3"]
+    [[up, down]] = sorted_columns(browser, tmp_path / "page.html", ["number"], [[value] for value in values])
+    assert up == ["-3", "0.14", "0.9", "9.5", "10.0", "1,024", "", ""]
+    assert down == ["1,024", "10.0", "9.5", "0.9", "0.14", "-3", "", ""]
+
+
+def test_every_column_of_the_weights_table_is_sorted(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    header, rows, numbers = importlib.import_module("tables").TABLES["weights-table"]
+    for column, (up, down) in enumerate(sorted_columns(browser, tmp_path / "page.html", header, list(rows()))):
+        present = [value for value in up if value]
+        assert up == present + [""] * (len(up) - len(present))
+        assert sorted(up) == sorted(down)
+        assert [value for value in down if value] == down[: len(present)]
+        if column in numbers:
+            assert [float(value) for value in present] == sorted(map(float, present))
+            assert [float(value) for value in down[: len(present)]] == sorted(map(float, present), reverse=True)
+        else:
+            assert [key(value) for value in present] == sorted(map(key, present))
+            assert down[: len(present)] == sorted(present, key=key, reverse=True)
+
+
+def key(text: str) -> list[tuple[int, int, str]]:
+    """Numbers by value, and before words."""
+    parts = re.findall(r"\d+|[^\W\d]+", text)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in parts]
