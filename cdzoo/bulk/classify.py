@@ -14,12 +14,12 @@ from cdzoo._checks import check_size
 from cdzoo._files import JPEG_SUFFIXES, find_files
 from cdzoo.bulk.classify_task import Classified, Classify
 from cdzoo.bulk.engine import FILE_ERRORS, process, read_paths
-from cdzoo.bulk.networks import Network, default_network, find_network
+from cdzoo.bulk.networks import Network, find_network, packaged_network
 from cdzoo.bulk.plan import File
 from cdzoo.codecs import Codec, JPEGWarning, read_header
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
-from cdzoo.weights.enums import WeightsLike
+from cdzoo.weights.enums import WeightsEnum, WeightsLike
 
 __all__ = ["Classified", "Classify", "Networks", "classify", "classify_bytes", "classify_files"]
 
@@ -53,7 +53,7 @@ class Networks:
     ) -> None:
         self._codec, self._device, self._told, self._options = codec, device, told, options
         self._given = None
-        self._packaged: dict[str, Classify | Exception] = {}
+        self._packaged: dict[tuple[str, WeightsEnum | None], Classify | Exception] = {}
         if model is not None or weights is not None:
             self._given = self._load(
                 find_network(model, weights, codec), owned=not isinstance(model, nn.Module) and codec is None
@@ -79,15 +79,17 @@ class Networks:
                     "leave model and weights out, or name a network for these files"
                 )
             return self._given
-        kind = "jpeg" if suffix in JPEG_SUFFIXES else read_header(file.content).codec
-        if kind not in self._packaged:
+        if suffix in JPEG_SUFFIXES:
+            named, codec = packaged_network("jpeg"), None
+        else:
+            header, codec = read_header(file.content), self._codec
+            named = packaged_network(header.codec, header.fingerprint if codec is None else codec.fingerprint)
+        if named not in self._packaged:
             try:
-                self._packaged[kind] = self._load(
-                    default_network(kind, self._codec), owned=kind == "jpeg" or self._codec is None
-                )
+                self._packaged[named] = self._load(find_network(*named, codec), owned=codec is None)
             except (*FILE_ERRORS, ImportError) as error:
-                self._packaged[kind] = error if isinstance(error, FILE_ERRORS) else PairingError(str(error))
-        found = self._packaged[kind]
+                self._packaged[named] = error if isinstance(error, FILE_ERRORS) else PairingError(str(error))
+        found = self._packaged[named]
         if isinstance(found, Exception):
             raise found
         return found

@@ -13,7 +13,7 @@ from cdzoo.errors import PairingError
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.weights import resolve
 from cdzoo.weights.building import build_codec, load
-from cdzoo.weights.enums import WeightsLike
+from cdzoo.weights.enums import WeightsEnum, WeightsLike
 from cdzoo.weights.folder import WeightsFolder
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "find_network",
     "find_weights",
     "packaged_codec",
+    "packaged_network",
 ]
 
 JPEG_MODEL = "jpeg_efficientnet_lite0"
@@ -56,15 +57,18 @@ class Network(NamedTuple):
         return ", ".join(parts)
 
 
-def default_network(kind: str, codec: Codec | None = None) -> Network:
-    """The packaged network for one kind of file.
+def packaged_network(kind: str, fingerprint: str | None = None) -> tuple[str, WeightsEnum | None]:
+    """The packaged network for one kind of file, by name.
 
     Args:
         kind: ``"jpeg"``, or the name of the codec that wrote a stream.
-        codec: the codec to use in place of the packaged one.
+        fingerprint: of that codec.
+
+    Returns:
+        the builder, and the weights that were trained with this very codec; ``None`` if there are no such weights.
 
     Raises:
-        PairingError: no packaged network reads latents of that codec, or not of the given one.
+        PairingError: no packaged network reads latents of that codec.
     """
     builder = JPEG_MODEL if kind == "jpeg" else STREAM_MODELS.get(kind)
     if builder is None:
@@ -72,7 +76,20 @@ def default_network(kind: str, codec: Codec | None = None) -> Network:
             f"no packaged network reads latents of {kind} (there are networks for {', '.join(sorted(STREAM_MODELS))}); "
             "name weights that were trained on its latents"
         )
-    return find_network(builder, None, codec if kind != "jpeg" else None)
+    return builder, None if fingerprint is None else resolve.member_with(fingerprint, builder)
+
+
+def default_network(kind: str, codec: Codec | None = None) -> Network:
+    """The packaged network for one kind of file, loaded.
+
+    Args:
+        kind: ``"jpeg"``, or the name of the codec that wrote a stream.
+        codec: the codec that wrote it; by default, the packaged one.
+
+    Raises:
+        PairingError: no packaged network reads latents of that codec.
+    """
+    return find_network(*packaged_network(kind, None if codec is None else codec.fingerprint), codec)
 
 
 def find_network(model: str | nn.Module | None, weights: WeightsLike = None, codec: Codec | None = None) -> Network:

@@ -4,8 +4,8 @@ config.json          how to build the module, the codec that it belongs to, SHA-
 model.safetensors    parameters and buffers; of a codec also its integers, under ``integer.``
 README.md            the model card
 
-Folders that stand beside each other may share tensors: ``shares`` in ``config.json`` names the other folder, the
-SHA-256 of its file, and the tensors that are taken from it (:func:`cdzoo.weights.sharing.share_tensors`).
+Folders that stand beside each other may share tensors: ``shares`` in ``config.json`` names other folders, the
+SHA-256 of each one's file, and the tensors that are taken from it (:func:`cdzoo.weights.sharing.share_tensors`).
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ def check_config(config: Any, label: str) -> dict[str, Any]:
             raise WeightsError(f"{label}: {key} in {CONFIG} must be an object or null, not {config[key]!r}")
     if config["kind"] not in ("codec", "model"):
         raise WeightsError(f"{label}: kind in {CONFIG} is {config['kind']!r}, neither 'codec' nor 'model'")
-    if config.get("shares") is not None and not _is_shares(config["shares"]):
+    shares = config.get("shares") or []
+    if not isinstance(shares, list) or not all(map(_is_shares, shares)):
         raise WeightsError(
-            f"{label}: shares in {CONFIG} must have folder (the name of a folder beside this one), sha256 and names"
+            f"{label}: shares in {CONFIG} must be a list of objects with folder (the name of a folder beside this "
+            "one), sha256 and names"
         )
     codec = config.get("codec") or {}
     for owner, entry in (("", config), ("codec.", codec)):
@@ -166,18 +168,20 @@ class WeightsFolder:
         return self._shared_tensors() | self._own_tensors()
 
     def _shared_tensors(self) -> dict[str, Tensor]:
-        shares = self.config.get("shares")
-        if shares is None:
-            return {}
-        other = WeightsFolder(self.path.parent / shares["folder"], f"{self}: the shared folder {shares['folder']!r}")
-        tensors = other._own_tensors() if other.config["sha256"] == shares["sha256"] else {}
-        missing = [name for name in shares["names"] if name not in tensors]
-        if missing:
-            raise WeightsError(
-                f"{other} lacks {len(missing)} tensors ({', '.join(map(str, missing[:3]))}, ...) or is of another "
-                "version; fetch both folders again"
+        found: dict[str, Tensor] = {}
+        for shares in self.config.get("shares") or []:
+            other = WeightsFolder(
+                self.path.parent / shares["folder"], f"{self}: the shared folder {shares['folder']!r}"
             )
-        return {name: tensors[name] for name in shares["names"]}
+            tensors = other._own_tensors() if other.config["sha256"] == shares["sha256"] else {}
+            missing = [name for name in shares["names"] if name not in tensors]
+            if missing:
+                raise WeightsError(
+                    f"{other} lacks {len(missing)} tensors ({', '.join(map(str, missing[:3]))}, ...) or is of another "
+                    "version; fetch all these folders again"
+                )
+            found |= {name: tensors[name] for name in shares["names"]}
+        return found
 
     def _own_tensors(self) -> dict[str, Tensor]:
         return read_verified(self.path / TENSORS, self.config["sha256"], label=str(self), stated_in=CONFIG)

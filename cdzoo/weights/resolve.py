@@ -22,8 +22,8 @@ def members(builder: str) -> dict[str, WeightsEnum]:
 
 
 def member_with(fingerprint: str, builder: str) -> WeightsEnum | None:
-    """The published weights of a builder with a codec's fingerprint; ``None`` if there are none."""
-    found = (m for m in members(builder).values() if m.source.config.get("fingerprint") == fingerprint)
+    """The published weights of a codec, or of a network on its latents, by its fingerprint; ``None`` without any."""
+    found = (m for m in members(builder).values() if (m.source.codec_entry or {}).get("fingerprint") == fingerprint)
     return next(found, None)
 
 

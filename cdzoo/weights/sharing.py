@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import torch
 
@@ -17,39 +16,47 @@ from cdzoo.weights.folder import CARD, CONFIG, TENSORS, WeightsFolder
 __all__ = ["share_tensors"]
 
 
-def share_tensors(folder: str | os.PathLike[str], other: str | os.PathLike[str]) -> list[str]:
-    """Drop the tensors of a folder that another folder beside it has too; loading takes them from there.
+def share_tensors(folder: str | os.PathLike[str], *others: str | os.PathLike[str]) -> list[str]:
+    """Drop the tensors of a folder that folders beside it have too; loading takes them from there.
 
     Args:
         folder: weights; ``config.json``, ``model.safetensors`` and ``README.md`` are written anew.
-        other: weights that hold all of their tensors themselves.
+        others: weights beside it. Only tensors that they store themselves are shared, for a shared folder is never
+            looked for behind another one.
 
     Returns:
         the names of the tensors that are shared: those of equal name, type and values.
 
     Raises:
-        ValueError: the two are not beside each other, or ``other`` shares tensors itself.
+        ValueError: the folders are not beside each other.
         WeightsError: a folder cannot be read.
     """
     from safetensors.torch import save
 
-    source, shared = WeightsFolder.from_path(folder), WeightsFolder.from_path(other)
-    if source.path.resolve().parent != shared.path.resolve().parent:
-        raise ValueError(f"{source} and {shared} must be beside each other, so that one finds the other")
-    if shared.config.get("shares"):
-        raise ValueError(f"{shared} takes tensors from another folder itself; name that one")
-    tensors, there = source.tensors(), shared.tensors()
-    names = sorted(
-        name
-        for name in tensors.keys() & there.keys()
-        if tensors[name].dtype == there[name].dtype and torch.equal(tensors[name], there[name])
-    )
-    data = save({name: tensor for name, tensor in tensors.items() if name not in names}, metadata={"format": "pt"})
-    shares = {"folder": Path(other).resolve().name, "sha256": shared.config["sha256"], "names": names}
-    config = {**source.config, "sha256": hashlib.sha256(data).hexdigest(), "shares": shares}
+    source, sources = WeightsFolder.from_path(folder), [WeightsFolder.from_path(other) for other in others]
+    for shared in sources:
+        if source.path.resolve().parent != shared.path.resolve().parent:
+            raise ValueError(f"{source} and {shared} must be beside each other, so that one finds the other")
+    tensors = source.tensors()
+    own, entries = dict(tensors), []
+    for shared in sources:
+        elsewhere = {name for entry in shared.config.get("shares") or [] for name in entry["names"]}
+        names = sorted(
+            name
+            for name, there in shared.tensors().items()
+            if name in own
+            and name not in elsewhere
+            and own[name].dtype == there.dtype
+            and torch.equal(own[name], there)
+        )
+        for name in names:
+            del own[name]
+        entries.append({"folder": shared.path.resolve().name, "sha256": shared.config["sha256"], "names": names})
+    data = save(own, metadata={"format": "pt"})
+    config = {**source.config, "sha256": hashlib.sha256(data).hexdigest(), "shares": entries}
     tag = getattr(find_entry(source.builder).cls, "pipeline_tag", None)
     card = model_card({**config, "arguments": source.arguments}, tensors, len(data), pipeline_tag=tag)
     write_atomically(source.path / TENSORS, data)
     write_atomically(source.path / CARD, card.encode())
     write_atomically(source.path / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-    return names
+    return sorted(tensors.keys() - own.keys())

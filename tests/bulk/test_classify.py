@@ -347,7 +347,7 @@ def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch
     def missing(*_: Any, **__: Any) -> Any:
         raise ImportError("not installed")
 
-    monkeypatch.setattr("cdzoo.bulk.networks.find_network", missing)
+    monkeypatch.setattr("cdzoo.bulk.classify.find_network", missing)
     with warnings.catch_warnings():
         (result, other) = cdzoo.classify([files / "0.jpg", files / "1.jpg"])
     assert "not installed" in str(result.error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import cdzoo
 from cdzoo.errors import WeightsError
@@ -46,8 +47,6 @@ def test_shared_tensors_are_stored_once(folders: tuple[Path, Path]) -> None:
 def test_what_is_shared_must_be_there_and_the_same(folders: tuple[Path, Path], tmp_path: Path) -> None:
     pixels, dct = folders
     share_tensors(dct, pixels)
-    with pytest.raises(ValueError, match="takes tensors from another folder itself"):
-        share_tensors(pixels, dct)
     elsewhere = tmp_path / "elsewhere" / "b"
     shutil.copytree(dct, elsewhere)
     with pytest.raises(WeightsError, match=r"the shared folder 'a'.*does not exist"):
@@ -56,8 +55,26 @@ def test_what_is_shared_must_be_there_and_the_same(folders: tuple[Path, Path], t
         share_tensors(elsewhere, pixels)
     torch.manual_seed(1)
     cdzoo.save_pretrained(cdzoo.models.jpeg_efficientnet_lite0(stem="pixels", width=0.125, num_classes=5), pixels)
-    with pytest.raises(WeightsError, match="is of another version; fetch both folders again"):
+    with pytest.raises(WeightsError, match="is of another version; fetch all these folders again"):
         cdzoo.from_pretrained(dct)
+
+
+def test_a_third_folder_shares_with_each_of_two(folders: tuple[Path, Path]) -> None:
+    pixels, dct = folders
+    share_tensors(dct, pixels)
+    third = pixels.parent / "c"
+    loaded = cdzoo.from_pretrained(dct)
+    loaded.fc.bias.data += 1
+    cdzoo.save_pretrained(loaded, third, dtype=torch.float16)
+    before = WeightsFolder.from_path(third).tensors()
+    share_tensors(third, dct, pixels)
+    of_dct, of_pixels = ({*entry["names"]} for entry in json.loads((third / CONFIG).read_text())["shares"])
+    assert of_dct == {name for name in before if name.startswith("stem.")}  # what it stores itself
+    assert of_pixels == before.keys() - of_dct - {"fc.bias"}
+    assert load_file(third / TENSORS).keys() == {"fc.bias"}
+    after = WeightsFolder.from_path(third).tensors()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize("folder", ["../a", "/tmp/a", "..", ""])
@@ -65,7 +82,7 @@ def test_only_folders_beside_are_named(folders: tuple[Path, Path], folder: str) 
     pixels, dct = folders
     share_tensors(dct, pixels)
     config = json.loads((dct / CONFIG).read_text())
-    config["shares"]["folder"] = folder
+    config["shares"][0]["folder"] = folder
     (dct / CONFIG).write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="the name of a folder beside this one"):
         cdzoo.from_pretrained(dct)
