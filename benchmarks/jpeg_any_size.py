@@ -192,6 +192,25 @@ def mixed(options: Options) -> list[bytes]:
     return [jpeg_file(size, *kind, options) for size in sizes for kind in KINDS[: 1 if options.quick else 5]]
 
 
+def in_threads(megapixels: float, count: int, threads: int, options: Options) -> Row:
+    """A batch of photographs of one size to coefficients, in several threads and in one."""
+    size = SIZES[megapixels]
+    files = [jpeg_file(size, *KINDS[i % 3], options, seed=i) for i in range(count)]
+    case = {
+        "files": "baseline, quality 75 to 96, 4:2:0",
+        "call": "bytes to coefficients",
+        "megapixels": megapixels,
+        "size": "x".join(map(str, size)),
+        "batch": count,
+        "threads": threads,
+    }
+    tasks = {
+        name: lambda used=used: read_jpeg(files, transform=TRANSFORM, num_threads=used)
+        for name, used in (("cdzoo", threads), ("cdzoo, one thread", 1))
+    }
+    return compare(GROUP, case, tasks, options, per=count)
+
+
 def to_labels(threads: int, options: Options) -> Row:
     """A batch of mixed photographs to the classes of an ImageNet network of small cost."""
     import timm
@@ -258,5 +277,8 @@ def rows(options: Options) -> Iterator[Row]:
         yield from to_input(options)
     for threads in options.threads:
         if threads <= (os.cpu_count() or 1):
+            if threads > 1:
+                for megapixels, count in ((0.2, 2),) if options.quick else ((0.2, 64), (1, 32), (12, 8)):
+                    yield in_threads(megapixels, count, threads, options)
             yield to_labels(threads, options)
             yield through_a_loader(threads, options)

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from cdzoo._compose import CompressedDomainModel
 from cdzoo._text import explain
 from cdzoo.bulk.networks import default_network
 from cdzoo.codecs import JPEGWarning, read_header, read_jpeg
 from cdzoo.codecs.hyperprior import RATES
-from cdzoo.coding.base import Codec
 from cdzoo.coding.rate_control import psnr
 from cdzoo.demo import PHOTO, draw_channels, strongest_channels
-from cdzoo.errors import JPEGError, PairingError
+from cdzoo.errors import JPEGError
 from cdzoo.images import decode_image, image_size, reduced, to_pillow
 from cdzoo.labels import Label, top_labels
 from cdzoo.types import JPEGCoefficients
@@ -50,7 +48,7 @@ class Result(NamedTuple):
 
     Attributes:
         from_coefficients: labels from the DCT coefficients of the file, best first.
-        from_latents: labels from the latents of its stream; empty where no packaged network reads this rate.
+        from_latents: labels from the latents of its stream.
         decoded: the picture that the stream decodes to.
         channels: a picture of the latent's four channels of largest variance.
         image_size: ``(H, W)`` of the upright photograph.
@@ -92,8 +90,8 @@ class Demo:
         self._max_side, self._max_pixels = max_side, max_pixels
         self._jpeg: Any = default_network("jpeg").module
         self.rates = [f"{m.meta['metrics']['Kodak, 24 images']['bits per pixel']:.2f} bits per pixel" for m in RATES]
-        self._codecs = [member.build_codec() for member in RATES]
-        self._readers = [_latent_network(codec) for codec in self._codecs]
+        codecs = [member.build_codec() for member in RATES]
+        self._readers: list[Any] = [default_network(codec.name, codec).module for codec in codecs]
 
     @torch.no_grad()
     def __call__(self, data: bytes, rate: int = 1) -> Result:
@@ -108,7 +106,8 @@ class Demo:
         """
         if rate not in range(len(self.rates)):
             raise ValueError(f"rate={rate} must be from 0 to {len(self.rates) - 1}")
-        codec, reader = self._codecs[rate], self._readers[rate]
+        reader = self._readers[rate]
+        codec = reader.codec
         seconds: dict[str, float] = {}
 
         def timed(step: str, function: Callable[[], T]) -> T:
@@ -123,14 +122,11 @@ class Demo:
         small = reduced(image, self._max_side)
         [stream] = timed("compress to a stream", lambda: codec.compress(small))
         latent = timed("stream to latents", lambda: codec.decompress([stream]))
-        found: tuple[Label, ...] = ()
-        if reader is not None:
-            scores = timed("network over latents", lambda: reader.from_latent(latent))
-            found = top_labels(scores[0], reader.model.meta, 5)  # type: ignore[arg-type]
+        scores = timed("network over latents", lambda: reader.from_latent(latent))
         decoded = timed("latents to pixels", lambda: codec.decode(latent))
         return Result(
             top_labels(logits[0], self._jpeg.meta, 5),
-            found,
+            top_labels(scores[0], reader.model.meta, 5),
             to_pillow(decoded),
             draw_channels(latent.y_hat[0], strongest_channels(latent.y_hat[0]), 400),
             (image.shape[2], image.shape[3]),
@@ -175,16 +171,6 @@ class Demo:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", JPEGWarning)
                 return read(strict=False), str(damage.named(None))
-
-
-def _latent_network(codec: Codec) -> CompressedDomainModel | None:
-    """The packaged network over a codec's latents, behind it; ``None`` if it was trained on those of another one."""
-    try:
-        module = default_network(codec.name, codec).module
-    except PairingError:
-        return None
-    assert isinstance(module, CompressedDomainModel)
-    return module
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
@@ -233,14 +219,10 @@ def view(demo: Demo, paths: Sequence[str] | None, rate: int) -> View:
             continue
         if result.damage is not None:
             problems.append(f"**{os.path.basename(path)} is damaged** and was read as far as possible: {result.damage}")
-        if not result.from_latents:
-            problems.append(
-                "No packaged network reads latents at this rate: move the slider to see labels from latents."
-            )
         return View(
             "\n\n".join(problems),
             {label.name: label.probability for label in result.from_coefficients},
-            {label.name: label.probability for label in result.from_latents} or None,
+            {label.name: label.probability for label in result.from_latents},
             result.decoded,
             result.channels,
             _figures(os.path.basename(path), result),

@@ -149,9 +149,14 @@ def _warn_once(found: int, least: int, most: int) -> None:
 
 
 class LatentEfficientNetLite0_Weights(WeightsEnum):
-    """Weights of :func:`latent_efficientnet_lite0`, 1,000 classes of ImageNet."""
+    """Weights of :func:`latent_efficientnet_lite0`, 1,000 classes of ImageNet, for three rates of the packaged codec.
+
+    Those of the low and the high rate differ from the others in the entrance and the adapter's first layer.
+    """
 
     IMAGENET1K_N48_M64 = Weights("latent-efficientnet-lite0-imagenet1k")
+    IMAGENET1K_N48_M64_LOW = Weights("latent-efficientnet-lite0-low-imagenet1k")
+    IMAGENET1K_N48_M64_HIGH = Weights("latent-efficientnet-lite0-high-imagenet1k")
     DEFAULT = IMAGENET1K_N48_M64
 
 

@@ -5,7 +5,7 @@
 Photographs are resized so that their shorter side has 256 pixels, and stored in several ways: as JPEG files (Pillow,
 4:2:0, optimized Huffman tables) of several qualities, and as streams of the packaged hyperprior codec at its three
 rates. EfficientNet-Lite0 reads the files from their coefficients, by both stems. It reads the streams after decoding,
-and the streams of the middle rate also from their latents. Rates count whole files.
+and from their latents. Rates count whole files.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def ways() -> Iterator[tuple[str, str, Way]]:
     for member in RATES:
         codec = cdzoo.get_codec("bmshj2018_hyperprior", weights=member).eval()
         yield "hyperprior, decoded", member.name, decoded_way(codec, models["JPEG, stem pixels"])
-    weights = LatentEfficientNetLite0_Weights.DEFAULT
-    network = cdzoo.models.latent_efficientnet_lite0(weights=weights).eval()
-    yield "hyperprior, latents", RATES[1].name, latent_way(cdzoo.compose(weights.build_codec(), network))
+    for weights in LatentEfficientNetLite0_Weights:
+        network = cdzoo.compose(weights.build_codec(), cdzoo.models.latent_efficientnet_lite0(weights=weights).eval())
+        setting = weights.name.replace("IMAGENET1K", "IMAGENETTE")  # the codec's
+        yield "hyperprior, latents", setting, latent_way(network)
 
 
 @torch.inference_mode()

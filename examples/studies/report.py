@@ -123,8 +123,7 @@ IMAGENET = """EfficientNet-Lite0 on {images} photographs of ImageNet's training 
 figures for those of new photographs.
 Photographs are resized so that their shorter side has 256 pixels, and stored as JPEG files of several qualities or as
 streams of the packaged hyperprior codec. *Stem pixels* and *stem dct* read the coefficients of the files. *Decoded* is
-the pixel network on decoded streams; *latents* is the network that reads streams without decoding, at the one rate that
-it was trained for.
+the pixel network on decoded streams; *latents* are the networks that read streams without decoding, one for each rate.
 """
 
 

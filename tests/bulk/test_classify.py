@@ -15,12 +15,15 @@ from oracles.jpeg_files import encode, picture
 from torch import Tensor, nn
 
 import cdzoo
-from cdzoo.bulk.classify import Classified, Classify, Networks, classify_bytes
+from cdzoo.bulk.classify import Classified, Classify, Networks, classify_bytes, classify_files
 from cdzoo.bulk.engine import Item, Task, process, read_paths
 from cdzoo.bulk.networks import JPEG_MODEL, STREAM_MODELS
 from cdzoo.bulk.plan import File
 from cdzoo.codecs import JPEGWarning, read_jpeg
+from cdzoo.codecs.hyperprior import RATES
+from cdzoo.demo import PHOTO
 from cdzoo.errors import JPEGError, PairingError, WeightsError
+from cdzoo.models import LatentEfficientNetLite0_Weights, latent_efficientnet_lite0
 from cdzoo.transforms import CoefficientTransform
 
 
@@ -352,6 +355,20 @@ def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch
         (result, other) = cdzoo.classify([files / "0.jpg", files / "1.jpg"])
     assert "not installed" in str(result.error)
     assert "not installed" in str(other.error)
+
+
+def test_streams_of_each_rate_are_read_by_the_network_of_their_rate(tmp_path: Path) -> None:
+    image, told = cdzoo.load_images(PHOTO, size=224), []
+    for member in RATES:
+        (tmp_path / f"{member.name}.cdz").write_bytes(member.build_codec().compress(image)[0])
+    networks = Networks(told=lambda network: told.append(network.facts), top=3)
+    results = {Path(r.path).stem: r for r in classify_files(read_paths(sorted(tmp_path.iterdir())), networks)}
+    assert sorted(facts["weights"] for facts in told) == sorted(map(str, LatentEfficientNetLite0_Weights))
+    for member in RATES:
+        weights = LatentEfficientNetLite0_Weights[member.name.replace("IMAGENETTE", "IMAGENET1K")]
+        model = cdzoo.compose(member.build_codec(), latent_efficientnet_lite0(weights=weights).eval())
+        with torch.no_grad():
+            check(results[member.name], model.from_streams([(tmp_path / f"{member.name}.cdz").read_bytes()]), 3)
 
 
 def test_files_of_other_formats_are_decoded_on_request(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from oracles.jpeg_files import encode, picture
 
 import cdzoo
 from cdzoo.app import MAX_FILES, Demo, table_html, view
+from cdzoo.bulk.networks import packaged_network
 from cdzoo.cli import main
+from cdzoo.codecs.hyperprior import RATES
 from cdzoo.demo import PHOTO
-from cdzoo.images import png_bytes, read_image
+from cdzoo.images import png_bytes, read_image, reduced
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,14 @@ def test_more_bits_give_a_better_picture(demo: Demo) -> None:
     results = [demo(PHOTO.read_bytes(), rate) for rate in range(len(demo.rates))]
     assert [r.bpp for r in results] == sorted(r.bpp for r in results)
     assert [r.psnr for r in results] == sorted(r.psnr for r in results)
+    assert len({r.from_latents for r in results}) == len(RATES)  # a network for each rate
+    for member, result in zip(RATES, results, strict=True):
+        codec = member.build_codec()
+        _, weights = packaged_network(codec.name, codec.fingerprint)
+        model = cdzoo.compose(codec, cdzoo.models.latent_efficientnet_lite0(weights=weights).eval())
+        with torch.no_grad():
+            logits = model(reduced(cdzoo.load_images(PHOTO), 160))
+        assert result.from_latents[0].number == logits.argmax()
     with pytest.raises(ValueError, match="rate=3"):
         demo(PHOTO.read_bytes(), 3)
 
