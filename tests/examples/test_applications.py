@@ -114,7 +114,7 @@ def test_archive_of_streams_is_made_once_labeled_searched_and_shown(
     run("archive", "label", archive)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].split("\t")[1].endswith(" bell cote")
+    assert lines[0].split("\t")[1].endswith(" palace")
     run("archive", "show", stream, tmp_path / "shown.png")
     shown = np.asarray(Image.open(tmp_path / "shown.png"), dtype=float)
     assert np.abs(shown - np.asarray(to_pillow(load_photo(224)))).mean() < 12

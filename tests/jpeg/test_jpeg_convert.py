@@ -71,6 +71,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
     "timm resnet18": (lambda: timm.create_model("resnet18"), "conv1"),
     "timm padded stem": (lambda: timm.create_model("tf_mobilenetv3_small_minimal_100"), None),
 }
+LARGE_NETWORKS = ("resnet50", "vgg11_bn", "convnext_tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +151,13 @@ def test_coefficient_image_is_the_dct_of_the_decode(kind: str) -> None:
 # -- fused -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "folded"), NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    ("build", "folded"),
+    [
+        pytest.param(*network, id=name, marks=[pytest.mark.slow] if name in LARGE_NETWORKS else [])
+        for name, network in NETWORKS.items()
+    ],
+)
 def test_fused_equals_the_pixel_network(build: Callable[[], nn.Module], folded: str | None) -> None:
     pixel = random_statistics(build())
     converted = to_jpeg_domain(pixel, mean=MEAN, std=STD)
