@@ -223,7 +223,7 @@ def _run(
     remove_leftovers(output)
     if todo:
         workers = min(_workers(concurrency, num_cpus, num_gpus), len(todo))
-        # max_restarts, for if a machine of the cluster dies, all its workers move
+        # max_restarts is for one worker, over all the parts that it takes
         worker: Any = ray.remote(_Worker).options(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=_TRIES * workers, max_task_retries=_TRIES
         )

@@ -165,7 +165,7 @@ class WeightsFolder:
         Raises:
             WeightsError: a file is missing, has another hash, or is not in the safetensors format.
         """
-        return self._shared_tensors() | self._own_tensors()
+        return self._shared_tensors() | self.own_tensors()
 
     def _shared_tensors(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -173,7 +173,7 @@ class WeightsFolder:
             other = WeightsFolder(
                 self.path.parent / shares["folder"], f"{self}: the shared folder {shares['folder']!r}"
             )
-            tensors = other._own_tensors() if other.config["sha256"] == shares["sha256"] else {}
+            tensors = other.own_tensors() if other.config["sha256"] == shares["sha256"] else {}
             missing = [name for name in shares["names"] if name not in tensors]
             if missing:
                 raise WeightsError(
@@ -183,7 +183,8 @@ class WeightsFolder:
             found |= {name: tensors[name] for name in shares["names"]}
         return found
 
-    def _own_tensors(self) -> dict[str, Tensor]:
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The tensors that this folder stores itself; see :meth:`tensors`, also for errors."""
         return read_verified(self.path / TENSORS, self.config["sha256"], label=str(self), stated_in=CONFIG)
 
 

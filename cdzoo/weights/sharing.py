@@ -40,14 +40,10 @@ def share_tensors(folder: str | os.PathLike[str], *others: str | os.PathLike[str
     tensors = source.tensors()
     own, entries = dict(tensors), []
     for shared in sources:
-        elsewhere = {name for entry in shared.config.get("shares") or [] for name in entry["names"]}
         names = sorted(
             name
-            for name, there in shared.tensors().items()
-            if name in own
-            and name not in elsewhere
-            and own[name].dtype == there.dtype
-            and torch.equal(own[name], there)
+            for name, there in shared.own_tensors().items()
+            if name in own and own[name].dtype == there.dtype and torch.equal(own[name], there)
         )
         for name in names:
             del own[name]
