@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, is_typeddict
 
 from sphinx.application import Sphinx
 
@@ -48,9 +48,16 @@ def sign(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: s
     return ("", None) if inspect.isclass(obj) and issubclass(obj, Enum) else None
 
 
+def bases(app: Sphinx, name: str, obj: Any, options: Any, bases: list[type]) -> None:
+    """A typed dictionary is a ``dict`` on every Python; from 3.12 on, autodoc finds the ones that it extends."""
+    if is_typeddict(obj):
+        bases[:] = [dict]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-bases", bases)
     app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
