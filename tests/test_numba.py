@@ -60,6 +60,7 @@ def run_outer(package: Path, *, before: str = "") -> list[str]:
     return [*done.stdout.split("\n")[:2], done.stderr]
 
 
+@pytest.mark.slow
 def test_what_is_compiled_loaded_and_announced(package: Path) -> None:
     """One after the other over one cache, since each process imports Numba for seconds."""
     message = "compiling the kernel 'outer': several seconds, once per machine (set NUMBA_CACHE_DIR if it comes back)\n"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from oracles.fresh_process import FreshProcesses
 from oracles.small_modules import CALIBRATED
 
 import cdzoo
@@ -107,11 +106,10 @@ def test_every_writer_one_reader(
 
 
 FRESH_PROCESS = """
-import sys
 from pathlib import Path
 import torch, cdzoo
 torch.set_num_threads(2)
-for folder in map(Path, sys.argv[1:]):
+for folder in map(Path, FOLDERS):
     codec = cdzoo.from_pretrained(folder / "codec")
     latent = codec.decompress([bytes(s) for s in torch.load(folder / "streams.pt")])
     torch.save((latent.y_hat, latent.scales), folder / "out.pt")
@@ -119,7 +117,7 @@ for folder in map(Path, sys.argv[1:]):
 
 
 def test_a_fresh_process_with_other_threads(
-    make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path
+    make_codec: Callable[..., Codec], make_images: Callable[..., torch.Tensor], tmp_path: Path, fresh: FreshProcesses
 ) -> None:
     x, expected = make_images(2, 224, 224), {}
     for name in ("bmshj2018_hyperprior", "mbt2018_mean", "torfason2018"):
@@ -128,8 +126,8 @@ def test_a_fresh_process_with_other_threads(
         cdzoo.save_pretrained(codec, folder / "codec")
         torch.save([bytearray(s) for s in codec.compress(x)], folder / "streams.pt")
         expected[folder] = codec.encode(x)
-    command = [sys.executable, "-W", "ignore", "-c", FRESH_PROCESS, *map(str, expected)]
-    subprocess.run(command, check=True, timeout=300)
+    done = fresh(f"FOLDERS = {[*map(str, expected)]}\n{FRESH_PROCESS}")
+    assert done.returncode == 0, done.stderr
     for folder, latent in expected.items():
         y_hat, scales = torch.load(folder / "out.pt")
         assert_same(Latent(y_hat, scales, (224, 224)), latent)

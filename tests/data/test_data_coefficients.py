@@ -90,7 +90,8 @@ def test_a_batch_of_any_geometries_in_order(written: tuple[Path, FILES], num_thr
 
 
 @pytest.mark.parametrize(
-    ("context", "workers", "num_threads"), [(None, 0, 2), ("fork", 2, None), ("fork", 2, 2), ("spawn", 1, None)]
+    ("context", "workers", "num_threads"),
+    [(None, 0, 2), ("fork", 2, None), ("fork", 2, 2), pytest.param("spawn", 1, None, marks=pytest.mark.slow)],
 )
 def test_every_file_comes_once_in_batches_of_one_geometry(
     files: Files, written: tuple[Path, FILES], context: str | None, workers: int, num_threads: int | None

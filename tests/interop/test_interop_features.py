@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.slow import one_of_each_class
 from oracles.small_modules import small
 from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -94,7 +95,7 @@ PLAIN = [name for name in cdzoo.list_models() if not name.startswith(("jpeg_", "
 """Networks whose layers do not depend on values or sizes, as ``torch.fx`` needs."""
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "channels"])
+@pytest.mark.parametrize("name", [*one_of_each_class(PLAIN), "channels"])
 def test_torchvision_extracts_features(name: str) -> None:
     """``torch.fx`` traces every network over latents or pixels, and what it makes computes the same."""
     model: Any = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles.fresh_process import FreshProcesses
 from oracles.jpeg_files import encode, picture
 from PIL import Image
 
@@ -249,19 +250,7 @@ def test_out_is_reused() -> None:
         read_jpeg(files[:2], out=out.to("meta"))
 
 
-def run_python(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_numba_is_imported_on_first_use() -> None:
+def test_numba_is_imported_on_first_use(fresh: FreshProcesses) -> None:
     data = encode(picture(8, 8)).hex()
     code = f"""
 import sys
@@ -271,7 +260,7 @@ print("numba" in sys.modules)
 read_jpeg(bytes.fromhex("{data}"))
 print("numba" in sys.modules)
 """
-    assert run_python(code).split() == ["False", "True"]
+    assert fresh(code).stdout.split() == ["False", "True"]
 
 
 class _Reads(torch.utils.data.Dataset[torch.Tensor]):
@@ -294,6 +283,7 @@ def test_forked_workers() -> None:
     assert torch.equal(torch.cat(list(loader)), expected)
 
 
+@pytest.mark.slow
 def test_numbas_switch_is_for_others(tmp_path: Path) -> None:
     """Under ``NUMBA_DISABLE_JIT``, which is set to debug other code, the coders' loops are compiled all the same."""
     (tmp_path / "file.jpg").write_bytes(encode(picture(9, 8)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.slow import one_of_each_class
 from oracles.small_modules import CALIBRATED, small
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ OTHER_SIZES = ("entrance.octaves.1", "entrance.octaves.2")
 EXACT_SIZE = ["latent_efficientnet_lite0"]
 """Networks to whom the missing part of a last row and column of latents makes a difference."""
 PAIRED = ("torfason2018", "bmshj2018_hyperprior")
-"""Codecs of both strides, without and with scales: these are paired with every network in the default run."""
+"""Codecs of both strides, without and with scales: the default run pairs them with a network of every class."""
 VARIANTS = [
     ("cresnet39", {"use_scales": True, "stride_in_1x1": False}),
     *((name, {"upscale": "deconv"}) for name in ("resnet41", "mobilenet_v2_45", "resnet49")),
@@ -127,7 +128,9 @@ def test_forward_is_features_and_head(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [*((name, {}) for name in MODELS), *VARIANTS], ids=lambda v: v if isinstance(v, str) else ""
+    ("name", "arguments"),
+    [*(pytest.param(name, {}, marks=[pytest.mark.slow] * (name in SAME_LAYERS)) for name in MODELS), *VARIANTS],
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_every_parameter_gets_a_gradient(name: str, arguments: dict[str, Any]) -> None:
     module = small(name).train()
@@ -292,7 +295,7 @@ def head(name: str, in_channels: int, stride: int) -> nn.Module:
     return cdzoo.get_model(name, width=0.0625, num_classes=3, **given).eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_of_each_class(MODELS))
 @pytest.mark.parametrize(
     "codec_name",
     [name if name in PAIRED else pytest.param(name, marks=pytest.mark.slow) for name in CODECS],

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import IO
 
 _TEMPLATE = """
-import json, os, sys, traceback
+import json, os, subprocess, sys, traceback
 import torch
 
 for line in sys.stdin:
     code, paths, files = json.loads(line)
+    if not hasattr(os, "fork"):  # Windows: a process that has imported nothing
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+        with open(files[0], "w") as out, open(files[1], "w") as err:
+            done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=out, stderr=err)
+        print(done.returncode, flush=True)
+        continue
     child = os.fork()
     if child == 0:
         for number, file in enumerate(files, start=1):

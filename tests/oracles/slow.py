@@ -7,6 +7,18 @@ from typing import Any
 
 import pytest
 
+from cdzoo._registry import find_entry
+
+
+def one_of_each_class(names: Iterable[str]) -> list[Any]:
+    """The names of builders in their order; the second and later ones of a class are marked as slow."""
+    seen, marked = set(), list[Any]()
+    for name in names:
+        cls = find_entry(name).cls
+        marked.append(pytest.param(name, marks=pytest.mark.slow) if cls in seen else name)
+        seen.add(cls)
+    return marked
+
 
 def all_but_one(cases: Iterable[Any], kept: Any) -> list[Any]:
     """The cases in their order, all but one of them marked as slow.

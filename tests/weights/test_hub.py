@@ -363,6 +363,7 @@ for weights in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_offline_mode_from_the_environment(hub, saved, model, tmp_path):
     hub.add(REPO, saved / "model")
     download(REPO, cache_dir=tmp_path / "home" / "hub")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from oracles.slow import one_of_each_class
 from oracles.small_modules import assert_same, small
 from torch import nn
 
@@ -22,7 +23,7 @@ from cdzoo.weights import saving as _saving
 # -- round trips -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", cdzoo.list_models())
+@pytest.mark.parametrize("name", one_of_each_class(cdzoo.list_models()))
 def test_models_round_trip(name, tmp_path):
     module = small(name)
     cdzoo.save_pretrained(module, tmp_path / "new" / "folder")
@@ -141,6 +142,7 @@ def test_memory_layout_and_sharing_do_not_matter(model, tmp_path):
     assert_same(module, cdzoo.from_pretrained(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_compiled_module_is_saved_as_what_it_wraps(model, tmp_path):
     cdzoo.save_pretrained(torch.compile(model), tmp_path)
     assert_same(model, cdzoo.from_pretrained(tmp_path))

@@ -131,7 +131,8 @@ def huffman_table(counts: Any, payload: Any, codes: Any) -> Any:
         The length of the payload.
     """
     weights = np.zeros(257, np.int64)
-    weights[:256] = counts
+    for i in range(256):  # an assignment of slices takes Numba four seconds to compile
+        weights[i] = counts[i]
     weights[256] = 1  # holds the place of the code of all ones
     lengths = np.zeros(257, np.int64)
     chain = np.full(257, -1, np.int64)
