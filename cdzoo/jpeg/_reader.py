@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,19 @@ from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Scan, Segments
 from cdzoo.jpeg._segments import ScanHeader
 from cdzoo.jpeg.header import Opening, known_opening, read_opening
-from cdzoo.jpeg.kernels.plan import Plan, Workspace, enter_scan, frame_fields, load_kernels, make_plan, make_tables
+from cdzoo.jpeg.kernels.layout import EVERYTHING
+from cdzoo.jpeg.kernels.plan import (
+    NO_SKIPS,
+    Plan,
+    Workspace,
+    enter_scan,
+    frame_fields,
+    load_kernels,
+    make_plan,
+    make_tables,
+)
 
-__all__ = ["File", "Loss", "decode_files"]
+__all__ = ["ALL_ROWS", "File", "Loss", "decode_files"]
 
 _REASONS = (
     "",
@@ -31,7 +41,7 @@ _REASONS = (
 _NONE = np.zeros(0, np.uint8)
 _NO_HISTORY = np.zeros(0, np.uint64)
 _NO_TARGETS = (0, 0, 0, 0)
-_ALL_ROWS = np.full(4, 1 << 32, np.int64)
+ALL_ROWS = np.full(4, 1 << 32, np.int64)
 
 #: Bytes of files that are decoded in one call: enough to hide its cost, and not too many to copy.
 _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
@@ -148,6 +158,7 @@ class _Decoder:
         data = self.file.data
         tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
         state = _workspace.state
+        state.wanted[:] = EVERYTHING
         enter_scan(scan, rows, state)
         state.targets[: len(self.targets)] = self.targets
         n = header.components[0]
@@ -173,10 +184,11 @@ class _Decoder:
             state,
             tables,
             pairs,
+            NO_SKIPS,
             history,
             stop,
             missing,
-            _ALL_ROWS,
+            ALL_ROWS,
         )
         if status:
             reason = f"{_REASONS[status]} (MCU {mcu} of {num_mcus} of the scan)"
@@ -202,7 +214,8 @@ def decode_files(
     planes: Sequence[Tensor],
     qtables: Tensor,
     num_threads: int,
-    needed: NDArray[np.int64] = _ALL_ROWS,
+    needed: NDArray[np.int64] = ALL_ROWS,
+    wanted: NDArray[Any] = EVERYTHING,
 ) -> list[Loss | None]:
     """Decode files of one geometry.
 
@@ -212,6 +225,8 @@ def decode_files(
         num_threads: threads that decode.
         needed: ``(4,)``: rows of blocks that are needed of each component, from the top; the others may hold anything,
             and damage in them may stay unnoticed.
+        wanted: of each component, see :data:`cdzoo.jpeg.kernels.layout.WANTED`: others may hold anything. Only
+            progressive files are read faster for it.
 
     Returns:
         The loss of each file; ``None`` for those in order.
@@ -229,7 +244,7 @@ def decode_files(
         first, last = pieces[i]
         plan = plans[first]
         if plan is not None:
-            _decode_alike(files[first:last], plan, needed, targets, first, done)
+            _decode_alike(files[first:last], plan, needed, wanted, targets, first, done)
         losses: list[Loss | None] = [None] * (last - first)
         for n in range(first, last):
             if not done[n]:
@@ -260,6 +275,7 @@ def _decode_alike(
     files: Sequence[File],
     plan: Plan,
     needed: NDArray[np.int64],
+    wanted: NDArray[Any],
     targets: NDArray[np.int64],
     first: int,
     done: NDArray[np.uint8],
@@ -274,6 +290,7 @@ def _decode_alike(
         longest = max(longest, size)
         bounds += (file.opening.marker, end)
     frame = files[0].opening.frame
+    _workspace.state.wanted[:] = wanted if frame.kind == "progressive" else EVERYTHING
     data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
     kernels.run(
         kernels.files.decode_files,

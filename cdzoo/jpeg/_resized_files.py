@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._threads import for_each
-from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg._reader import ALL_ROWS, File, Loss, decode_files
 from cdzoo.jpeg._segments import Frame
+from cdzoo.jpeg.kernels.layout import EVERYTHING, WANTED
 from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
     Placement,
@@ -95,7 +96,8 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
     if _read_in_one_pass(file, plan, out):
         return None
     # strict means that damage anywhere raises: then all rows are decoded
-    planes, qtables, loss = _decoded(file) if file.strict else _decoded(file, _needed_rows(plan))
+    wanted = _wanted_blocks(plan)
+    planes, qtables, loss = _decoded(file, ALL_ROWS if file.strict else wanted["last_row"].copy(), wanted)
     tables = qtables.numpy().astype(np.float32).reshape(len(planes), 64)
     resize_planes([plane[0].numpy() for plane in planes], tables, plan, out)
     return loss
@@ -104,7 +106,7 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
 def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
     """Decode and resize together; false if the file is not one that allows it: sequential, in order, of one scan."""
     opening = file.opening
-    decoding = make_plan(opening)
+    decoding = make_plan(opening, all_wanted=False)
     if decoding is None or opening.frame.kind == "progressive":
         return False
     assert opening.qtables is not None
@@ -153,20 +155,24 @@ def _kernels() -> Any:
     return resized_files
 
 
-def _needed_rows(plan: ResizePlan) -> NDArray[np.int64]:
-    """Rows of blocks of each component, from the top, on which the result depends."""
-    needed = np.zeros(4, np.int64)
-    for k, (vertical, _) in enumerate(plan.axes):
-        used = np.flatnonzero(vertical.blocks[:, 1])
-        needed[k] = used[-1] + 1 if used.size else 0
-    return needed
+def _wanted_blocks(plan: ResizePlan) -> NDArray[Any]:
+    """Blocks of each component on which the result depends."""
+    wanted = np.zeros(4, WANTED)
+    for k, axes in enumerate(plan.axes):
+        for name, axis in zip(("row", "column"), axes, strict=True):
+            used = np.flatnonzero(axis.blocks[:, 1])
+            if used.size:
+                wanted[f"first_{name}"][k], wanted[f"last_{name}"][k] = used[0], used[-1] + 1
+    return wanted
 
 
-def _decoded(file: File, *needed: NDArray[np.int64]) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
+def _decoded(
+    file: File, needed: NDArray[np.int64] = ALL_ROWS, wanted: NDArray[Any] = EVERYTHING
+) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
     grids = file.opening.geometry.blocks
     planes = tuple([torch.from_numpy(np.empty((1, *grid, 8, 8), np.int16)) for grid in grids])
     qtables = torch.from_numpy(np.empty((1, len(grids), 8, 8), np.int32))
-    (loss,) = decode_files([file], planes, qtables, 1, *needed)
+    (loss,) = decode_files([file], planes, qtables, 1, needed, wanted)
     return planes, qtables, loss
 
 

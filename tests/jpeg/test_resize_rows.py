@@ -11,6 +11,8 @@ from oracles.jpeg_files import encode, picture
 
 from cdzoo.codecs import JPEGWarning, read_jpeg
 from cdzoo.errors import JPEGError
+from cdzoo.jpeg import _resized_files
+from cdzoo.jpeg._reader import File
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
 
@@ -65,3 +67,37 @@ def test_files_that_end_too_early_are_found_all_the_same() -> None:
             found = read_jpeg(data[:size], transform=CENTER, strict=False)
         assert [str(warning.message) for warning in seen] == [str(warning.message) for warning in whole]
         assert same(found, CENTER(coefficients))
+
+
+@pytest.mark.parametrize(
+    ("quality", "options"),
+    [(100, {}), (75, {"optimize": True}), (30, {"restart_marker_blocks": 11}), (90, {"progressive": True})],
+)
+def test_damage_beside_a_crop_is_found_as_in_the_whole_file(
+    quality: int, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coefficients that the crop does not need are passed over, and yet every bit of them counts."""
+    data = encode(picture(120, 160, seed=quality), quality=quality, **options)
+    transform = CoefficientTransform(resize=60, crop=8)
+
+    def outcome(damaged: bytes, *, at_once: bool) -> JPEGCoefficients | str:
+        try:
+            return read_jpeg(damaged, transform=transform) if at_once else transform(read_jpeg(damaged))
+        except JPEGError as error:
+            return str(error)
+
+    with monkeypatch.context() as patch:  # the fast path needs no second try for a file in order
+        patch.setattr(File, "decode", None)
+        if "progressive" not in options:
+            patch.setattr(_resized_files, "_decoded", None)
+        fast = outcome(data, at_once=True)
+    assert same(fast, outcome(data, at_once=False))
+    start, outcomes = data.index(b"\xff\xda") + 14, {str: 0, JPEGCoefficients: 0}
+    for position in (*range(start, len(data) - 2, max(1, len(data) // 400)), len(data)):
+        flipped = bytearray(data + b"\0")
+        flipped[position] ^= 1 << position % 8
+        expected = outcome(bytes(flipped), at_once=False)
+        found = outcome(bytes(flipped), at_once=True)
+        outcomes[type(expected)] += 1
+        assert found == expected if isinstance(expected, str) else same(found, expected)
+    assert min(outcomes.values()) > 0

@@ -17,6 +17,10 @@ second value    second run     first run      bits of the   bits of the    bits 
 ==============  =============  =============  ============  =============  =============  ============
 
 A run of ``BLOCK_ENDS`` stands for the end of the block; a first run of ``LOOK_FURTHER`` for anything else.
+
+A skip table serves blocks whose AC coefficients nobody wants: 2**12 uint16, indexed by the next twelve bits. One lookup
+passes over all coefficients whose codes begin and end there: their bits in bits 4..0, whether the block ends with them
+in bit 5, how far they advance in the block above that; an advance of ``LOOK_FURTHER`` stands for anything else.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ LIMITS = LOOKUP_SIZE
 OFFSETS = LIMITS + 18
 SYMBOLS = OFFSETS + 18
 TABLE_SIZE = SYMBOLS + 256
+
+SKIP_BITS = 12
 
 #: Larger than any position in a block, together with the runs before it; see the module's docstring.
 LOOK_FURTHER, BLOCK_ENDS = 64, 128
@@ -101,6 +107,27 @@ def build_pairs(tables: Any, pairs: Any, row: int) -> None:
                 elif code < 256:
                     entry += total - used | BLOCK_ENDS << 40
         pairs[row, bits] = entry
+
+
+@jit
+def build_skips(tables: Any, skips: Any, row: int) -> None:
+    """Fill the skip table of a row."""
+    for bits in range(1 << SKIP_BITS):
+        used: Any = 0
+        advance: Any = 0
+        ends: Any = 0
+        while used < SKIP_BITS and not ends:
+            code = np.int64(tables[row, ((bits << used) & ((1 << SKIP_BITS) - 1)) >> (SKIP_BITS - LOOKUP_BITS)])
+            length = code & 255
+            size = (code >> 8) & 15
+            if code == 0 or used + length > SKIP_BITS or (size == 0 and code >= 256):
+                break
+            used += length + size  # the bits of the last value may lie behind the twelve
+            if size == 0:
+                ends = 1
+            else:
+                advance += (code >> 12) + 1
+        skips[row, bits] = used | ends << 5 | (advance if used > 0 else LOOK_FURTHER) << 6
 
 
 @jit

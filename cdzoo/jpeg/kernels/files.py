@@ -101,8 +101,8 @@ def read_scan(data: Any, position: int, end: int, frame: Any, state: Any) -> boo
 
 @jit
 def _decode_file(
-    data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, history: Any, none: Any,
-    needed: Any,
+    data: Any, position: Any, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any, skips: Any,
+    history: Any, none: Any, needed: Any,
 ) -> Any:  # fmt: skip
     """Decode all scans from the SOS marker at ``position`` on; returns false if that is not possible here."""
     for c in range(frame.components.size):
@@ -123,7 +123,7 @@ def _decode_file(
         num_scans += 1
         if code != 0xDA or num_scans > MAX_SCANS or not read_scan(data, start, end, frame, state):
             return False
-        result = decode_scan(data, end, scratch, frame, state, tables, pairs, history, none, none, needed)
+        result = decode_scan(data, end, scratch, frame, state, tables, pairs, skips, history, none, none, needed)
         if result[0] != OK:
             return False
         position = result[1]
@@ -136,7 +136,7 @@ def _decode_file(
 @jit
 def decode_files(
     data: Any, bounds: Any, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any,
-    state: Any, own_tables: Any, history: Any, none: Any, needed: Any, targets: Any, first: int, done: Any,
+    skips: Any, state: Any, own_tables: Any, history: Any, none: Any, needed: Any, targets: Any, first: int, done: Any,
 ) -> None:  # fmt: skip
     """Decode files whose headers agree in all that decoding depends on.
 
@@ -146,7 +146,7 @@ def decode_files(
         scratch: room for the longest file and ``SLACK`` bytes more, uint8.
         frame: :class:`~cdzoo.jpeg.kernels.layout.FrameFields`; ``interval`` is that of restart markers.
         rows: int64: the rows of ``tables`` with the four DC and four AC tables that are defined; -1 for none.
-        tables, pairs: see :mod:`cdzoo.jpeg.kernels.bits`.
+        tables, pairs, skips: see :mod:`cdzoo.jpeg.kernels.bits`; the last are empty if all blocks are wanted.
         state: :class:`~cdzoo.jpeg.kernels.layout.State`, to work with.
         own_tables: room for eight tables, to work with, if the files are progressive.
         history: uint64, room for all blocks of a file, to work with, if the files are progressive.
@@ -178,6 +178,6 @@ def decode_files(
                     for k in range(TABLE_SIZE):
                         own_tables[row, k] = tables[rows[row], k]
         done[first + i] = _decode_file(
-            data[start:end], bounds[2 * i], scratch, frame, state, file_tables, pairs, history, none, needed
+            data[start:end], bounds[2 * i], scratch, frame, state, file_tables, pairs, skips, history, none, needed
         )
         start = end

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from cdzoo.jpeg.geometry import ZIGZAG
 
-__all__ = ["BLOCK", "COMPONENT", "MAX_SCANS", "NATURAL", "PART", "SCAN", "UNSEEN", "FrameFields", "State"]
+__all__ = [
+    "BLOCK", "COMPONENT", "EVERYTHING", "MAX_SCANS", "NATURAL", "PART", "SCAN", "UNSEEN", "WANTED", "FrameFields",
+    "State",
+]  # fmt: skip
 
 #: Scans that a file may have. Real ones have about ten; 64 coefficients in 14 steps would make 896 per component.
 MAX_SCANS = 1000
@@ -36,10 +39,18 @@ SCAN = _record("num_components", "start", "end", "high", "low", "interval", "fir
 PART = _record("component", "dc_row", "ac_row")
 
 #: A block of an MCU: component, rows of its tables, its place in the MCU, blocks of this component in an MCU. The last
-#: three are valid for one row of MCUs: address of the first block, step to the next one in bytes, number of them.
+#: five are valid for one row of MCUs: address of the first block, step to the next one in bytes, number of them, and
+#: the range of those that are wanted.
 BLOCK = _record(
-    "component", "dc_row", "ac_row", "down", "right", "blocks_down", "blocks_right", "base", "step", "limit"
+    "component", "dc_row", "ac_row", "down", "right", "blocks_down", "blocks_right", "base", "step", "limit",
+    "begin", "end",
 )  # fmt: skip
+
+#: The blocks of a component that are wanted: ranges of rows and of columns. Others are decoded, but not stored.
+WANTED = _record("first_row", "last_row", "first_column", "last_column")
+
+#: All blocks of any component, those included that only complete an MCU.
+EVERYTHING = np.array((0, 1 << 40, 0, 1 << 40), WANTED)
 
 
 #: The bit buffer between two calls: 1 if the next call goes on there; position in the segment, valid bits, the bits.
@@ -63,10 +74,11 @@ class State(NamedTuple):
     blocks: NDArray[Any]  # 10 times BLOCK
     predictions: NDArray[np.int64]  # of DC coefficients, 4
     targets: NDArray[np.int64]  # addresses of four planes
-    spare: int  # address of a block for what only completes an MCU
+    spare: int  # address of a block for what only completes an MCU, or is not wanted
     rows: NDArray[np.int64]  # of four DC and four AC tables; -1: not defined
     progress: NDArray[np.int64]  # (4, 64): Al of the last scan, or UNSEEN
     resume: NDArray[Any]  # one RESUME, for sequential scans
+    wanted: NDArray[Any]  # 4 times WANTED
 
     @classmethod
     def empty(cls, spare: int) -> State:
@@ -81,4 +93,5 @@ class State(NamedTuple):
             np.zeros(8, np.int64),
             np.zeros((4, 64), np.int64),
             np.zeros(1, RESUME),
+            np.full(4, EVERYTHING, WANTED),
         )

@@ -44,3 +44,8 @@ def enter_row(frame: Any, state: Any, num_blocks: int, y: int) -> None:
         block.base = state.targets[block.component] + (row * component.columns + block.right) * 128
         block.step = step * 128
         block.limit = (component.columns - block.right + step - 1) // step if row < component.rows else 0
+        wanted = state.wanted[block.component]
+        block.begin = block.end = 0
+        if wanted.first_row <= row < wanted.last_row:
+            block.begin = (wanted.first_column - block.right + step - 1) // step
+            block.end = (wanted.last_column - block.right + step - 1) // step

@@ -14,7 +14,9 @@ from cdzoo.jpeg._segments import Frame
 from cdzoo.jpeg.header import Opening
 from cdzoo.jpeg.kernels.layout import COMPONENT, FrameFields, State
 
-__all__ = ["Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
+__all__ = ["NO_SKIPS", "Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
+
+NO_SKIPS = np.empty((0, 0), np.uint16)
 
 _KEPT_BYTES = 1 << 22
 
@@ -45,20 +47,36 @@ class Plan(NamedTuple):
     rows: NDArray[np.int64]
     tables: NDArray[np.int32]
     pairs: NDArray[np.uint64]
+    skips: NDArray[np.uint16]
 
 
-def make_plan(opening: Opening) -> Plan | None:
-    """The plan for files with such an opening, the same object for equal ones; ``None`` if there is no fast path."""
+def make_plan(opening: Opening, *, all_wanted: bool = True) -> Plan | None:
+    """The plan for files with such an opening, the same object for equal ones; ``None`` if there is no fast path.
+
+    It has skip tables if not all blocks are wanted.
+    """
     if not opening.flawless or opening.qtables is None:
         return None
-    return _make_plan(opening.frame, opening.scan.restart_interval, opening.huffman)
+    return _make_plan(opening.frame, opening.scan.restart_interval, opening.huffman, all_wanted)
 
 
 @lru_cache(maxsize=64)
-def _make_plan(frame: Frame, restart_interval: int, huffman: tuple[bytes, ...]) -> Plan:
-    tables, pairs, row_of = make_tables(huffman[:4], huffman[4:], frame.kind == "progressive")
+def _make_plan(frame: Frame, restart_interval: int, huffman: tuple[bytes, ...], all_wanted: bool) -> Plan:
+    dc, ac = huffman[:4], huffman[4:]
+    tables, pairs, row_of = make_tables(dc, ac, frame.kind == "progressive")
     rows = np.array([row_of.get(payload, -1) for payload in huffman], np.int64)
-    return Plan(frame_fields(frame), restart_interval, rows, tables, pairs)
+    skips = NO_SKIPS if all_wanted else _make_skips(dc, ac)
+    return Plan(frame_fields(frame), restart_interval, rows, tables, pairs, skips)
+
+
+@lru_cache(maxsize=64)
+def _make_skips(dc: tuple[bytes, ...], ac: tuple[bytes, ...]) -> NDArray[np.uint16]:
+    bits, _, _, run = load_kernels()
+    tables, pairs, _ = make_tables(dc, ac, False)
+    skips = np.empty((len(pairs), 1 << bits.SKIP_BITS), np.uint16)
+    for row in range(len(pairs)):
+        run(bits.build_skips, tables, skips, row)
+    return skips
 
 
 @lru_cache(maxsize=64)

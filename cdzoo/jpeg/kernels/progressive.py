@@ -58,7 +58,7 @@ def decode_dc(
             for b in range(num_blocks):
                 info = blocks[np.uint64(b)]
                 place = info.base + x * info.step
-                if x >= info.limit:
+                if x >= info.limit or not info.begin <= x < info.end:
                     place = state.spare
                 block = int16s(np.uint64(place))
                 row = np.uint64(info.dc_row)
@@ -103,7 +103,19 @@ def decode_dc(
 
 
 @jit
-def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any, first: int, last: int) -> Any:
+def _wanted_in_row(state: Any, component: int, row: int, columns: int) -> Any:
+    """The first block of a row that is wanted, and the one behind the last, as numbers in the component."""
+    wanted = state.wanted[component]
+    start = np.int64(row) * columns
+    if row < wanted.first_row or row >= wanted.last_row:
+        return start, start
+    return start + wanted.first_column, start + min(wanted.last_column, columns)
+
+
+@jit
+def decode_ac_first(
+    bits: Any, size: int, state: Any, columns: int, tables: Any, history: Any, first: int, last: int
+) -> Any:
     """Decode the first scan of a band of AC coefficients; sets a bit in ``history`` for each that is not zero."""
     scan, part = state.scan[0], state.parts[0]
     start, stop, shift = np.uint64(scan.start), np.uint64(scan.end), scan.low
@@ -113,8 +125,13 @@ def decode_ac_first(bits: Any, size: int, state: Any, tables: Any, history: Any,
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
     b = first
+    row_ends: Any = 0
+    begin, behind = np.int64(0), np.int64(0)
     while b < last:
-        block = int16s(np.uint64(target + b * 128))
+        if b >= row_ends:
+            begin, behind = _wanted_in_row(state, part.component, b // columns, columns)
+            row_ends = (b // columns + 1) * columns
+        block = int16s(np.uint64(target + b * 128 if begin <= b < behind else state.spare))
         found = np.uint64(0)
         empty: Any = 0  # further blocks in which the band is empty
         k = start - _ONE
@@ -171,7 +188,7 @@ def _skip(word: Any, count: Any) -> Any:
 
 @jit
 def decode_ac_refine(
-    bits: Any, size: int, state: Any, tables: Any, history: Any, damaged: Any, first: int, last: int
+    bits: Any, size: int, state: Any, columns: int, tables: Any, history: Any, damaged: Any, first: int, last: int
 ) -> Any:
     """Decode one more bit for a band of AC coefficients (T.81, G.1.2.3), with bit masks in place of coefficients.
 
@@ -187,6 +204,8 @@ def decode_ac_refine(
     end = np.uint64(size) << _THREE
     pos, count, buf = np.uint64(7), _FULL, load(bits, np.uint64(0))
     empty = np.uint64(0)  # blocks, this one included, to which nothing is added
+    row_ends: Any = 0
+    begin, behind = np.int64(0), np.int64(0)
     for b in range(first, last):
         if damaged.size > 0 and damaged[b]:
             return BAD_HISTORY, b, pos - (count >> _THREE)
@@ -194,7 +213,11 @@ def decode_ac_refine(
         if empty > 0 and old == 0:
             empty -= _ONE
             continue
-        block = int16s(np.uint64(target + b * 128))
+        if b >= row_ends:
+            begin, behind = _wanted_in_row(state, part.component, b // columns, columns)
+            row_ends = (b // columns + 1) * columns
+        wanted = begin <= b < behind
+        block = int16s(np.uint64(target + b * 128 if wanted else state.spare))
         status = OK
         zeros = ~old & band
         added = np.uint64(0)
@@ -248,7 +271,7 @@ def decode_ac_refine(
                 status = BAD_RUN
                 break
             k = goal + _ONE
-        while num > 0:
+        while num > 0 and wanted:
             num -= _ONE
             i = np.uint64(NATURAL[trailing_zeros(old)])
             old &= old - _ONE

@@ -83,15 +83,15 @@ def _ends(data: Any, marker: Any, segment: Any, last: Any) -> Any:
 
 @jit
 def decode_resized(
-    data: Any, marker: int, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any, state: Any,
-    band: Any, targets: Any, flips: Any, whole: bool,
+    data: Any, marker: int, scratch: Any, frame: Any, interval: int, rows: Any, tables: Any, pairs: Any, skips: Any,
+    state: Any, band: Any, targets: Any, flips: Any, whole: bool,
 ) -> Any:  # fmt: skip
     """Decode and resize a file.
 
     Args:
         data: the file, uint8.
         marker: the position of its first SOS marker.
-        scratch, frame, interval, rows, tables, pairs, state: see :func:`cdzoo.jpeg.kernels.files.decode_files`.
+        scratch, frame, interval, rows, tables, pairs, skips, state: see :func:`cdzoo.jpeg.kernels.files.decode_files`.
         band: int16: room for one row of MCUs.
         targets: three of :class:`Target`; of gray files the first one counts.
         flips: see :func:`cdzoo.jpeg.kernels.resize.finish_rows`.
@@ -126,6 +126,9 @@ def decode_resized(
         sizes[c] = frame.components[c].columns * 128
         places[c] = start
         start += heights[c] * sizes[c]
+        wanted = state.wanted[c]
+        wanted.first_row, wanted.last_row = span(targets[c].vertical)
+        wanted.first_column, wanted.last_column = span(targets[c].horizontal)
     last_segment = (columns * num_rows - 1) // length
     mcu: Any = 0
     segment = 0
@@ -137,7 +140,7 @@ def decode_resized(
         while mcu < (y + 1) * columns:
             last = min((y + 1) * columns, (segment + 1) * length)
             status, _, used = decode_sequential(
-                scratch, size, frame, state, num_blocks, columns, tables, pairs, mcu, last
+                scratch, size, frame, state, num_blocks, columns, tables, pairs, skips, mcu, last
             )
             if status != OK:
                 return False

@@ -7,7 +7,7 @@ are safe:
   :mod:`cdzoo.jpeg.kernels.files`),
 * reads: from a copy without byte stuffing, with more zero bytes behind it than any block can eat, checked per block,
 * zigzag positions: looked up in a table padded beyond the longest run, checked per block,
-* writes: blocks which only complete an MCU are decoded into a spare one.
+* writes: blocks which only complete an MCU, or are not wanted, are decoded into a spare one.
 
 A segment lies between two restart markers. The decoders of segments return a status, the MCU they reached, and
 the bytes they used. Bit buffers hold the next bits on top; ``count`` of them are valid, those below are either zero or
@@ -40,7 +40,7 @@ def _mark(missing: Any, first: int, last: int) -> None:
 @jit
 def decode_scan(
     data: Any, pos: int, scratch: Any, frame: Any, state: Any, tables: Any, pairs: Any,
-    history: Any, damaged: Any, missing: Any, needed: Any,
+    skips: Any, history: Any, damaged: Any, missing: Any, needed: Any,
 ) -> Any:  # fmt: skip
     """Decode the scan whose entropy-coded data begin at ``pos``.
 
@@ -48,7 +48,7 @@ def decode_scan(
         data, scratch: the file, and room for as many bytes and ``SLACK`` more; uint8.
         frame, state: see :mod:`cdzoo.jpeg.kernels.layout`. Of the state, the scan, its parts and the addresses are
             read. Planes are int16, ``Hb * Wb * 64``, contiguous.
-        tables, pairs: Huffman tables, see :mod:`cdzoo.jpeg.kernels.bits`.
+        tables, pairs, skips: Huffman tables, see :mod:`cdzoo.jpeg.kernels.bits`.
         history: uint64 per block, the coefficients that are not zero; for AC scans.
         damaged: per block, whether a refinement must stop there; empty if there is none.
         missing: per MCU, set to 1 where nothing could be decoded; or empty: then decoding stops at the first damage.
@@ -84,13 +84,15 @@ def decode_scan(
         if end > first:
             size, marker = open_segment(data, pos, scratch)
             if not frame.progressive:
-                result = decode_sequential(scratch, size, frame, state, num_blocks, columns, tables, pairs, first, end)
+                result = decode_sequential(
+                    scratch, size, frame, state, num_blocks, columns, tables, pairs, skips, first, end
+                )
             elif scan.start == 0:
                 result = decode_dc(scratch, size, frame, state, num_blocks, columns, tables, first, end)
             elif scan.high == 0:
-                result = decode_ac_first(scratch, size, state, tables, history, first, end)
+                result = decode_ac_first(scratch, size, state, columns, tables, history, first, end)
             else:
-                result = decode_ac_refine(scratch, size, state, tables, history, damaged, first, end)
+                result = decode_ac_refine(scratch, size, state, columns, tables, history, damaged, first, end)
             status, reached, used = result[0], result[1], np.int64(result[2])
             if status == OK and end == last and used + MOST_PADDING < size:
                 status = TOO_LONG

@@ -17,6 +17,7 @@ from cdzoo.jpeg.kernels.bits import (
     LOOK_FURTHER,
     LOOKUP_BITS,
     OK,
+    SKIP_BITS,
     TOO_SHORT,
     find_code,
     receive,
@@ -27,19 +28,22 @@ from cdzoo.jpeg.kernels.mcu import enter_row
 
 __all__ = ["decode_sequential"]
 
-_TOP = np.uint64(64 - LOOKUP_BITS)
-_ONE, _THREE, _EIGHT, _TWELVE, _FIFTEEN, _FULL, _LAST, _BYTE = (np.uint64(n) for n in (1, 3, 8, 12, 15, 56, 63, 255))
+_TOP, _SKIP_TOP = np.uint64(64 - LOOKUP_BITS), np.uint64(64 - SKIP_BITS)
+_ONE, _THREE, _SIX, _EIGHT, _TWELVE, _FIFTEEN, _THIRTY_ONE, _ENDS, _FULL, _LAST, _ENDED, _BYTE = (
+    np.uint64(n) for n in (1, 3, 6, 8, 12, 15, 31, 32, 56, 63, 128, 255)
+)
 
 
 @jit
 def decode_sequential(
     bits: Any, size: int, frame: Any, state: Any, num_blocks: int, columns: int, tables: Any, pairs: Any,
-    first: int, last: int,
+    skips: Any, first: int, last: int,
 ) -> Any:  # fmt: skip
     """Decode MCUs ``first`` to ``last`` of a sequential scan.
 
     Where the data end inside an MCU, the rest of it is decoded from zero bits, as libjpeg does. A call goes on where
-    the last one ended without damage, if ``state.resume`` says so.
+    the last one ended without damage, if ``state.resume`` says so. Of blocks that are not wanted, the DC coefficient is
+    decoded, for those that follow, and damage is found; ``skips`` may be empty if ``state`` wants all blocks.
     """
     blocks, predictions, resume = state.blocks, state.predictions, state.resume[0]
     end = np.uint64(size) << _THREE
@@ -59,8 +63,9 @@ def decode_sequential(
         while mcu < stop:
             for b in range(num_blocks):
                 info = blocks[np.uint64(b)]
+                wanted = info.begin <= x < info.end
                 place = info.base + x * info.step
-                if x >= info.limit:
+                if not wanted or x >= info.limit:
                     place = state.spare
                 block = int16s(np.uint64(place))
                 for j in range(64):
@@ -87,52 +92,67 @@ def decode_sequential(
                 block[np.uint64(0)] = value
 
                 k = np.uint64(0)
-                while True:
-                    pair = pairs[ac_row, buf >> _TOP]
+                while not wanted:
+                    skip = np.uint64(skips[ac_row, buf >> _SKIP_TOP])
+                    far = k + (skip >> _SIX)
+                    if far >= _LAST:  # perhaps into the next block: the loop below looks closer
+                        break
                     buf |= load(bits, pos) >> count
                     pos += (_LAST - count) >> _THREE
                     count |= _FULL
-                    value = receive(buf << (pair >> np.uint64(16) & _BYTE), pair >> np.uint64(24) & _BYTE)
-                    k += pair >> np.uint64(32) & _BYTE
-                    if k >= _LAST:
-                        used = pair >> _EIGHT & _BYTE
-                        if pair >> np.uint64(32) & _BYTE != LOOK_FURTHER:  # all that follows is another block's
-                            buf <<= used
-                            count -= used
-                            if k < BLOCK_ENDS:
-                                block[np.uint64(NATURAL[k])] = value
-                            break
-                        k -= np.uint64(LOOK_FURTHER)
-                        code = np.uint64(tables[ac_row, buf >> _TOP])
-                        if code == 0:
-                            code = find_code(tables, ac_row, buf)
-                            if code == 0:
-                                return BAD_CODE, mcu, pos - (count >> _THREE)
-                        length, width = code & _BYTE, code >> _EIGHT & _FIFTEEN
-                        if width == 0 and code >> _EIGHT != 0xF0:
-                            buf <<= length
-                            count -= length
-                            if code >> _EIGHT == 0:
-                                break
-                            return BAD_CODE, mcu, pos - (count >> _THREE)
-                        k += (code >> _TWELVE) + _ONE
-                        if width > 0:
-                            block[np.uint64(NATURAL[k])] = receive(buf << length, width)
-                        buf <<= length + width
-                        count -= length + width
-                        if k >= _LAST:
-                            break
-                        continue
-                    block[np.uint64(NATURAL[k])] = value
-                    buf <<= pair & _BYTE
-                    count -= pair & _BYTE
-                    k += pair >> np.uint64(40) & _BYTE
-                    second = np.int64(pair) >> 48
-                    if k >= _LAST:
-                        if k < BLOCK_ENDS:
-                            block[np.uint64(NATURAL[k])] = second
+                    buf <<= skip & _THIRTY_ONE
+                    count -= skip & _THIRTY_ONE
+                    k = far
+                    if skip & _ENDS:
+                        k = _ENDED
                         break
-                    block[np.uint64(NATURAL[k])] = second if second != 0 else value
+                if k != _ENDED:
+                    while True:
+                        pair = pairs[ac_row, buf >> _TOP]
+                        buf |= load(bits, pos) >> count
+                        pos += (_LAST - count) >> _THREE
+                        count |= _FULL
+                        value = receive(buf << (pair >> np.uint64(16) & _BYTE), pair >> np.uint64(24) & _BYTE)
+                        k += pair >> np.uint64(32) & _BYTE
+                        if k >= _LAST:
+                            used = pair >> _EIGHT & _BYTE
+                            if pair >> np.uint64(32) & _BYTE != LOOK_FURTHER:  # all that follows is another block's
+                                buf <<= used
+                                count -= used
+                                if k < BLOCK_ENDS:
+                                    block[np.uint64(NATURAL[k])] = value
+                                break
+                            k -= np.uint64(LOOK_FURTHER)
+                            code = np.uint64(tables[ac_row, buf >> _TOP])
+                            if code == 0:
+                                code = find_code(tables, ac_row, buf)
+                                if code == 0:
+                                    return BAD_CODE, mcu, pos - (count >> _THREE)
+                            length, width = code & _BYTE, code >> _EIGHT & _FIFTEEN
+                            if width == 0 and code >> _EIGHT != 0xF0:
+                                buf <<= length
+                                count -= length
+                                if code >> _EIGHT == 0:
+                                    break
+                                return BAD_CODE, mcu, pos - (count >> _THREE)
+                            k += (code >> _TWELVE) + _ONE
+                            if width > 0:
+                                block[np.uint64(NATURAL[k])] = receive(buf << length, width)
+                            buf <<= length + width
+                            count -= length + width
+                            if k >= _LAST:
+                                break
+                            continue
+                        block[np.uint64(NATURAL[k])] = value
+                        buf <<= pair & _BYTE
+                        count -= pair & _BYTE
+                        k += pair >> np.uint64(40) & _BYTE
+                        second = np.int64(pair) >> 48
+                        if k >= _LAST:
+                            if k < BLOCK_ENDS:
+                                block[np.uint64(NATURAL[k])] = second
+                            break
+                        block[np.uint64(NATURAL[k])] = second if second != 0 else value
                 if k & np.uint64(127) > _LAST:
                     return BAD_RUN, mcu, pos - (count >> _THREE)
                 if (pos << _THREE) - count > end:
