@@ -26,7 +26,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "docstrings",
-    "jpeg_files",
+    "kinds_of_files_table",
     "notebooks",
     "pages",
     "reference",

@@ -19,7 +19,7 @@ pytest.importorskip("sphinx_gallery")
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.docs, pytest.mark.slow, pytest.mark.timeout(1500)]  # a minute on an idle core
-sys.path.append(str(ROOT / "docs" / "_ext"))  # behind the recipes, which have a module of the same name
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 PACKAGES = (
     "cdzoo", "cdzoo.codecs", "cdzoo.models", "cdzoo.ops", "cdzoo.data", "cdzoo.errors", "cdzoo.types",
     "cdzoo.interop.compressai", "cdzoo.interop.datasets", "cdzoo.interop.timm", "cdzoo.interop.torchvision",
