@@ -106,8 +106,10 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
 def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
     """Decode and resize together; false if the file is not one that allows it: sequential, in order, of one scan."""
     opening = file.opening
+    if opening.frame.kind == "progressive":
+        return False
     decoding = make_plan(opening, all_wanted=False)
-    if decoding is None or opening.frame.kind == "progressive":
+    if decoding is None:
         return False
     assert opening.qtables is not None
     run, kernels = load_kernels().run, _kernels()

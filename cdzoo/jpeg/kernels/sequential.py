@@ -29,9 +29,10 @@ from cdzoo.jpeg.kernels.mcu import enter_row
 __all__ = ["decode_sequential"]
 
 _TOP, _SKIP_TOP = np.uint64(64 - LOOKUP_BITS), np.uint64(64 - SKIP_BITS)
-_ONE, _THREE, _SIX, _EIGHT, _TWELVE, _FIFTEEN, _THIRTY_ONE, _ENDS, _FULL, _LAST, _ENDED, _BYTE = (
-    np.uint64(n) for n in (1, 3, 6, 8, 12, 15, 31, 32, 56, 63, 128, 255)
+_ONE, _THREE, _SIX, _EIGHT, _TWELVE, _FIFTEEN, _THIRTY_ONE, _ENDS, _FULL, _LAST, _BYTE = (
+    np.uint64(n) for n in (1, 3, 6, 8, 12, 15, 31, 32, 56, 63, 255)
 )
+_ENDED = np.uint64(BLOCK_ENDS)
 
 
 @jit
