@@ -78,19 +78,22 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def _render_list(report: Report) -> str:
+    entries = [(entry, kind) for kind, entries in report.facts.items() for entry in entries]
     rows = [
         (
             entry["name"],
             kind.removesuffix("s"),
             str(entry["stride"] or "-"),
             ("gives" if kind == "codecs" else "needs") if entry["scales"] else "-",
-            ", ".join(entry["weights"]) or "-",
+            "yes" if entry["weights"] else "-",
             entry["summary"],
         )
-        for kind, entries in report.facts.items()
-        for entry in entries
+        for entry, kind in entries
     ]
-    return table(("name", "kind", ">stride", "scales", "weights", "summary"), rows)
+    title, *lines = table(("name", "kind", ">stride", "scales", "weights", "summary"), rows).splitlines()
+    if all(entry["weights"] for entry, _ in entries):
+        lines = [f"{line}\n    {', '.join(entry['weights'])}" for line, (entry, _) in zip(lines, entries, strict=True)]
+    return "\n".join([title, *lines])
 
 
 # -- info --------------------------------------------------------------------------------------------------------
@@ -237,4 +240,4 @@ def _shown(value: Any) -> str:
 
 
 def _summary(entry: Entry) -> str:
-    return (inspect.getdoc(entry.builder) or "").partition("\n")[0].rstrip(".")
+    return (inspect.getdoc(entry.builder) or "").partition("\n")[0].rstrip(".").replace("``", "")
