@@ -74,16 +74,16 @@ def check_images(x: Tensor) -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"images must be a float tensor (B, 3, H, W) in [0, 1], not {kind}; try x.float() / 255.")
+        raise TypeError(f"images must be a float tensor (B, 3, H, W) in [0, 1], not {kind}; try x.float() / 255")
     if x.layout != torch.strided or x.dtype.itemsize < 2:
         raise TypeError(
             f"images must be a dense tensor of float16 or more, not {x.layout}, {x.dtype}; "
-            "try x.to_dense() or x.float()."
+            "try x.to_dense() or x.float()"
         )
     if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
         raise ValueError(
             f"images must have shape (B, 3, H, W) with B, H, W >= 1, not {tuple(x.shape)}; "
-            "add a batch dimension with x[None], and repeat a gray channel with x.expand(-1, 3, -1, -1)."
+            "add a batch dimension with x[None], and repeat a gray channel with x.expand(-1, 3, -1, -1)"
         )
 
 
@@ -94,12 +94,11 @@ def check_range(x: Tensor) -> None:
         TypeError, ValueError: a tensor without values, or values that no image has.
     """
     if x.is_meta:
-        raise TypeError("images on the device 'meta' have no values to code; make them on the CPU or on a GPU.")
+        raise TypeError("images on the device 'meta' have no values to code; make them on the CPU or on a GPU")
     low, high = (float(v) for v in x.detach().aminmax())
     if not (low >= -0.5 and high <= 1.5):
         raise ValueError(
-            f"images have values from {low:g} to {high:g}, but must be finite and in [0, 1]; "
-            "divide 8-bit images by 255."
+            f"images have values from {low:g} to {high:g}, but must be finite and in [0, 1]; divide 8-bit images by 255"
         )
 
 
@@ -118,10 +117,10 @@ def check_latent(latent: object, *, name: str, channels: int, stride: int) -> tu
     """
     if not isinstance(latent, Latent):
         advice = "Latent(y_hat, None, (H, W)) makes one of a tensor"
-        raise TypeError(f"decode takes a Latent, as encode and decompress return it, not {_kind(latent)}; {advice}.")
+        raise TypeError(f"decode takes a Latent, as encode and decompress return it, not {_kind(latent)}; {advice}")
     y_hat = latent.y_hat
     if not isinstance(y_hat, Tensor) or y_hat.is_complex():
-        raise TypeError(f"y_hat of a latent must be a tensor of real numbers, not {_kind(y_hat)}.")
+        raise TypeError(f"y_hat of a latent must be a tensor of real numbers, not {_kind(y_hat)}")
     try:
         height, width = map(operator.index, latent.image_size)
     except (TypeError, ValueError):
@@ -129,14 +128,14 @@ def check_latent(latent: object, *, name: str, channels: int, stride: int) -> tu
     if height < 1 or width < 1:
         raise ValueError(
             f"image_size of a latent must be two integers (H, W) of at least 1, not {latent.image_size!r}; keep the "
-            "one that the codec returned."
+            "one that the codec returned"
         )
     expected = (channels, -(-height // stride), -(-width // stride))
     if y_hat.dim() != 4 or tuple(y_hat.shape[1:]) != expected:
         raise ValueError(
             f"latent of shape {tuple(y_hat.shape)} for images of {height}x{width}: {name} needs "
             f"(B, {', '.join(map(str, expected))}); decode the latent as the codec returned it, before any "
-            "resizing."
+            "resizing"
         )
     return height, width
 
@@ -153,9 +152,9 @@ def thread_count(num_threads: int | None) -> int:
     try:
         count = operator.index(num_threads)
     except TypeError:
-        raise TypeError(f"num_threads must be an integer, not {num_threads!r}; {advice}.") from None
+        raise TypeError(f"num_threads must be an integer, not {num_threads!r}; {advice}") from None
     if count < 1:
-        raise ValueError(f"num_threads must be at least 1, not {count}; {advice}.")
+        raise ValueError(f"num_threads must be at least 1, not {count}; {advice}")
     return count
 
 

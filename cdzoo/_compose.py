@@ -51,7 +51,17 @@ class CompressedDomainModel(nn.Module):
         return self.from_latent(self.codec.encode(x))
 
     def from_latent(self, latent: Latent) -> Tensor:
-        """Latents, as the codec returned them, to logits ``(B, num_classes)`` or ``(B, num_classes, H, W)``."""
+        """Latents, as the codec returned them, to logits.
+
+        Args:
+            latent: latents of one size, before the transform; on any device and in any dtype.
+
+        Returns:
+            logits ``(B, num_classes)``, or ``(B, num_classes, H, W)`` of a segmenter.
+
+        Raises:
+            ValueError: a latent that the transform or the network refuses, such as one of another number of channels.
+        """
         parameter = reference_tensor(self.model)
         like = latent.y_hat if parameter is None else parameter
         latent = self.transforms(latent.to(like.device))
@@ -86,7 +96,7 @@ class CompressedDomainModel(nn.Module):
         if len({tuple(o.shape[1:]) for o in outputs}) > 1:
             raise ValueError(
                 f"dense outputs of unequal sizes {sorted({tuple(o.shape[1:]) for o in outputs})} make no batch; "
-                "pass the images of one size at a time."
+                "pass the images of one size at a time"
             )
         order = torch.tensor([s.position for group in groups.values() for s in group], device=outputs[0].device)
         return torch.cat(outputs)[torch.argsort(order)]
@@ -116,7 +126,7 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     given = codec
     while not isinstance(codec, Codec):
         if (inside := _wrapped(codec)) is None:
-            raise TypeError(f"compose takes a codec first, not {type(given).__name__}; cdzoo.list_codecs() names them.")
+            raise TypeError(f"compose takes a codec first, not {type(given).__name__}; cdzoo.list_codecs() names them")
         codec = inside
     inner: Any = model
     while not hasattr(inner, "in_channels") and (wrapped := _wrapped(inner)) is not None:
@@ -125,7 +135,7 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     if in_channels is None or stride is None:
         raise TypeError(
             f"{type(inner).__name__} does not read latents; pixel networks take codec.decode(latent), and "
-            "cdzoo.list_models() names the networks that need no pixels."
+            "cdzoo.list_models() names the networks that need no pixels"
         )
     for what, need, have in (
         ("latent channels", in_channels, codec.latent_channels),
@@ -135,24 +145,24 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
             raise PairingError(
                 f"{_name(inner)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
                 f"{have}; build the network with "
-                f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec."
+                f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec"
             )
     if getattr(inner, "uses_scales", False) and not codec.has_scales:
         raise PairingError(
             f"{_name(inner)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
-            "no hyperprior; use a network without scales, or a codec with them."
+            "no hyperprior; use a network without scales, or a codec with them"
         )
     trained_on = getattr(inner, "codec_fingerprint", None)
     if trained_on is not None and trained_on != codec.fingerprint:
         raise PairingError(
             f"the weights of {_name(inner)} were trained on latents of the codec with fingerprint {trained_on}, but "
-            f"this {codec.name} has fingerprint {codec.fingerprint}; weights.build_codec() makes the right one."
+            f"this {codec.name} has fingerprint {codec.fingerprint}; weights.build_codec() makes the right one"
         )
     transforms = getattr(inner, "transforms", None)
     if transforms is not None and not callable(transforms):
         raise TypeError(
             f"{_name(inner)}.transforms is {transforms!r}; it must turn a Latent into a Latent, as "
-            "cdzoo.transforms.LatentTransform does, or be None."
+            "cdzoo.transforms.LatentTransform does, or be None"
         )
     return CompressedDomainModel(codec, model, LatentTransform() if transforms is None else transforms)
 

@@ -28,9 +28,10 @@ R = TypeVar("R")
 
 
 def untraced(function: Callable[P, R]) -> Callable[P, R]:
-    """``torch.compiler.disable`` for entropy coding, parsing, and bookkeeping about parameters.
+    """Keep the compiler out of entropy coding, parsing, and bookkeeping about parameters.
 
-    The original would load the compiler, seconds, for those, too, who compile nothing.
+    ``torch.compiler.disable`` imports the compiler, which takes seconds even in programs that compile nothing.
+    So this uses it only while a program is being compiled.
     """
     disabled: Callable[P, R] = _disable_dynamo(function)
 
@@ -102,7 +103,7 @@ def register_serializable(*types: type[tuple[object, ...]]) -> None:
 def reference_tensor(module: nn.Module) -> Tensor | None:
     """A floating-point parameter of a module, for its device and dtype; ``None`` where there is none.
 
-    Replicas of ``nn.DataParallel`` have no parameters, but what those came to.
+    Replicas of ``nn.DataParallel`` hold plain tensors instead of parameters; these are searched as well.
     """
     for child in module.modules():
         for tensor in (*child._parameters.values(), *getattr(child, "_former_parameters", {}).values()):

@@ -1,4 +1,7 @@
-"""Transforms of a network's input: of a codec's latents, or of a file's coefficients."""
+"""Transforms of a network's input: of a codec's latents, or of a file's coefficients.
+
+Exact flips, rotations and crops of JPEG coefficients are in ``cdzoo.jpeg.transforms``; :mod:`cdzoo.data` exports them.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,9 @@ class LatentTransform:
     def __call__(self, latent: Latent) -> Latent:
         """``y_hat`` and ``scales`` ``(B, M, h, w)`` to ``(B, M, *size)``; ``image_size`` is kept.
 
+        Returns:
+            a latent in the dtypes of the given one; without ``size`` of the same shape.
+
         Raises:
             ValueError: ``mean`` has not got ``M`` values.
         """
@@ -47,7 +53,7 @@ class LatentTransform:
             if len(self.mean) != y_hat.shape[1]:
                 raise ValueError(
                     f"LatentTransform has a mean of {len(self.mean)} channels, but y_hat has {y_hat.shape[1]}: the "
-                    "transform belongs to another codec; give one value per latent channel, or mean=None."
+                    "transform belongs to another codec; give one value per latent channel, or mean=None"
                 )
             y_hat = y_hat - torch.tensor(self.mean, dtype=y_hat.dtype, device=y_hat.device).view(1, -1, 1, 1)
         if self.size is not None:
@@ -71,14 +77,14 @@ class LatentTransform:
         """
         unknown = set(config) - {"size", "mean"}
         if unknown:
-            raise ValueError(f"LatentTransform has no setting {sorted(unknown)}; it has size and mean.")
+            raise ValueError(f"LatentTransform has no setting {sorted(unknown)}; it has size and mean")
         size, mean = config.get("size"), config.get("mean")
         if size is not None and not (
             isinstance(size, list | tuple) and len(size) == 2 and all((integer(s) or 0) > 0 for s in size)
         ):
-            raise ValueError(f"LatentTransform size must be two positive integers or None, not {size!r}.")
+            raise ValueError(f"LatentTransform size must be two positive integers or None, not {size!r}")
         if mean is not None and not isinstance(mean, list | tuple):
-            raise ValueError(f"LatentTransform mean must be a list of numbers or None, not {mean!r}.")
+            raise ValueError(f"LatentTransform mean must be a list of numbers or None, not {mean!r}")
         return cls(
             size=None if size is None else (size[0], size[1]),
             mean=None if mean is None else tuple(float(m) for m in mean),
@@ -112,6 +118,10 @@ class CoefficientTransform:
             that is mirrored loses the pixels behind its last whole cell of blocks (up to 15 for 4:2:0). A picture
             without a whole cell there cannot be mirrored: ``read_jpeg`` raises, datasets and ``cdzoo.classify`` leave
             it as it is stored.
+
+    Raises:
+        ValueError: a size that is not a positive integer (or two, ``(h, w)``), ``shorter_side`` together with
+            ``resize`` or ``crop``, an unknown ``interpolation`` or ``chroma``, or an ``upright`` that is not a boolean.
     """
 
     shorter_side: int | None = None
@@ -137,6 +147,11 @@ class CoefficientTransform:
 
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files of one geometry, at the transform's size.
+
+        Returns:
+            with ``resize`` or ``crop``: color space ``"ycbcr"``, ``planes`` ``3 x (B, hb, wb, 8, 8)`` in float32,
+            tables of ones, sampling 1x1. With a ``shorter_side`` that reduces the files: ``planes`` in float32 (float64
+            stays), tables of ones, the same color space and sampling. Otherwise the batch that was given.
 
         Raises:
             JPEGError: sampling factors that don't divide each other.
@@ -225,6 +240,10 @@ class RandomResizedCrop:
         ratio: least and greatest width over height of the box.
         flip: the probability that the picture is mirrored left and right.
         interpolation, chroma, upright: as in :class:`CoefficientTransform`.
+
+    Raises:
+        ValueError: a ``size`` that is not a positive integer or two, a ``scale`` or ``ratio`` that is not two positive
+            numbers in ascending order, a ``flip`` outside ``[0, 1]``, or as :class:`CoefficientTransform`.
     """
 
     resizes: ClassVar[bool] = True
@@ -248,7 +267,14 @@ class RandomResizedCrop:
         _check_options("RandomResizedCrop", self.interpolation, self.chroma, self.upright)
 
     def __call__(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
-        """A batch of files of one geometry; each gets a box of its own."""
+        """A batch of files of one geometry; each gets a box of its own.
+
+        Returns:
+            color space ``"ycbcr"``, ``planes`` ``3 x (B, hb, wb, 8, 8)`` in float32, tables of ones, sampling 1x1.
+
+        Raises:
+            JPEGError: sampling factors that don't divide each other.
+        """
         places = [self.place(coefficients.image_size) for _ in range(len(coefficients.qtables))]
         return _resized(coefficients, places, self.chroma)
 
@@ -293,7 +319,7 @@ def transform_from_config(config: Mapping[str, Any]) -> InputTransform:
     if kind == "CoefficientTransform":
         return CoefficientTransform.from_config(config)
     if kind != "LatentTransform":
-        raise ValueError(f"unknown type {kind!r}; known are LatentTransform and CoefficientTransform.")
+        raise ValueError(f"unknown type {kind!r}; known are LatentTransform and CoefficientTransform")
     return LatentTransform.from_config({key: value for key, value in config.items() if key != "type"})
 
 

@@ -109,7 +109,7 @@ class Task(ABC):
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
         """Results of a batch, in order; an exception stands in place of a file that has none.
 
-        An exception that is raised is that of one of the files: each is tried again alone.
+        If it raises, each file is tried again alone.
         """
 
     def to(self, device: torch.device | str) -> None:

@@ -39,7 +39,7 @@ from cdzoo.zoo import register_codec
 __all__ = ["Torfason2018_Weights", "TorfasonCodec", "torfason2018"]
 
 MEAN, VARIANCE = (121.854, 113.589, 100.637), (4746.38, 4454.14, 4812.23)
-"""Of red, green and blue on the scale 0 to 255."""
+"""Mean and variance of red, green and blue, scale 0 to 255."""
 
 STD = tuple(torch.tensor(VARIANCE, dtype=torch.float32, device="cpu").sqrt().tolist())
 
@@ -94,6 +94,11 @@ class TorfasonCodec(CalibratedCodec):
         levels: ``L``.
         N: channels of the residual units; the outer convolutions have half of them.
         channels: the channels that are kept, as :meth:`select` chose them; all of them by default.
+
+    Raises:
+        ValueError: ``N`` or ``latent_channels`` below 1, ``levels`` outside 2 to 32767, or ``channels`` that are not
+            distinct indices below ``latent_channels``.
+        TypeError: ``channels`` is not a list.
     """
 
     name = "torfason2018"

@@ -57,7 +57,7 @@ def _encode_rows(
     symbols: Any, indexes: Any, step: Any, count: Any, first: Any, last: Any,
     entries: Any, starts: Any, limits: Any, offsets: Any, words: Any, begins: Any,
 ) -> None:  # fmt: skip
-    """Encodes rows ``first`` to ``last`` into ``words``, backwards from its end; row ``i`` begins at ``begins[i]``.
+    """Encode rows ``first`` to ``last`` into ``words``, backwards from its end; row ``i`` begins at ``begins[i]``.
 
     ``entries`` holds two uint64 per table entry: the reciprocal of its count, and start | count << 16 | shift << 32.
     """
@@ -110,7 +110,7 @@ def _decode_row(
     words: Any, position: Any, end: Any, indexes: Any, index_base: Any, count: Any,
     modes: Any, buckets: Any, entries: Any, starts: Any, limits: Any, offsets: Any, out: Any, base: Any,
 ) -> Any:  # fmt: skip
-    """Decodes one stream of at least two words; returns (outcome, position of the symbol, value for the message)."""
+    """Decode one stream of at least two words; return (outcome, position of the symbol, value for the message)."""
     x = _U64(words[position]) | (_U64(words[position + _ONE]) << _WORD)
     position += _TWO
     if x < _LOW or x >= _HIGH:
@@ -189,7 +189,7 @@ def _decode_rows(
     words: Any, bounds: Any, indexes: Any, step: Any, count: Any, first: Any, last: Any,
     modes: Any, buckets: Any, entries: Any, starts: Any, limits: Any, offsets: Any, out: Any, outcomes: Any,
 ) -> None:  # fmt: skip
-    """Decodes streams ``first`` to ``last``; stream ``i`` is ``words[bounds[i]:bounds[i + 1]]``, two words at least."""
+    """Decode streams ``first`` to ``last``; stream ``i`` is ``words[bounds[i]:bounds[i + 1]]``, two words at least."""
     for i in range(_U64(first), _U64(last)):
         outcome, position, value = _decode_row(
             words, _U64(bounds[i]), _U64(bounds[i + _ONE]), indexes, i * _U64(step), count,

@@ -124,7 +124,7 @@ def read_header(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> 
 
     Raises:
         BitstreamError: not a ``.cdz`` stream, of another version, truncated, damaged, or too large.
-        TypeError: ``stream`` is not bytes-like.
+        TypeError: ``stream`` is not bytes-like, or ``max_pixels`` is not a number.
     """
     return unpack(stream, max_pixels=max_pixels)[0]
 
@@ -146,6 +146,7 @@ def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple
 
     Raises:
         BitstreamError: see :func:`read_header`. Nothing is allocated before the checks have passed.
+        TypeError: ``stream`` is not bytes-like, or ``max_pixels`` is not a number.
     """
     if max_pixels is not None and not hasattr(max_pixels, "__int__"):
         raise TypeError(f"max_pixels must be a number, or None for no limit, not {max_pixels!r}")

@@ -57,7 +57,11 @@ class CompressAICodec(Codec[State]):
 
     @classmethod
     def derived_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``N`` and ``M``, which follow from the quality where they are ``None``."""
+        """``N`` and ``M``, which follow from the quality where they are ``None``.
+
+        Raises:
+            ValueError: a quality that is not an integer from 1 to 8, or an unknown metric.
+        """
         quality, metric = arguments["quality"], arguments["metric"]
         if isinstance(quality, bool) or not hasattr(quality, "__index__") or quality not in range(1, 9):
             raise ValueError(f"quality must be an integer, 1 (smallest files) to 8 (best images), not {quality!r}")

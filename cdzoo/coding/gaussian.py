@@ -29,6 +29,9 @@ class FactorizedState(CodingState):
     Attributes:
         tables: one table per channel.
         medians: ``(C,)`` int64, in units of ``2^-ACTIVATION_BITS``.
+
+    Raises:
+        ValueError: the medians are not integers, or not one per table.
     """
 
     def __init__(self, tables: SymbolTables, medians: Tensor) -> None:
@@ -38,7 +41,11 @@ class FactorizedState(CodingState):
 
     @classmethod
     def derive(cls, bottleneck: EntropyBottleneck) -> FactorizedState:
-        """From an entropy bottleneck's parameters, on the CPU in float32 whatever their device and dtype."""
+        """From an entropy bottleneck's parameters, on the CPU in float32 whatever their device and dtype.
+
+        Raises:
+            ValueError: a quantile lies too far from its median for a table, or is not finite.
+        """
         quantiles = bottleneck.quantiles.detach().cpu().float()[:, 0]
         medians = quantiles[:, 1].double()
         spans = (quantiles - quantiles[:, 1:2]).abs().max()
@@ -71,6 +78,10 @@ class HyperpriorState(CodingState):
         gaussian: one table per interval of scales.
         boundaries: float32, between the scales of neighboring tables.
         decoder: the hyper-decoder in integers.
+
+    Raises:
+        ValueError: more than 256 Gaussian tables, or boundaries that are not one less than the tables, positive and in
+            ascending order.
     """
 
     def __init__(

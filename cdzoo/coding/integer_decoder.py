@@ -34,7 +34,7 @@ _SLOPE_BITS = 16
 _CHUNK_BYTES = 16 << 20
 
 _Phase = tuple[tuple[int, int], list[tuple[int, int]], Tensor]
-"""Where an output phase starts, which inputs its taps read, and its matrix ``(out, taps * in)``."""
+"""Start of an output phase, the inputs that its taps read, and its matrix ``(out, taps * in)``."""
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ class SymbolTables:
     def modes(self) -> Array:
         """``(T,)`` uint64: start | count << 16 | place << 32 of the value that has more than half of a table, or 0.
 
-        Most symbols of a latent are such values. They are tried first, which needs no search, and no load that has to
-        wait for the coder's state.
+        Most symbols of a latent are such values. They are tried first. This needs no search, and no load that waits
+        for the coder's state.
         """
         modes = np.zeros(self.num_tables, np.uint64)
         common = np.flatnonzero(self.counts > _TOTAL // 2)

@@ -60,8 +60,8 @@ class SampleDataset(Dataset[T | tuple[T, Any]], Generic[T]):
                 self._last_readable = index
         if samples or error is None:
             return samples
-        # A DataLoader cannot leave out a batch, and loss functions have no use for an empty one. A sample that this
-        # process was asked for before belongs to the same subset of the data.
+        # A DataLoader cannot skip a batch, and losses fail on an empty one. So the batch repeats the sample read last,
+        # which belongs to the same subset.
         if self._last_readable is None:
             raise error
         return [self[self._last_readable]]

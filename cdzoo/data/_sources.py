@@ -147,7 +147,7 @@ def check_labels(labels: object, words: str) -> None:
         raise TypeError(
             f"labels must be {words}, a mapping from names to labels, a function or None, not the "
             f"{type(labels).__name__} {reprlib.repr(labels)}; for labels in the order of a dataset's names, pass "
-            "dict(zip(dataset.names, labels))."
+            "dict(zip(dataset.names, labels))"
         )
 
 

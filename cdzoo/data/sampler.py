@@ -99,7 +99,11 @@ class SizeBucketSampler(Sampler[list[int]]):
 
 
 def replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """Number of processes that share the data and the number of this one; torch.distributed's by default."""
+    """Number of processes that share the data and the number of this one; torch.distributed's by default.
+
+    Raises:
+        ValueError: ``rank`` lies outside ``[0, num_replicas)``.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if num_replicas is None:
         num_replicas = torch.distributed.get_world_size() if distributed else 1

@@ -33,7 +33,7 @@ __all__ = ["PREFIX", "register"]
 
 PREFIX = "cdzoo_"
 default_cfgs: dict[str, Any] = {}
-"""Where timm looks for what is known of the weights of the models that this module registers."""
+"""Facts about the weights that this module registers; timm reads them here."""
 
 
 def register() -> list[str]:

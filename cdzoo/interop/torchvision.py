@@ -217,7 +217,7 @@ def _refusal(name: str) -> Callable[..., NoReturn]:
     def refuse(x: _Carrier, *_: Any, **__: Any) -> NoReturn:
         forms = sorted(f.__name__ for f in _FORMS[type(x)] if not f.__name__.startswith("get_"))
         raise TypeError(
-            f"{name} has no exact form on a {type(x).__name__}; there are {', '.join(forms)}. Leave it out of the "
+            f"{name} has no exact form on a {type(x).__name__}; there are {', '.join(forms)}; leave it out of the "
             "transforms, or apply it to images"
         )
 

@@ -25,7 +25,7 @@ _UNSUPPORTED = {
     **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE, 0xDE, 0xDF), "hierarchical"),
     **dict.fromkeys((0xC9, 0xCA), "arithmetic-coded"),
 }
-#: Segments without any use here: DAC, DNL (see ``_number_of_lines``), comments. As libjpeg skips them.
+#: Segments that are skipped, as in libjpeg: DAC, DNL (see ``_number_of_lines``), comments.
 _SKIPPED = (0xCC, 0xDC, 0xFE)
 
 

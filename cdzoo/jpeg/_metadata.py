@@ -27,7 +27,7 @@ def orientation(exif: bytes | None, xmp: bytes | None) -> int:
         xmp: the XMP packet, or ``None``. It is used where Exif has no tag: attribute or element ``tiff:Orientation``.
 
     Returns:
-        The number in the file; 1 where there is none, or one outside 1..8.
+        the number in the file; 1 where there is none, or one outside 1..8.
     """
     value = None if exif is None else _exif_orientation(exif[len(EXIF) :])
     if value is None and xmp is not None and (match := _XMP_ORIENTATION.search(xmp)):

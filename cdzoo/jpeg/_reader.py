@@ -104,7 +104,7 @@ class File:
             qtables: ``(K, 64)``.
 
         Returns:
-            The loss; ``None`` for a file in order.
+            the loss; ``None`` for a file in order.
         """
         if self.opening.frame.kind == "progressive" or not self.strict:
             for plane in planes:
@@ -229,7 +229,7 @@ def decode_files(
             progressive files are read faster for it.
 
     Returns:
-        The loss of each file; ``None`` for those in order.
+        the loss of each file; ``None`` for those in order.
 
     Raises:
         JPEGError: a strict file is damaged: the first one of them.

@@ -52,7 +52,7 @@ def read_transformed(
     """Read files of any geometries, each of them transformed, into one batch.
 
     Returns:
-        The batch, and the losses of each file.
+        the batch, and the losses of each file.
 
     Raises:
         JPEGError: a strict file is damaged.
@@ -104,7 +104,10 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
 
 
 def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
-    """Decode and resize together; false if the file is not one that allows it: sequential, in order, of one scan."""
+    """Decode and resize together.
+
+    Returns false unless the file is sequential, intact and has one scan.
+    """
     opening = file.opening
     if opening.frame.kind == "progressive":
         return False

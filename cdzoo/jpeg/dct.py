@@ -58,7 +58,7 @@ def dct2d(x: Tensor) -> Tensor:
         x: pixels ``(..., 8, 8)``, any floating-point dtype.
 
     Returns:
-        Coefficients ``(..., 8, 8)`` in natural order: rows are vertical frequencies.
+        coefficients ``(..., 8, 8)`` in natural order: rows are vertical frequencies.
 
     Raises:
         ValueError: the last two dimensions are not 8x8, or the dtype is not a floating-point one.
@@ -81,13 +81,16 @@ def idct2d(c: Tensor) -> Tensor:
 
 
 def blockify(x: Tensor) -> Tensor:
-    """Cuts planes into 8x8 blocks (the map B of eq. 4); incomplete blocks are filled with zeros.
+    """Cut planes into 8x8 blocks (the map B of eq. 4); incomplete blocks are filled with zeros.
 
     Args:
         x: ``(B, C, H, W)``, or any ``(..., H, W)``.
 
     Returns:
         ``(B, C, Hb, Wb, 8, 8)`` with ``Hb, Wb = ceil(H / 8), ceil(W / 8)``.
+
+    Raises:
+        ValueError: fewer than two dimensions.
     """
     if x.dim() < 2:
         raise ValueError(f"blockify takes planes (..., H, W), not a tensor of shape {tuple(x.shape)}")
@@ -118,21 +121,33 @@ def unblockify(blocks: Tensor, image_size: tuple[int, int] | None = None) -> Ten
 
 
 def zigzag(blocks: Tensor) -> Tensor:
-    """Blocks ``(..., 8, 8)`` in natural order to vectors ``(..., 64)`` in JPEG's zigzag order (eq. 6)."""
+    """Blocks ``(..., 8, 8)`` in natural order to vectors ``(..., 64)`` in JPEG's zigzag order (eq. 6).
+
+    Raises:
+        ValueError: the last two dimensions are not 8x8.
+    """
     if blocks.dim() < 2 or blocks.shape[-2:] != (8, 8):
         raise ValueError(f"zigzag takes blocks (..., 8, 8), not a tensor of shape {tuple(blocks.shape)}")
     return blocks.flatten(-2)[..., _ZIGZAG]
 
 
 def unzigzag(vectors: Tensor) -> Tensor:
-    """Inverse of :func:`zigzag`: vectors ``(..., 64)`` to blocks ``(..., 8, 8)``."""
+    """Inverse of :func:`zigzag`: vectors ``(..., 64)`` to blocks ``(..., 8, 8)``.
+
+    Raises:
+        ValueError: the last dimension is not 64.
+    """
     if vectors.dim() < 1 or vectors.shape[-1] != 64:
         raise ValueError(f"unzigzag takes vectors (..., 64), not a tensor of shape {tuple(vectors.shape)}")
     return torch.unflatten(vectors[..., _UNZIGZAG], -1, (8, 8))
 
 
 def check_image_size(blocks: Tensor, image_size: tuple[int, int] | None) -> None:
-    """Raises ``ValueError`` unless an image of ``image_size`` fills exactly the blocks ``(..., Hb, Wb, 8, 8)``."""
+    """Refuse an ``image_size`` that does not fill exactly the blocks ``(..., Hb, Wb, 8, 8)``; accept ``None``.
+
+    Raises:
+        ValueError: the image has another number of blocks, or a side below 1.
+    """
     if image_size is None:
         return
     expected = (num_blocks(image_size[0]), num_blocks(image_size[1]))

@@ -75,7 +75,7 @@ def read_jpeg_header(source: JPEGSource, *, strict: bool = True) -> JPEGHeader:
         strict: refuse all damage, or only what ``read_jpeg(strict=False)`` refuses, too.
 
     Returns:
-        The header.
+        the header.
 
     Raises:
         JPEGError: the header is damaged, or describes something that ``read_jpeg`` does not support.
@@ -146,7 +146,7 @@ def read_jpeg(
             4:4:4, tables of ones. Rounding to integers changes pixels by 0.5 of 255 levels (RMS). ``None`` raises.
 
     Returns:
-        Coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, ``qtables`` ``(B, K, 8, 8)`` int32.
+        coefficients with ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, ``qtables`` ``(B, K, 8, 8)`` int32.
 
     Raises:
         JPEGError: a file is damaged, of a kind that is not supported, or too large. The message names the file (path,

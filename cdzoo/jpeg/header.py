@@ -124,7 +124,7 @@ def known_opening(data: bytes) -> Opening | None:
         return None
     try:
         return _parse(data[: start + 2 + (data[start + 2] << 8 | data[start + 3])])
-    except JPEGError:  # or these two bytes were no marker; a file that is read from its beginning tells the position
+    except JPEGError:  # damaged, or FF DA was not a marker: the caller parses the file and reports the position
         return None
 
 

@@ -80,7 +80,7 @@ def encode_jpeg(x: Tensor, *, quality: int = 75, subsampling: str = "4:2:0") -> 
         subsampling: ``"4:4:4"``, ``"4:2:2"``, ``"4:2:0"``, ``"4:4:0"``, ``"4:1:1"`` or ``"4:1:0"``; no effect on gray.
 
     Returns:
-        Coefficients of color space ``"ycbcr"`` or ``"gray"``, ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, without a
+        coefficients of color space ``"ycbcr"`` or ``"gray"``, ``planes`` ``K x (B, Hb, Wb, 8, 8)`` int16, without a
         gradient.
 
     Raises:

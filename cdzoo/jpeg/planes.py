@@ -109,7 +109,11 @@ def component_size(image_size: tuple[int, int], factor: tuple[int, int]) -> tupl
 
 
 def uses_fancy(factor: tuple[int, int], image_size: tuple[int, int], chroma: str) -> bool:
-    """True if libjpeg's "fancy" upsampling applies: factor 2, and more than two columns if these are interpolated."""
+    """True if libjpeg's "fancy" upsampling applies: factor 2, and more than two columns if these are interpolated.
+
+    Raises:
+        ValueError: an unknown ``chroma``.
+    """
     if chroma not in ("nearest", "fancy"):
         raise ValueError(f'chroma={chroma!r}: upsample "nearest" (replication) or "fancy" (libjpeg\'s triangle filter)')
     wide = component_size(image_size, factor)[1] > 2
@@ -134,7 +138,7 @@ def pixel_blocks(
         basis: :func:`cdzoo.jpeg.dct.basis_matrix`, where the caller keeps it on the device.
 
     Returns:
-        Pixels ``(B, k, Hb, Wb, 8, 8)`` in ``dtype``.
+        pixels ``(B, k, Hb, Wb, 8, 8)`` in ``dtype``.
     """
     exact, device = torch.promote_types(dtype, torch.float32), planes.device
     if basis is None:
@@ -191,7 +195,7 @@ def component_planes(
         inks: as for :func:`subsampling_factors`.
 
     Returns:
-        As many planes ``(B, H, W)`` as there are shifts.
+        as many planes ``(B, H, W)`` as there are shifts.
     """
     planes, qtables, _, size, _ = coefficients
     factors = subsampling_factors(coefficients, inks=inks)

@@ -39,6 +39,9 @@ class RandomHorizontalFlip(nn.Module):
 
     Args:
         p: probability.
+
+    Raises:
+        ValueError: ``p`` lies outside ``[0, 1]``.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -86,6 +89,9 @@ class RandomCrop(nn.Module):
 
     Args:
         size: (rows, columns) to keep, or one number for both.
+
+    Raises:
+        ValueError: ``size`` is less than 1 pixel, or neither an integer nor a pair.
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
@@ -107,7 +113,14 @@ class RandomCrop(nn.Module):
 
 
 class CenterCrop(RandomCrop):
-    """:func:`center_crop` to ``size``."""
+    """:func:`center_crop` to ``size``.
+
+    Args:
+        size: as for :class:`RandomCrop`.
+
+    Raises:
+        ValueError: as :class:`RandomCrop`.
+    """
 
     def forward(self, coefficients: JPEGCoefficients) -> JPEGCoefficients:
         """A batch of files, all cut alike."""
@@ -119,6 +132,9 @@ class Downscale(nn.Module):
 
     Args:
         factor: 1, 2, 4 or 8.
+
+    Raises:
+        ValueError: another factor.
     """
 
     def __init__(self, factor: int) -> None:

@@ -186,7 +186,7 @@ def downscale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
         factor: 1, 2, 4 or 8; 8 leaves the means of the blocks.
 
     Returns:
-        Coefficients of ``(ceil(H / factor), ceil(W / factor))``, ``planes`` in float32 (float64 stays), of the same
+        coefficients of ``(ceil(H / factor), ceil(W / factor))``, ``planes`` in float32 (float64 stays), of the same
         sampling; unchanged if the factor is 1.
 
     Raises:

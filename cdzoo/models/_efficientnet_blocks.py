@@ -24,9 +24,9 @@ __all__ = [
 ]
 
 STAGES = ((16, 1, 3, 1), (24, 2, 3, 2), (40, 2, 5, 2), (80, 3, 3, 2), (112, 3, 5, 1), (192, 4, 5, 2), (320, 1, 3, 1))
-"""Of ``blocks.0`` to ``blocks.6``: channels, number of blocks, kernel size, stride of the first block."""
+"""Channels, number of blocks, kernel size and stride of the first block, for ``blocks.0`` to ``blocks.6``."""
 LAST_CHANNELS = 1280
-"""Of the map in front of the classifier."""
+"""Channels of the map in front of the classifier."""
 
 
 class Conv2dSame(nn.Conv2d):

@@ -22,7 +22,7 @@ from cdzoo.types import Latent
 __all__ = ["ICAT", "ICATOutput", "leaky"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in ImageNet, in [0, 1]."""
+"""Mean and standard deviation of red, green and blue in ImageNet, scale 0 to 1."""
 _DEPTH, _AGGREGATED, _HEADS, _HEAD_CHANNELS, _HIDDEN = 12, 3, 6, 64, 128
 _SLOPE = 0.01  # of LeakyReLU
 _GRID = (14, 14)  # of the position embeddings: 224 pixels
@@ -89,7 +89,7 @@ class ICAT(LatentClassifier):
         from timm.models.vision_transformer import Block
 
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path={drop_path} must be at least 0 and below 1; 0.1 is DeiT-S's.")
+            raise ValueError(f"drop_path={drop_path} must be at least 0 and below 1; 0.1 is DeiT-S's")
         n = scaled_channels(_HIDDEN, width)
         heads = max(1, int(_HEADS * width + 0.5))
         c = heads * _HEAD_CHANNELS

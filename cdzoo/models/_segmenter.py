@@ -184,6 +184,9 @@ class Segmenter(nn.Module):
             model: a ``cresnet39``, ``cresnet51``, ``cresnet72``, ``resnet41``, ``resnet50`` or ``resnet71``.
             num_classes: of the segmentation, by default the 20 objects and the background of PASCAL VOC.
 
+        Returns:
+            the segmenter; it trains or evaluates as the classifier does.
+
         Raises:
             TypeError: another model.
         """
@@ -252,6 +255,6 @@ class LatentSegmenter(Segmenter):
                 raise ValueError(
                     f"latent of {tuple(y_hat.y_hat.shape[-2:])} samples for images of {image_size} pixels, which at "
                     f"{stride} pixels per sample have {expected}: a segmenter reads latents that were not resized; of "
-                    "a cropped latent, crop image_size too."
+                    "a cropped latent, crop image_size too"
                 )
         return self._upsample(self.forward_head(self.forward_features(y_hat, scales)), image_size)

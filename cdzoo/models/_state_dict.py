@@ -54,14 +54,15 @@ def load_named(
     if missing:
         raise WeightsError(
             f"{len(missing)} of {len(pairs)} tensors are not in the state dict, the first is {missing[0]!r}: it must "
-            f"be that of {source}, in full, with names that no wrapper has put a prefix to. Nothing was loaded."
+            f"be that of {source}, in full; pass the state dict of the bare model, without `module.` or `_orig_mod.`; "
+            "nothing was loaded"
         )
     for ours, theirs in pairs:
         have, need = tuple(state_dict[theirs].shape), tuple(own[ours].shape)
         if have != need:
             raise WeightsError(
-                f"{theirs} has shape {have}, but this network needs {need}; it must come from {source}: {way_out}. "
-                "Nothing was loaded."
+                f"{theirs} has shape {have}, but this network needs {need}; it must come from {source}: {way_out}; "
+                "nothing was loaded"
             )
     with torch.no_grad():
         for ours, theirs in pairs:

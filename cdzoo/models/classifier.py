@@ -134,7 +134,9 @@ class Classifier(nn.Module, ABC):
 
     def forward_stem(self, x: Any, scales: Tensor | None = None) -> Tensor:
         """The network's input -> the input of its first stage, ``(B, C, h, w)``."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward_stem(x, scales), which the first stage needs")
+        raise NotImplementedError(
+            f"define forward_stem(x, scales) in {type(self).__name__}; it returns the input of the first stage"
+        )
 
     def set_stages(self, *stages: tuple[str, int, int], enlarged: int = 1) -> None:
         """State the stages in their order, as name of the module, channels of its output, and its stride.
@@ -156,6 +158,9 @@ class Classifier(nn.Module, ABC):
 
         Args:
             inplace: change and return this network itself, which saves the time and memory of a copy.
+
+        Returns:
+            a network of the same class, in evaluation mode.
         """
         return (self if inplace else copy.deepcopy(self)).eval()
 

@@ -102,6 +102,9 @@ class LatentResNetSegmenter(LatentSegmenter):
         in_channels, width, upscale, channels, stride_in_1x1, latent_stride: as in
             :class:`~cdzoo.models.latent_resnet.LatentResNet`.
         num_classes: logits; 21 for PASCAL VOC.
+
+    Raises:
+        ValueError: an argument that is none of these, or an odd ``latent_stride`` together with ``upscale``.
     """
 
     derived_arguments = staticmethod(none_upscale)

@@ -118,7 +118,7 @@ class ICATCodec(ICAT, GaussianPrior):  # type: ignore[misc]  # forward returns l
 
     @property
     def codec_fingerprint(self) -> str:  # type: ignore[override]
-        """That of this very codec, whose latents the Transformer reads."""
+        """The codec's own fingerprint: the Transformer reads its latents."""
         return self.fingerprint
 
     def from_streams(

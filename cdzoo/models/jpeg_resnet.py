@@ -225,7 +225,7 @@ class JPEGResNet(JPEGClassifier, StemmedResNet):
         if wrong:
             raise WeightsError(
                 f"not the state dict of torchvision's network of this depth, width and number of classes: "
-                f"{'; '.join(sorted(wrong)[:4])} ({len(wrong)} in all). For another number of classes load first, "
+                f"{'; '.join(sorted(wrong)[:4])} ({len(wrong)} in all); for another number of classes load first, "
                 "then call reset_classifier"
             )
         self.load_state_dict(state_dict)

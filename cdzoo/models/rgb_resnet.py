@@ -78,7 +78,7 @@ class RGBResNet(StemmedResNet):
         if self.stride_in_1x1 and version is not None and version < self._version:
             raise ValueError(
                 "this state dict was not saved by cdzoo's ResNet; torchvision's has its strides in the 3x3 "
-                "convolutions and computes another function: build the network with stride_in_1x1=False. A state dict "
+                "convolutions and computes another function: build the network with stride_in_1x1=False; a state dict "
                 "of cdzoo 0.1.0 loads as dict(state_dict)"
             )
 

@@ -50,22 +50,22 @@ def rank_channels(latents: Latent | Tensor | Iterable[Latent | Tensor]) -> Tenso
         if not isinstance(y_hat, Tensor):
             raise TypeError(
                 f"item {position} is a {type(latent).__name__}, not a latent; of pairs with labels pass the latents, "
-                "as in rank_channels(latent for latent, _ in loader)."
+                "as in rank_channels(latent for latent, _ in loader)"
             )
         if y_hat.dim() != 4 or 0 in y_hat.shape:
-            raise ValueError(f"latent {position} has shape {tuple(y_hat.shape)}, not (B, M, h, w) with sizes from 1.")
+            raise ValueError(f"latent {position} has shape {tuple(y_hat.shape)}, not (B, M, h, w) with sizes from 1")
         variances = y_hat.flatten(2).double().var(dim=2, correction=0).sum(0).cpu()
         if not bool(variances.isfinite().all()):
             raise ValueError(f"latent {position} has values that are not finite; are the codec's weights finite?")
         if count and len(variances) != len(total):
             raise ValueError(
                 f"latent {position} has {len(variances)} channels, those before it {len(total)}: channels are ranked "
-                "among the latents of one codec."
+                "among the latents of one codec"
             )
         total = total + variances if count else variances
         count += len(y_hat)
     if not count:
-        raise ValueError("no latents: the variance of channels is measured on at least one.")
+        raise ValueError("no latents: the variance of channels is measured on at least one")
     return (total / count).argsort(descending=True, stable=True)
 
 
@@ -85,20 +85,21 @@ def check_channels(indices: Any, *, of: int | None = None) -> Tensor:
     elif isinstance(indices, Iterable) and not isinstance(indices, str | bytes):
         tensor = torch.as_tensor(list(indices), device="cpu")
     else:
-        raise TypeError(f"channels must be a list of integers, not {indices!r}; rank_channels(latents)[:32] makes one.")
+        raise TypeError(f"channels must be a list of integers, not {indices!r}; rank_channels(latents)[:32] makes one")
     if tensor.numel() == 0:
-        raise ValueError("channels must be at least one index, and none was given.")
+        raise ValueError("channels must be at least one index, and none was given")
     if tensor.dim() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         kind = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-        raise ValueError(f"channels must be a list of integers, not {kind}; of a mask take mask.nonzero()[:, 0].")
+        raise ValueError(f"channels must be a list of integers, not {kind}; of a mask take mask.nonzero()[:, 0]")
     tensor = tensor.long().clone()
     if int(tensor.min()) < 0:
-        raise ValueError(f"channels are counted from 0, which {tensor.tolist()} are not.")
+        raise ValueError(f"channels={tensor.tolist()}: indices must be 0 or more")
     if len(set(tensor.tolist())) != len(tensor):
-        raise ValueError(f"channels must be distinct, but some of {tensor.tolist()} stand there more than once.")
+        raise ValueError(f"channels={tensor.tolist()}: each index may occur once")
     if of is not None and int(tensor.max()) >= of:
         raise ValueError(
-            f"channels has {int(tensor.max())}, but the last of {of} is {of - 1}; rank the channels of this latent."
+            f"channels has index {int(tensor.max())}, but the latent has {of} channels (0 to {of - 1}); use "
+            "rank_channels on latents of this codec"
         )
     return tensor
 
@@ -160,7 +161,7 @@ def _checked(x: Tensor, needed: int) -> Tensor:
     if x.dim() != 4 or x.shape[1] < needed:
         raise ValueError(
             f"latent of shape {tuple(x.shape)}, but the selection asks for channel {needed - 1} of (B, M, h, w): "
-            "it was made for a codec with more latent channels."
+            "it was made for a codec with more latent channels"
         )
     return x
 

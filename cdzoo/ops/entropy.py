@@ -40,9 +40,9 @@ def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
         ValueError: ``y_hat`` is empty, or has no channels to take ``per_channel``.
     """
     if y_hat.numel() == 0:
-        raise ValueError(f"the entropy of no values is not defined: y_hat has shape {tuple(y_hat.shape)}.")
+        raise ValueError(f"the entropy of no values is not defined: y_hat has shape {tuple(y_hat.shape)}")
     if per_channel and y_hat.dim() < 2:
-        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y_hat.shape)}.")
+        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y_hat.shape)}")
     y_hat = y_hat.detach()
     rows = y_hat.transpose(0, 1).flatten(1) if per_channel else y_hat.reshape(1, -1)
     values, symbols = torch.unique(rows, return_inverse=True)
@@ -69,7 +69,7 @@ def target_entropy_loss(entropy: Tensor, target: float) -> Tensor:
     if not isinstance(entropy, Tensor):
         raise TypeError(
             f"entropy must be a tensor, such as codec.quantizer.entropy(y), not {entropy!r}; for a number, pass "
-            "torch.tensor(number)."
+            "torch.tensor(number)"
         )
     return (entropy - target).clamp_min(0)
 
@@ -84,8 +84,8 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
     Gaussian (``gaussian_entropy_loss(y[0])`` takes the maps of one image for a batch). With one for the whole latent it
     may be weak where training had another rate term: see ``examples/studies/entropy_correlation.py``.
 
-    As a loss it is unbounded below: it rewards shrinking the latent long after every symbol is 0 and no bit is left to
-    save. The distortion has to hold against it, and ``eps`` is where it stops.
+    As a loss it rewards shrinking the latent long after every symbol is 0 and no bit is left to
+    save. Combine it with a distortion; the loss cannot fall below ``log(eps)``.
 
     Args:
         y: latents before or after quantization, ``(B, ...)``.
@@ -98,7 +98,7 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
         ValueError: ``y`` has no batch dimension or no elements, or ``eps`` is not positive.
     """
     if y.dim() < 2 or y.numel() == 0:
-        raise ValueError(f"y must be a batch of latents (B, ...), not of shape {tuple(y.shape)}.")
+        raise ValueError(f"y must be a batch of latents (B, ...), not of shape {tuple(y.shape)}")
     _check_eps(eps)
     variance = at_least_float32(y).flatten(1).var(1, correction=0)
     return variance.clamp_min(eps).log().mean()
@@ -106,7 +106,7 @@ def gaussian_entropy_loss(y: Tensor, *, eps: float = 1e-9) -> Tensor:
 
 def _check_eps(eps: float) -> None:
     if not eps > 0:
-        raise ValueError(f"eps must be positive, not {eps!r}: the logarithm of a variance of 0 is not finite.")
+        raise ValueError(f"eps must be positive, not {eps!r}: the logarithm of a variance of 0 is not finite")
 
 
 class GaussianEntropyLoss(nn.Module):

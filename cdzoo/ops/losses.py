@@ -1,9 +1,10 @@
 """Losses for training codecs, alone and together with networks.
 
-Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers say
-little of scales, on which every weight depends: here distortions are mean squared errors on the scale 0 to 255 (of
-images in ``[0, 1]``), rates are in bits, and cross-entropies in nats. With these, the papers' weights make sense; only
-:func:`multi_task_loss` takes whatever it is given. Half precision is computed in float32, float64 stays.
+Each loss is a function that returns its parts by name, and a module that keeps the function's weights. The papers
+rarely state the units of their losses, but the weights depend on them. Here: distortion is the mean squared error on
+the scale 0 to 255 (of images in ``[0, 1]``), rate is in bits, cross-entropy in nats. The papers' weights are meant for
+these units. Only :func:`multi_task_loss` takes its parts in any unit. Half precision is computed in float32, float64
+stays.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ Metric = Literal["mse", "ms-ssim"]
 
 
 class RateDistortion(NamedTuple):
-    """Attributes: ``loss`` to minimize; ``distortion``; ``bpp``, bits per pixel. All 0-dimensional."""
+    """The parts of :func:`rate_distortion_loss`, 0-dimensional.
+
+    Attributes:
+        loss: to be minimized.
+        distortion: mean squared error on the scale 0 to 255, or 1 - MS-SSIM.
+        bpp: estimated bits per pixel.
+    """
 
     loss: Tensor
     distortion: Tensor
@@ -46,7 +53,13 @@ class RateDistortion(NamedTuple):
 
 
 class TargetRateDistortion(NamedTuple):
-    """Attributes: ``loss`` to minimize; ``distortion``; ``excess``, bits per symbol above the target."""
+    """The parts of :func:`target_rate_distortion_loss`, 0-dimensional.
+
+    Attributes:
+        loss: to be minimized.
+        distortion: mean squared error on the scale 0 to 255.
+        excess: bits per symbol above the target.
+    """
 
     loss: Tensor
     distortion: Tensor
@@ -54,7 +67,14 @@ class TargetRateDistortion(NamedTuple):
 
 
 class Joint(NamedTuple):
-    """Attributes: those of :class:`TargetRateDistortion`, and ``cross_entropy`` in nats."""
+    """The parts of :func:`joint_loss`, 0-dimensional.
+
+    Attributes:
+        loss: to be minimized.
+        distortion: mean squared error on the scale 0 to 255.
+        excess: bits per symbol above the target.
+        cross_entropy: in nats.
+    """
 
     loss: Tensor
     distortion: Tensor
@@ -63,7 +83,14 @@ class Joint(NamedTuple):
 
 
 class RateDistortionAccuracy(NamedTuple):
-    """Attributes: those of :class:`RateDistortion`, and ``cross_entropy`` in nats."""
+    """The parts of :func:`rate_distortion_accuracy_loss`, 0-dimensional.
+
+    Attributes:
+        loss: to be minimized.
+        distortion: mean squared error on the scale 0 to 255.
+        bpp: estimated bits per pixel; 0 without likelihoods.
+        cross_entropy: in nats.
+    """
 
     loss: Tensor
     distortion: Tensor
@@ -74,13 +101,19 @@ class RateDistortionAccuracy(NamedTuple):
 def bits_per_pixel(output: CodecOutput) -> Tensor:
     """The estimated rate: ``-log2`` of all likelihoods, per pixel of the images.
 
+    Args:
+        output: of a codec with an entropy model, for images ``(B, 3, H, W)``.
+
+    Returns:
+        bits per pixel, the mean of the batch; 0-dimensional, float32 (of float64, float64).
+
     Raises:
         ValueError: there are no likelihoods.
     """
     if not output.likelihoods:
         raise ValueError(
-            "no likelihoods to take a rate from: this codec has no entropy model. Use its entropy with "
-            "TargetRateDistortionLoss (torfason2018) or gaussian_entropy_loss with MultiTaskLoss (choi2019)."
+            "no likelihoods to take a rate from: this codec has no entropy model; use its entropy with "
+            "TargetRateDistortionLoss (torfason2018) or gaussian_entropy_loss with MultiTaskLoss (choi2019)"
         )
     batch, _, height, width = output.x_hat.shape
     bits = [-at_least_float32(likelihood).log2().sum() for likelihood in output.likelihoods.values()]
@@ -99,7 +132,7 @@ def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def _check_metric(metric: str) -> None:
     if metric not in get_args(Metric):
-        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}.")
+        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
 
 
 def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
@@ -111,6 +144,9 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
         lmbda: weight of the distortion; ``cdzoo.codecs.hyperprior.LAMBDAS`` has CompressAI's.
         metric: ``"mse"`` on the scale 0 to 255, or ``"ms-ssim"`` for 1 - MS-SSIM, which takes images of more than 160
             pixels in either direction.
+
+    Returns:
+        the loss and its parts, 0-dimensional, differentiable.
 
     Raises:
         ValueError: another metric, or a codec without likelihoods.
@@ -139,6 +175,12 @@ def target_rate_distortion_loss(
             weights for equation 2 (A.8), and none for the codec's own training.
         target_entropy: bits per symbol; in the paper 1.265 with 32 channels (0.635 bits per pixel), 0.8 with 8
             (0.0983).
+
+    Returns:
+        the loss and its parts, 0-dimensional, differentiable.
+
+    Raises:
+        TypeError: ``entropy`` is no tensor.
     """
     distortion, excess = _mse255(output.x_hat, x), target_entropy_loss(entropy, target_entropy)
     return TargetRateDistortion(distortion + beta * excess, distortion, excess)
@@ -165,6 +207,12 @@ def joint_loss(
         beta, target_entropy: as there.
         gamma: weight of the codec's loss; 0.001 in the paper (A.8).
         ignore_index: class of targets that are left out, such as the 255 of PASCAL VOC's borders.
+
+    Returns:
+        the loss and its parts, 0-dimensional, differentiable.
+
+    Raises:
+        TypeError: ``entropy`` is no tensor.
     """
     codec = target_rate_distortion_loss(output, x, entropy, beta=beta, target_entropy=target_entropy)
     cross_entropy = F.cross_entropy(at_least_float32(logits), target, ignore_index=ignore_index)
@@ -181,11 +229,14 @@ def multi_task_loss(rate: Tensor, tasks: Sequence[Tensor], betas: Sequence[float
         betas: their weights, none negative. The paper says that they lie in ``[0, 1]``, but trains its codecs with
             ``beta_1`` of 20, 50, 100 and 200 (and the others 0) for 0.098, 0.30, 0.49 and 0.72 bits per pixel.
 
+    Returns:
+        the weighted sum; 0-dimensional if its parts are.
+
     Raises:
         ValueError: not one weight per task.
     """
     if len(tasks) != len(betas):
-        raise ValueError(f"{len(tasks)} task losses, but {len(betas)} weights; there must be one per task.")
+        raise ValueError(f"{len(tasks)} task losses, but {len(betas)} weights; there must be one per task")
     loss = rate
     for task, beta in zip(tasks, betas, strict=True):
         loss = loss + beta * task
@@ -207,6 +258,9 @@ def rate_distortion_accuracy_loss(
         target: class indices ``(B,)``, or class probabilities as mixup makes them.
         alpha: weight of the cross-entropy: 1 in the first step; then 0.1, 0.3 or 0.6, which sets the rate.
         beta: weight of the distortion: 0.001 in the first step; then a hundredth of ``alpha``.
+
+    Returns:
+        the loss and its parts, 0-dimensional, differentiable.
     """
     distortion, cross_entropy = _mse255(output.x_hat, x), F.cross_entropy(at_least_float32(logits), target)
     bpp = bits_per_pixel(output) if output.likelihoods else distortion.new_zeros(())
@@ -219,11 +273,19 @@ def rate_distortion_accuracy_loss(
 def _check_weights(**weights: float) -> None:
     for name, value in weights.items():
         if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be finite and not negative, not {value!r}.")
+            raise ValueError(f"{name} must be finite and not negative, not {value!r}")
 
 
 class RateDistortionLoss(nn.Module):
-    """:func:`rate_distortion_loss` with a fixed weight and metric."""
+    """:func:`rate_distortion_loss` with a fixed weight and metric.
+
+    Args:
+        lmbda: weight of the distortion, 0 or more.
+        metric: ``"mse"`` or ``"ms-ssim"``.
+
+    Raises:
+        ValueError: a weight that is negative or not finite, or another metric.
+    """
 
     def __init__(self, lmbda: float, metric: Metric = "mse") -> None:
         super().__init__()
@@ -237,7 +299,15 @@ class RateDistortionLoss(nn.Module):
 
 
 class TargetRateDistortionLoss(nn.Module):
-    """:func:`target_rate_distortion_loss` with fixed weights."""
+    """:func:`target_rate_distortion_loss` with fixed weights.
+
+    Args:
+        beta: weight of the entropy above the target, 0 or more.
+        target_entropy: bits per symbol, 0 or more.
+
+    Raises:
+        ValueError: a number that is negative or not finite.
+    """
 
     def __init__(self, *, beta: float, target_entropy: float) -> None:
         super().__init__()
@@ -250,7 +320,17 @@ class TargetRateDistortionLoss(nn.Module):
 
 
 class JointLoss(nn.Module):
-    """:func:`joint_loss` with fixed weights."""
+    """:func:`joint_loss` with fixed weights.
+
+    Args:
+        beta: weight of the entropy above the target, 0 or more.
+        target_entropy: bits per symbol, 0 or more.
+        gamma: weight of the codec's loss, 0 or more.
+        ignore_index: class of targets that are left out.
+
+    Raises:
+        ValueError: a number that is negative or not finite.
+    """
 
     def __init__(self, *, beta: float, target_entropy: float, gamma: float = 0.001, ignore_index: int = -100) -> None:
         super().__init__()
@@ -267,7 +347,10 @@ class MultiTaskLoss(nn.Module):
     """:func:`multi_task_loss` with fixed weights.
 
     Args:
-        betas: weights of the tasks, in the order in which their losses will be given.
+        betas: weights of the tasks, 0 or more, in the order in which their losses will be given.
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
     """
 
     def __init__(self, betas: Sequence[float]) -> None:
@@ -281,7 +364,15 @@ class MultiTaskLoss(nn.Module):
 
 
 class RateDistortionAccuracyLoss(nn.Module):
-    """:func:`rate_distortion_accuracy_loss` with fixed weights."""
+    """:func:`rate_distortion_accuracy_loss` with fixed weights.
+
+    Args:
+        alpha: weight of the cross-entropy, 0 or more.
+        beta: weight of the distortion, 0 or more.
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
+    """
 
     def __init__(self, *, alpha: float, beta: float) -> None:
         super().__init__()

@@ -73,9 +73,9 @@ def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_
         ValueError: ``y`` is empty, or has no channels to take ``per_channel``.
     """
     if y.numel() == 0:
-        raise ValueError(f"the entropy of no values is not defined: y has shape {tuple(y.shape)}.")
+        raise ValueError(f"the entropy of no values is not defined: y has shape {tuple(y.shape)}")
     if per_channel and y.dim() < 2:
-        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}.")
+        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}")
     levels, channels = len(centers), int(y.shape[1]) if per_channel else 1
     rows = y.transpose(0, 1).reshape(channels, -1) if per_channel else y.reshape(1, -1)
     places = nearest_center(rows, centers) + levels * torch.arange(channels, device=y.device).unsqueeze(1)
@@ -108,9 +108,9 @@ class SoftToHardQuantizer(nn.Module):
     def __init__(self, levels: int = 6, *, sigma: float = 1.0) -> None:
         super().__init__()
         if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
-            raise ValueError(f"levels must be an integer of at least 2, not {levels!r}; one level carries no bits.")
+            raise ValueError(f"levels must be an integer of at least 2, not {levels!r}; one level carries no bits")
         if not (sigma > 0 and math.isfinite(sigma)):
-            raise ValueError(f"sigma must be positive and finite, not {sigma!r}.")
+            raise ValueError(f"sigma must be positive and finite, not {sigma!r}")
         self.levels = levels = operator.index(levels)
         self.sigma = sigma
         self.centers = nn.Parameter(torch.linspace(-2, 2, 2 * levels + 1)[1::2].clone())

@@ -67,7 +67,7 @@ class RandomSizeCollate:
 
     def __init__(self, min_size: int = 224, max_size: int = 448, *, generator: torch.Generator | None = None) -> None:
         if not 1 <= min_size <= max_size:
-            raise ValueError(f"min_size={min_size} and max_size={max_size} must be in ascending order, from 1.")
+            raise ValueError(f"min_size={min_size} and max_size={max_size} must be in ascending order, from 1")
         self.min_size, self.max_size, self.generator = min_size, max_size, generator
         self._of_worker: torch.Generator | None = None
 
@@ -82,7 +82,7 @@ class RandomSizeCollate:
             ValueError: no samples, or images without pixels.
         """
         if not len(samples):
-            raise ValueError("RandomSizeCollate got no samples.")
+            raise ValueError("RandomSizeCollate got no samples")
         generator = self._source()
         size = int(torch.randint(self.min_size, self.max_size + 1, (), generator=generator))
         if isinstance(samples[0], Tensor):
@@ -109,7 +109,7 @@ def _resized(images: Sequence[Any], size: int, generator: torch.Generator | None
         if not isinstance(image, Tensor):
             raise TypeError(_refusal(image))
         if image.dim() != 3 or 0 in image.shape:
-            raise ValueError(f"image of shape {tuple(image.shape)}, not (C, H, W) with sizes from 1.")
+            raise ValueError(f"image of shape {tuple(image.shape)}, not (C, H, W) with sizes from 1")
     return torch.stack([resize_and_crop(image, size, generator=generator) for image in images])
 
 
@@ -117,6 +117,6 @@ def _refusal(sample: Any) -> str:
     if isinstance(sample, Latent):
         return (
             "RandomSizeCollate got a Latent, and latents are never resized; resize the images before the codec, or "
-            "batch latents by their size with cdzoo.data.SizeBucketSampler and collate_latents."
+            "batch latents by their size with cdzoo.data.SizeBucketSampler and collate_latents"
         )
-    return f"images must be tensors (C, H, W), not {type(sample).__name__}; add ToTensor to the dataset's transforms."
+    return f"images must be tensors (C, H, W), not {type(sample).__name__}; add ToTensor to the dataset's transforms"

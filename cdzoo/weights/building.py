@@ -84,7 +84,7 @@ def load(source: WeightsFolder) -> nn.Module:
         entry = find_entry(source.builder, source.config["kind"])
     except ValueError as error:
         raise WeightsError(
-            f"{source}: {error}. Upgrade cdzoo if the weights are newer than {__version__}, or install the package "
+            f"{source}: {error}; upgrade cdzoo if the weights are newer than {__version__}, or install the package "
             "that registers this name"
         ) from error
     return build(entry, source, {}).eval()
@@ -114,11 +114,11 @@ def build_codec(source: WeightsFolder) -> Codec:
             f"{source}: the codec with fingerprint {entry['fingerprint']} was not published; load it from where it was "
             "saved, and pair the two with cdzoo.compose(codec, model)"
         )
-    found = getattr(codec, "fingerprint", "no codec")
+    found = getattr(codec, "fingerprint", "none")
     if found != entry.get("fingerprint"):
         raise WeightsError(
-            f"{source}: trained on latents of the codec with fingerprint {entry.get('fingerprint')}, but what is "
-            f"published in its place has {found}; ask whoever published them"
+            f"{source}: trained on latents of the codec with fingerprint {entry.get('fingerprint')}, but "
+            f"the published codec has fingerprint {found}; ask whoever published them"
         )
     return codec
 
@@ -130,8 +130,9 @@ _METHODS: Any = (Tensor.normal_, Tensor.uniform_)
 class _WithoutRandomValues(TorchFunctionMode):
     """Zeros in place of the random first values of layers, which take time; weights replace them.
 
-    On the meta device, where methods would import PyTorch's compiler, for seconds, nothing is done. Elsewhere methods
-    stay as they are: a loop may draw until it likes the values.
+    On the meta device the calls are skipped, because they would import PyTorch's compiler, which takes seconds. On
+    other devices only ``nn.init`` functions are replaced: code may call ``Tensor.normal_`` in a loop until a condition
+    holds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -263,7 +264,7 @@ def _check_tensors(entry: Entry, source: WeightsFolder, own: Mapping[str, Tensor
     if missing or unexpected or misfit:
         parts = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape or kind", misfit)]
         what = "; ".join(f"{len(names)} {label} ({', '.join(names[:3])}, ...)" for label, names in parts if names)
-        raise WeightsError(f"{source}: tensors do not fit {entry.name}: {what}. Nothing was loaded")
+        raise WeightsError(f"{source}: tensors do not fit {entry.name}: {what}; nothing was loaded")
 
 
 def _load_integers(module: Any, source: WeightsFolder, integers: dict[str, Tensor]) -> None:

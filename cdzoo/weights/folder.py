@@ -94,7 +94,7 @@ class WeightsFolder:
             what = "is a file" if os.path.exists(path) else "does not exist"
             raise WeightsError(
                 f"{os.fspath(path)!r} {what}; weights are a folder with {CONFIG} and {TENSORS}, which "
-                "cdzoo.save_pretrained writes. Pickled checkpoints (.pth, .pt, .bin) are never read"
+                "cdzoo.save_pretrained writes; pickled checkpoints (.pth, .pt, .bin) are never read"
             )
         return cls(Path(path), f"folder {os.fspath(path)!r}")
 

@@ -81,7 +81,7 @@ def save_pretrained(
             what = "register a subclass that makes its own layers"
         register = "register_codec" if isinstance(module, Codec) else "register_model"
         raise TypeError(
-            f"{type(module).__name__} was not made by a registered builder, so nobody knows how to build it again; "
+            f"{type(module).__name__} was not made by a registered builder, so it cannot be built again; "
             f"{what} with cdzoo.{register} and build it by name"
         )
     if codec is not None and not isinstance(codec, Codec):
@@ -92,7 +92,7 @@ def save_pretrained(
     if not isinstance(transforms, LatentTransform | CoefficientTransform | None):
         raise TypeError(
             f"transforms of type {type(transforms).__name__} cannot be written down; a LatentTransform and a "
-            "CoefficientTransform can. Set module.transforms = None to save the module without, and say in meta what "
+            "CoefficientTransform can; set module.transforms = None to save the module without, and say in meta what "
             "its input needs"
         )
     entry = find_entry(origin.builder)
@@ -149,7 +149,7 @@ def _inherited_meta(module: nn.Module, origin: Origin, tensors: Mapping[str, Ten
     meta: Mapping[str, Any] = getattr(module, "meta", {})
     if origin.digest is None or origin.digest == content_digest(tensors):
         return dict(meta)
-    # what the caller has written into module.meta since is about the module as it is
+    # keep facts that the caller has added or changed since loading
     loaded = origin.meta
     return {k: v for k, v in meta.items() if k in _OUTLIVES_TRAINING or k not in loaded or v != loaded[k]}
 
@@ -183,7 +183,7 @@ def _codec_tensors(
     cast_to = sorted({str(p.dtype) for p in codec.parameters() if p.dtype != torch.float32})
     before, tensors, integers = _state(codec), _state(codec, dtype), codec.integer_state()
     rounded = any(not torch.equal(before[name], tensors[name].to(before[name].dtype)) for name in tensors)
-    # random values are drawn for nothing, and must not change what a training run that saves draws next
+    # building draws random values; restore the generator so that training goes on unchanged
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), _building_again(entry, origin):
         twin: Any = entry.make(**origin.arguments).float()
     _check_same_tensors(entry, origin, twin.state_dict(), tensors)

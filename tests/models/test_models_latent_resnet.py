@@ -232,7 +232,7 @@ def test_loading_is_all_or_nothing(builder, theirs, their_mobilenet):
         (own.state_dict(), r"shape \(7, .*needs \(10, .*classifier=False"),
         (incomplete, "tensors are not in the state dict"),
         (other.state_dict(), "tensors are not in the state dict"),
-        ({f"module.{k}": v for k, v in own.state_dict().items()}, "prefix"),
+        ({f"module.{k}": v for k, v in own.state_dict().items()}, "without `module.`"),
     ):
         with pytest.raises(WeightsError, match=message):
             model.load_torchvision(state)
@@ -301,7 +301,7 @@ def test_a_network_of_some_channels(builder, tmp_path):
     assert loaded.state_dict()["select.indices"].tolist() == [4, 0, 3]
     with pytest.raises(ValueError, match=r"channels=\(0, 1\) conflicts"):
         builder(weights=tmp_path, channels=(0, 1))
-    with pytest.raises(ValueError, match=r"channels has 6, but the last of 6 is 5"):
+    with pytest.raises(ValueError, match="channels has index 6, but the latent has 6 channels"):
         builder(**SMALL, channels=[6])
     with pytest.raises(ValueError, match="list of integers, not float"):
         builder(**SMALL, channels=[1.5])

@@ -145,8 +145,8 @@ def test_selection_compiles_and_exports():
     ("indices", "message"),
     [
         ([], "at least one index"),
-        ([0, -1], r"counted from 0, which \[0, -1\] are not"),
-        ([1, 3, 1], r"some of \[1, 3, 1\] stand there more than once"),
+        ([0, -1], r"channels=\[0, -1\]: indices must be 0 or more"),
+        ([1, 3, 1], r"channels=\[1, 3, 1\]: each index may occur once"),
         ([0.5, 1.0], "not float32 of shape"),
         ([[0, 1]], r"not int64 of shape \(1, 2\)"),
         (torch.tensor([True, False]), r"not bool of shape \(2,\); of a mask take mask\.nonzero"),
@@ -221,13 +221,13 @@ def test_a_selection_is_a_codec_of_its_own(codec, make_images):
         one.g_a[0].weight.add_(1)
     assert codec.fingerprint == before, "parameters are shared"
     for channels, message in (
-        ([12], "channels has 12, but the last of 12 is 11"),
+        ([12], "channels has index 12, but the latent has 12 channels"),
         ([], "at least one"),
-        ([1, 1], "distinct"),
+        ([1, 1], "each index may occur once"),
     ):
         with pytest.raises(ValueError, match=message):
             codec.select(channels)
-    with pytest.raises(ValueError, match="channels has 2, but the last of 2 is 1"):
+    with pytest.raises(ValueError, match=r"channels has index 2, but the latent has 2 channels \(0 to 1\)"):
         other.select([2])
 
 

@@ -143,7 +143,7 @@ DAMAGE = [
     (pickle_under_a_false_name, "not a safetensors file.*pickled checkpoints are never read"),
     (pickle_alone, r"No such file.*pytorch_model\.bin is a pickle"),
     (lambda folder: (folder / "model.safetensors").unlink(), "No such file"),
-    (without_a_tensor, r"1 missing \(.*weight.*Nothing was loaded"),
+    (without_a_tensor, r"1 missing \(.*weight.*nothing was loaded"),
     (with_one_too_many, r"1 unexpected \(surplus"),
     (another_shape, r"1 of the wrong shape or kind \(.*weight"),
     (another_kind, r"1 of the wrong shape or kind \(.*int64.*float32"),
@@ -158,7 +158,7 @@ DAMAGE = [
     (lambda folder: edit(folder, transforms={"size": [True, True]}), "unusable transforms"),
     (without_a_key, "no 'sha256' of type str"),
     (lambda folder: edit(folder, kind="dataset"), "'dataset', neither 'codec' nor 'model'"),
-    (lambda folder: edit(folder, builder="cresnet93"), "unknown (codec|model) 'cresnet93'; .*Upgrade cdzoo"),
+    (lambda folder: edit(folder, builder="cresnet93"), "unknown (codec|model) 'cresnet93'; .*upgrade cdzoo"),
     (lambda folder: edit(folder, arguments={"depth": 3}), "arguments in config.json do not fit.*depth"),
     (lambda folder: edit(folder, transforms={"sise": 28}), "unusable transforms"),
     (lambda folder: edit(folder, transforms=[28]), "transforms in config.json must be an object or null"),
@@ -353,7 +353,7 @@ def test_codecs_that_cannot_be_had(codec, model, packaged):
     with pytest.raises(WeightsError, match=f"{codec.fingerprint} was not published"):
         build({"weights": None, "repo_id": None})
     with pytest.raises(
-        WeightsError, match=f"feedfeedfeedfeed, but what is published in its place has {codec.fingerprint}"
+        WeightsError, match=f"feedfeedfeedfeed, but the published codec has fingerprint {codec.fingerprint}"
     ):
         build({"fingerprint": "feedfeedfeedfeed"})
 

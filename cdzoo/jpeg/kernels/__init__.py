@@ -1,1 +1,1 @@
-"""Compiled inner loops over JPEG data. Importing a module of this package imports Numba."""
+"""Compiled inner loops over JPEG data. Importing any module except ``layout`` and ``plan`` imports Numba."""

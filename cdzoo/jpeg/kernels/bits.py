@@ -244,7 +244,7 @@ def resume(data: Any, marker: Any, segment: Any, num_segments: int, at: Any, lef
     are still as many markers as there should be, and their order is used.
 
     Returns:
-        The position; the number of the segment there, or ``num_segments`` if there is none; and ``at`` and ``left``,
+        the position; the number of the segment there, or ``num_segments`` if there is none; and ``at`` and ``left``,
         see :func:`restarts`, for the next call.
     """
     while True:

@@ -54,7 +54,7 @@ def tokenize(layout: Any, plane0: Any, plane1: Any, plane2: Any, plane3: Any, to
     """Make the tokens of a scan.
 
     Returns:
-        Their number; or ``-1 - 4 * block - component`` for a block that has a value out of range.
+        their number; or ``-1 - 4 * block - component`` for a block that has a value out of range.
 
     Args:
         layout: :class:`ScanLayout`.
@@ -128,7 +128,7 @@ def huffman_table(counts: Any, payload: Any, codes: Any) -> Any:
         codes: 256 zeros, which become the codes, with their lengths above bit 16.
 
     Returns:
-        The length of the payload.
+        the length of the payload.
     """
     weights = np.zeros(257, np.int64)
     for i in range(256):  # an assignment of slices takes Numba four seconds to compile

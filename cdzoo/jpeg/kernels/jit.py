@@ -1,8 +1,7 @@
 """Compilation of the JPEG kernels, and machine instructions that Numba has no name for. Importing this imports Numba.
 
-The intrinsics work on addresses, too. To hold now this array, now that one in a variable costs Numba two atomic
-reference counts a time, which is much for a block of 64 coefficients. The caller keeps the array alive and is
-responsible for every index.
+Assigning different arrays to one variable costs two atomic reference-count updates each time, which is slow for blocks
+of 64 coefficients. So the intrinsics take addresses. The caller keeps the array alive and checks every index.
 """
 
 from __future__ import annotations

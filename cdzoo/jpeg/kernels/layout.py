@@ -58,7 +58,7 @@ RESUME = _record("resumed", "position", "count", "buffer")
 
 
 class FrameFields(NamedTuple):
-    """A frame; see :class:`cdzoo.jpeg._markers.Frame`."""
+    """A frame; see :class:`cdzoo.jpeg._segments.Frame`."""
 
     progressive: bool
     rows: int  # of MCUs in an interleaved scan

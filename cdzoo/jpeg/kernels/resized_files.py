@@ -99,7 +99,7 @@ def decode_resized(
             markers that follow are looked at: files that end too early are found.
 
     Returns:
-        Whether that worked; if not, the result holds anything.
+        whether that worked; if not, the result holds anything.
     """
     num_components = frame.components.size
     for c in range(num_components):

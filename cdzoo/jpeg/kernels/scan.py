@@ -11,8 +11,8 @@ are safe:
 
 A segment lies between two restart markers. The decoders of segments return a status, the MCU they reached, and
 the bytes they used. Bit buffers hold the next bits on top; ``count`` of them are valid, those below are either zero or
-what the next load puts there again. A load leaves at least 56 valid bits. It stands between a lookup and what needs
-more bits than the lookup: so neither waits for the other, and there is no branch to mispredict.
+what the next load puts there again. A load leaves at least 56 valid bits. Each loop iteration first looks up the code,
+then loads bits, then uses them. Lookup and load are independent, so they overlap, and no branch is needed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def decode_scan(
             the markers are looked at.
 
     Returns:
-        The first status that is not ``OK``; the position of the marker that ends the scan; where the damaged segment
+        the first status that is not ``OK``; the position of the marker that ends the scan; where the damaged segment
         begins, how many bytes of it (without stuffing) had been used, and the MCU that had been reached.
     """
     scan = state.scan[0]

@@ -289,7 +289,11 @@ def map_size(c: Tensor, image_size: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def check_mode(mode: str) -> None:
-    """Raises ``ValueError`` unless ``mode`` is one of the two forms of a layer."""
+    """Refuse a ``mode`` that is none of the two forms of a layer.
+
+    Raises:
+        ValueError: another mode.
+    """
     if mode not in ("factored", "explicit"):
         raise ValueError(f'mode={mode!r}: a layer runs "factored" (IDCT, op, DCT) or "explicit" (one dense map)')
 

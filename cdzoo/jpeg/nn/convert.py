@@ -81,7 +81,7 @@ def to_jpeg_domain(
         memory_budget: bytes that all explicit maps may take together, for one image size.
 
     Returns:
-        A module ``(JPEGCoefficients) -> output of the model``.
+        a module ``(JPEGCoefficients) -> output of the model``.
 
     Raises:
         ValueError: an unknown option, an approximated ReLU with ``"fused"``, a network over neither 3 nor 1

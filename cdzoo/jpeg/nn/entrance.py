@@ -121,7 +121,7 @@ class JPEGEntrance(nn.Module):
         return colors_of(coefficients, shifts, matrix, chroma=self.chroma, dtype=dtype, basis=self.basis)
 
     def check_memory(self, network: nn.Module, coefficients: JPEGCoefficients) -> None:
-        """Refuses an image size whose explicit maps don't fit, before the first of them is built.
+        """Refuse an image size whose explicit maps don't fit, before the first of them is built.
 
         Args:
             network: called with ``coefficients``; it contains this entrance.
@@ -172,7 +172,7 @@ class _ExplicitConv2d(JPEGConv2d):
 
 
 def make_convolutions_explicit(network: nn.Module) -> None:
-    """Puts explicit convolutions in the place of plain ones, around the same parameters."""
+    """Put explicit convolutions in the place of plain ones, around the same parameters."""
     for name, conv in list(network.named_modules()):
         if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
             continue  # a subclass runs as it is; its conv2d builds the map at every call
@@ -211,8 +211,8 @@ def explicit_bytes(network: nn.Module, coefficients: JPEGCoefficients) -> int:
         if "meta" not in str(error):
             raise
         raise ValueError(
-            f"the network makes tensors of its own that do not follow its input's device ({error}), so that nobody can "
-            "tell the memory of its explicit maps: make them with device=x.device, register them as buffers, or use "
+            f"the network makes tensors of its own that do not follow its input's device ({error}), so the memory "
+            "of its explicit maps cannot be computed: make them with device=x.device, register them as buffers, or use "
             'mode="factored" or "fused"'
         ) from error
     finally:

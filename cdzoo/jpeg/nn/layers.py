@@ -125,6 +125,9 @@ def jpeg_max_pool2d(
 
     Returns:
         ``(B, C, Hb', Wb', 8, 8)``, zero beyond the pooled image.
+
+    Raises:
+        ValueError: the last two dimensions are not 8x8, or ``image_size`` doesn't fit.
     """
     x = dct.unblockify(dct.idct2d(c), image_size)
     return dct.dct2d(dct.blockify(F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)))
@@ -139,6 +142,9 @@ def jpeg_global_avg_pool(c: Tensor, *, image_size: tuple[int, int] | None = None
 
     Returns:
         ``(B, C)``, means of pixels in the dtype of ``c``. Half precision is summed up in float32.
+
+    Raises:
+        ValueError: ``image_size`` doesn't fit.
     """
     height, width = map_size(c, image_size)
     total = c[..., 0, 0].sum((-2, -1), dtype=torch.promote_types(c.dtype, torch.float32))

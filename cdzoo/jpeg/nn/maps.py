@@ -32,7 +32,7 @@ _OTHER_VIEWS = (
     "detach", "expand", "flatten", "movedim", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes",
     "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
 )  # fmt: skip
-"""What shares its memory with the tensor that it is taken from, besides slices."""
+"""Methods whose result shares memory with their input, besides slices."""
 _FORMS = (
     "conv2d", "batch_norm", "relu", "max_pool2d", "adaptive_avg_pool2d", "mean", "add", "sub", "mul", "div", "cat",
     "dropout", "grad", "contiguous",
@@ -43,8 +43,8 @@ _FORMS = (
 class CoefficientMap(Tensor):
     """A map ``(B, C, H, W)`` whose values are the coefficients ``(B, C, Hb, Wb, 8, 8)`` of its blocks.
 
-    Gradients flow through ``coefficients``, which has the ``grad_fn`` and takes hooks and ``retain_grad()``. The map
-    itself says ``requires_grad=False`` always, but ``torch.autograd.grad(loss, map)`` gives its gradient, as a map.
+    Gradients flow through ``coefficients``, which has the ``grad_fn`` and takes hooks and ``retain_grad()``.
+    ``map.requires_grad`` is always ``False``, but ``torch.autograd.grad(loss, map)`` gives its gradient, as a map.
 
     Attributes:
         coefficients: orthonormal, zero beyond the image.

@@ -64,7 +64,7 @@ def asm_relu(c: Tensor, num_frequencies: int = 15) -> Tensor:
         num_frequencies: 1 to 15 spatial frequencies that decide the sign of each pixel; 15 is the exact ReLU.
 
     Returns:
-        Coefficients ``(..., 8, 8)``. Pixels outside the image stay zero. The gradient treats the mask as a constant,
+        coefficients ``(..., 8, 8)``. Pixels outside the image stay zero. The gradient treats the mask as a constant,
         as the gradient of a ReLU does.
 
     Raises:
@@ -89,7 +89,7 @@ def apx_relu(c: Tensor, num_frequencies: int = 15, *, image_size: tuple[int, int
             what rings outside the image is set to zero again.
 
     Returns:
-        Coefficients of the shape of ``c``.
+        coefficients of the shape of ``c``.
 
     Raises:
         ValueError: as :func:`asm_relu`; ``image_size`` doesn't fit the blocks.
