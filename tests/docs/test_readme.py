@@ -85,11 +85,6 @@ def test_the_python_names_of_the_table_exist() -> None:
         assert [name for name in re.findall(r"`(\w+)`", names) if name not in known] == [], module
 
 
-def test_the_changelog_mentions_this_version() -> None:
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## \[?{re.escape(cdzoo.__version__)}\b", changelog, re.MULTILINE)
-
-
 def test_the_addresses_and_the_version_are_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     homes = {project["urls"]["Repository"], project["urls"]["Documentation"]}

@@ -49,7 +49,6 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_every_folder_has_a_member_and_every_member_a_folder() -> None:
     assert {member.value.folder for member in MEMBERS} == {folder.name for folder in FOLDERS}
-    assert len(MEMBERS) >= 2
 
 
 def test_packaged_codecs_are_known_by_fingerprint() -> None:
@@ -62,13 +61,6 @@ def test_packaged_codecs_are_known_by_fingerprint() -> None:
 
 def test_they_take_less_than_52_megabytes() -> None:
     assert sum(f.stat().st_size for f in PACKAGED.rglob("*") if f.is_file()) < 52e6
-
-
-def test_there_are_four_codecs_and_five_families_of_networks_in_both_domains() -> None:
-    families = {name.rstrip("0123456789_d") for name in cdzoo.list_models(pretrained=True)}
-    assert len(cdzoo.list_codecs(pretrained=True)) >= 4
-    assert len(families) >= 5
-    assert {name.startswith("jpeg_") for name in families} == {True, False}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
