@@ -13,8 +13,8 @@ from torch import Tensor
 from cdzoo.types import Latent
 
 __all__ = [
-    "check_choice", "check_flag", "check_images", "check_latent", "check_range", "check_size", "integer",
-    "thread_count",
+    "check_choice", "check_flag", "check_images", "check_is_latent", "check_latent", "check_range", "check_size",
+    "integer", "thread_count",
 ]  # fmt: skip
 
 
@@ -102,6 +102,17 @@ def check_range(x: Tensor) -> None:
         )
 
 
+def check_is_latent(name: str, latent: object) -> None:
+    """Refuse what is no :class:`~cdzoo.types.Latent` as the argument of the function ``name``.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(latent, Latent):
+        advice = "Latent(y_hat, scales, (H, W)) makes one of tensors"
+        raise TypeError(f"{name} takes a Latent, as encode and decompress return it, not {_kind(latent)}; {advice}")
+
+
 def check_latent(latent: object, *, name: str, channels: int, stride: int) -> tuple[int, int]:
     """Refuse what is no latent of a codec.
 
@@ -115,9 +126,8 @@ def check_latent(latent: object, *, name: str, channels: int, stride: int) -> tu
     Raises:
         TypeError, ValueError: not a latent of real numbers, or of a shape that does not fit.
     """
-    if not isinstance(latent, Latent):
-        advice = "Latent(y_hat, None, (H, W)) makes one of a tensor"
-        raise TypeError(f"decode takes a Latent, as encode and decompress return it, not {_kind(latent)}; {advice}")
+    check_is_latent("decode", latent)
+    assert isinstance(latent, Latent)
     y_hat = latent.y_hat
     if not isinstance(y_hat, Tensor) or y_hat.is_complex():
         raise TypeError(f"y_hat of a latent must be a tensor of real numbers, not {_kind(y_hat)}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_is_latent
 from cdzoo._torch import reference_tensor
 from cdzoo.coding.base import Codec
 from cdzoo.coding.streams import Stream
@@ -60,8 +61,10 @@ class CompressedDomainModel(nn.Module):
             logits ``(B, num_classes)``, or ``(B, num_classes, H, W)`` of a segmenter.
 
         Raises:
+            TypeError: not a :class:`~cdzoo.types.Latent`.
             ValueError: a latent that the transform or the network refuses, such as one of another number of channels.
         """
+        check_is_latent("from_latent", latent)
         parameter = reference_tensor(self.model)
         like = latent.y_hat if parameter is None else parameter
         latent = self.transforms(latent.to(like.device))
@@ -137,22 +140,24 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
             f"{type(inner).__name__} does not read latents; pixel networks take codec.decode(latent), and "
             "cdzoo.list_models() names the networks that need no pixels"
         )
+    trained_on = getattr(inner, "codec_fingerprint", None)
+    weights = f" (its weights belong to fingerprint {trained_on})" if trained_on else ""
     for what, need, have in (
         ("latent channels", in_channels, codec.latent_channels),
         ("pixels per latent sample", stride, codec.stride),
     ):
         if need != have:
+            option = "in_channels" if what == "latent channels" else "latent_stride"
+            way_out = "weights.build_codec() makes the right one" if trained_on else f"build it with {option}={have}"
             raise PairingError(
-                f"{_name(inner)} was built for {need} {what}, but {codec.name} (fingerprint {codec.fingerprint}) has "
-                f"{have}; build the network with "
-                f"{'in_channels' if what == 'latent channels' else 'latent_stride'}={have}, or use another codec"
+                f"{_name(inner)}{weights} was built for {need} {what}, but {codec.name} (fingerprint "
+                f"{codec.fingerprint}) has {have}; {way_out}, or use another codec"
             )
     if getattr(inner, "uses_scales", False) and not codec.has_scales:
         raise PairingError(
-            f"{_name(inner)} reads the hyperprior's scales, but {codec.name} (fingerprint {codec.fingerprint}) has "
-            "no hyperprior; use a network without scales, or a codec with them"
+            f"{_name(inner)}{weights} reads the hyperprior's scales, but {codec.name} (fingerprint "
+            f"{codec.fingerprint}) has no hyperprior; use a network without scales, or a codec with them"
         )
-    trained_on = getattr(inner, "codec_fingerprint", None)
     if trained_on is not None and trained_on != codec.fingerprint:
         raise PairingError(
             f"the weights of {_name(inner)} were trained on latents of the codec with fingerprint {trained_on}, but "

@@ -88,6 +88,7 @@ def load_images(
 
     Raises:
         OSError: a file cannot be opened.
+        TypeError: something that is not a path, such as the content of a file.
         ValueError: no paths, images of unequal sizes without ``size``, ``size`` below 1, or not an image.
     """
     if size is not None and (integer(size) or 0) < 1:
@@ -95,6 +96,9 @@ def load_images(
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not names:
         raise ValueError("no paths: pass at least one image file")
+    for name in names:
+        if not isinstance(name, str | os.PathLike):
+            raise TypeError(f"load_images takes paths of image files, not {type(name).__name__}")
     images = [read_image(name, max_pixels=max_pixels) for name in names]
     if size is not None:
         images = [_resized(x, size) for x in images]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo._checks import check_flag, integer
+from cdzoo._checks import check_flag, check_is_latent, integer
 from cdzoo.types import JPEGCoefficients, Latent
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ class LatentTransform:
             a latent in the dtypes of the given one; without ``size`` of the same shape.
 
         Raises:
+            TypeError: not a :class:`~cdzoo.types.Latent`.
             ValueError: ``mean`` has not got ``M`` values.
         """
+        check_is_latent("LatentTransform", latent)
         y_hat, scales = latent.y_hat, latent.scales
         if self.mean is not None:
             if len(self.mean) != y_hat.shape[1]:
@@ -106,7 +108,6 @@ class CoefficientTransform:
     every block (:func:`cdzoo.data.downscale`). With nothing, they keep their size.
 
     Attributes:
-        shorter_side: pixels that the shorter side comes closest to, in ratio.
         resize: pixels of the shorter side after resizing, or ``(h, w)``; ``None`` keeps the size.
         crop: ``(h, w)`` of the center that is kept, or one number for both; black is added where the picture is
             smaller. ``None`` keeps all.
@@ -118,18 +119,19 @@ class CoefficientTransform:
             that is mirrored loses the pixels behind its last whole cell of blocks (up to 15 for 4:2:0). A picture
             without a whole cell there cannot be mirrored: ``read_jpeg`` raises, datasets and ``cdzoo.classify`` leave
             it as it is stored.
+        shorter_side: pixels that the shorter side comes closest to, in ratio.
 
     Raises:
         ValueError: a size that is not a positive integer (or two, ``(h, w)``), ``shorter_side`` together with
             ``resize`` or ``crop``, an unknown ``interpolation`` or ``chroma``, or an ``upright`` that is not a boolean.
     """
 
-    shorter_side: int | None = None
-    resize: int | tuple[int, int] | None = field(default=None, kw_only=True)
-    crop: int | tuple[int, int] | None = field(default=None, kw_only=True)
-    interpolation: str = field(default="bilinear", kw_only=True)
-    chroma: str = field(default="fancy", kw_only=True)
-    upright: bool = field(default=True, kw_only=True)
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    chroma: str = "fancy"
+    upright: bool = True
+    shorter_side: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         side = self.shorter_side
@@ -154,8 +156,12 @@ class CoefficientTransform:
             stays), tables of ones, the same color space and sampling. Otherwise the batch that was given.
 
         Raises:
+            TypeError: something else, such as pixels.
             JPEGError: sampling factors that don't divide each other.
         """
+        from cdzoo.jpeg.planes import check_coefficients
+
+        check_coefficients(coefficients)
         place = self.place(coefficients.image_size)
         if place is not None:
             return _resized(coefficients, [place] * len(coefficients.qtables), self.chroma)

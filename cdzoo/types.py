@@ -82,6 +82,14 @@ class JPEGCoefficients(NamedTuple):
     image_size: tuple[int, int]
     color_space: str
 
+    def __repr__(self) -> str:
+        """Shapes and facts, without values."""
+        planes = ", ".join(f"{tuple(plane.shape)} {plane.dtype}" for plane in self.planes)
+        return (
+            f"JPEGCoefficients(planes: {planes}, sampling={self.sampling}, image_size={self.image_size}, "
+            f"color_space={self.color_space!r})"
+        )
+
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> JPEGCoefficients:
         """The same coefficients on ``device``; dtypes stay as they are, int16 for what was read from files."""
         return self._replace(

@@ -207,3 +207,20 @@ class TestLatentTransform:
     def test_nonsense_is_refused(self, config: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="LatentTransform"):
             LatentTransform.from_config(config)
+
+
+def test_networks_with_weights_name_both_fingerprints_whatever_does_not_fit() -> None:
+    model = cdzoo.models.fa_cresnet39(weights="DEFAULT")
+    own = model.codec_fingerprint
+    for codec in (cdzoo.codecs.bmshj2018_hyperprior(N=8, M=20), cdzoo.codecs.torfason2018(N=8, latent_channels=64)):
+        with pytest.raises(PairingError, match=rf"{own}.*{codec.fingerprint}.*build_codec"):
+            cdzoo.compose(codec, model)
+
+
+def test_only_latents_are_latents(codec: Codec) -> None:
+    model = cdzoo.compose(codec, network())
+    for given in (torch.zeros(1, 24, 4, 4), None, (torch.zeros(1, 24, 4, 4), None, (64, 64))):
+        with pytest.raises(TypeError, match="from_latent takes a Latent"):
+            model.from_latent(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="LatentTransform takes a Latent"):
+        LatentTransform()(torch.zeros(1, 24, 4, 4))  # type: ignore[arg-type]

@@ -224,3 +224,12 @@ def test_batches_of_equal_sizes_stay_as_they_are(tmp_path: Path) -> None:
             load_images(tmp_path / "a.png", size=bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no paths"):
         load_images([])
+
+
+def test_only_paths_are_paths(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "rb") as file:
+        for given in ([file.fileno()], bytes([file.fileno()]), [io.BytesIO(file.read())]):
+            with pytest.raises(TypeError, match="load_images takes paths of image files, not"):
+                load_images(given)  # type: ignore[arg-type]
+        file.seek(0)  # a descriptor that was taken for a path would be closed now

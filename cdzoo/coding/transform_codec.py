@@ -41,6 +41,7 @@ class TransformCodec(CalibratedCodec):
         channels: the channels that latents and streams have, as :meth:`select` chose them; all of them by default.
 
     Raises:
+        TypeError: a transform that is not a module, or a name that is not a string.
         ValueError: a stride or a number of channels below 1, or a step that is not positive and finite.
 
     Example::
@@ -63,6 +64,11 @@ class TransformCodec(CalibratedCodec):
         step: float = 1.0,
         channels: Sequence[int] | None = None,
     ) -> None:
+        if not (isinstance(analysis, nn.Module) and isinstance(synthesis, nn.Module)):
+            kinds = f"{type(analysis).__name__} and {type(synthesis).__name__}"
+            raise TypeError(f"analysis and synthesis must be torch.nn.Modules, not {kinds}")
+        if not isinstance(name, str | None):
+            raise TypeError(f"name must be a string, the registered name of the codec's builder, not {name!r}")
         step = float(np.float32(step))
         if not (math.isfinite(step) and step > 0):
             raise ValueError(f"step must be positive and finite, not {step!r}; 1.0 rounds to integers")

@@ -106,6 +106,8 @@ class SampleDataset(Dataset[T | tuple[T, Any]], Generic[T]):
             return [labels(source.path(index)) for index in range(len(self))]
         if isinstance(source, ShardSource):
             return source.labels
+        if labels == "auto" and not any("/" in name for name in self.names):  # no class folders
+            return None
         self.classes, targets = class_folders(source.root, source.names)
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         return targets

@@ -249,7 +249,8 @@ def _common_geometry(files: list[File]) -> Geometry:
         if file.opening.geometry != geometry:
             raise ValueError(
                 f"the files of a batch must have the same geometry: {file.name} has {file.opening.geometry}, but "
-                f"{files[0].name} has {geometry}; read them one by one, or group them by read_jpeg_header"
+                f"{files[0].name} has {geometry}; pass transform=CoefficientTransform(resize=256, crop=224) to "
+                "bring them to one size, or read them one by one"
             )
     return geometry
 

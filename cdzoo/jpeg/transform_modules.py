@@ -5,8 +5,6 @@ The random ones draw from PyTorch's generator, once for a batch.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import nn
 
@@ -151,11 +149,7 @@ class Downscale(nn.Module):
 
 
 class Scale(Downscale):
-    """The former name of :class:`Downscale`; deprecated."""
-
-    def __init__(self, factor: int) -> None:
-        warnings.warn("cdzoo.data.Scale is now called Downscale", DeprecationWarning, stacklevel=2)
-        super().__init__(factor)
+    """Another name of :class:`Downscale`."""
 
 
 def _random_flip(coefficients: JPEGCoefficients, axis: int, p: float) -> JPEGCoefficients:

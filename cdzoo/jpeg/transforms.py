@@ -15,7 +15,6 @@ The same transforms as modules are in :mod:`cdzoo.jpeg.transform_modules`.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -237,8 +236,7 @@ def gray_to_ycbcr(
 
 
 def scale(coefficients: JPEGCoefficients, factor: int) -> JPEGCoefficients:
-    """The former name of :func:`downscale`; deprecated, since ``scale(c, 2)`` makes images smaller."""
-    warnings.warn("cdzoo.data.scale is now called downscale", DeprecationWarning, stacklevel=2)
+    """Another name of :func:`downscale`: ``scale(c, 2)`` makes images smaller."""
     return downscale(coefficients, factor)
 
 

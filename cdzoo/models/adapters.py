@@ -15,7 +15,15 @@ from torch.nn import functional as F
 
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.planes import LUMA, component_size, pixel_blocks, subsampling_factors, upsample, uses_fancy
+from cdzoo.jpeg.planes import (
+    LUMA,
+    check_coefficients,
+    component_size,
+    pixel_blocks,
+    subsampling_factors,
+    upsample,
+    uses_fancy,
+)
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["Adapter", "BlockAdapter", "LatentAdapter", "LatentEntrance", "block_coefficients"]
@@ -246,8 +254,10 @@ def block_coefficients(coefficients: JPEGCoefficients, *, chroma: str = "fancy")
         range; natural order.
 
     Raises:
+        TypeError: something else, such as pixels.
         JPEGError: CMYK files, or sampling factors that do not divide each other.
     """
+    check_coefficients(coefficients)
     planes, qtables, _, size, space = coefficients
     blocks = []
     for k, factor in enumerate(subsampling_factors(coefficients)):

@@ -142,7 +142,12 @@ def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
     Returns:
         bits, in the shape of both together, float32 (of float64, float64); their sum estimates the payload's ``y``
         part.
+
+    Raises:
+        TypeError: no scales.
     """
+    if scales is None:
+        raise TypeError("scales is None: the codec has no hyperprior; discrete_entropy(y_hat) needs no scales")
     y_hat, scales = at_least_float32(y_hat), at_least_float32(scales)
     # The difference of two tails on the left, where erfc keeps its precision.
     inverse = 0.5**0.5 / scales.clamp_min(_SMALLEST_SCALE)

@@ -149,11 +149,13 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
         the loss and its parts, 0-dimensional, differentiable.
 
     Raises:
-        ValueError: another metric, or a codec without likelihoods.
+        ValueError: another metric, images that are too small for it, or a codec without likelihoods.
     """
     _check_metric(metric)
     if metric == "mse":
         distortion = _mse255(output.x_hat, x)
+    elif min(x.shape[-2:]) <= 160:
+        raise ValueError(f"MS-SSIM takes images of more than 160 pixels a side, not {tuple(x.shape[-2:])}; use 'mse'")
     else:
         msssim = import_module("pytorch_msssim")  # on first use
         distortion = 1 - msssim.ms_ssim(*_alike(output.x_hat, x), data_range=1.0)

@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespace:
     torch.manual_seed(0)
     model = cdzoo.get_model("jpeg_resnet18", num_classes=3, width=0.125).eval()
     meta = {"classes": NAMES}
-    cdzoo.save_pretrained(model, root / "jpeg", transforms=CoefficientTransform(64), meta=meta)
+    cdzoo.save_pretrained(model, root / "jpeg", transforms=CoefficientTransform(shorter_side=64), meta=meta)
     latent = cdzoo.get_model("cresnet39", num_classes=3, width=0.0625, in_channels=8)
     cdzoo.save_pretrained(latent, root / "latent")
     return types.SimpleNamespace(jpeg=root / "jpeg", latent=root / "latent", model=model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_folders_that_are_no_classes_are_refused(case: Case, tmp_path: Path) -> 
         case.dataset(folder)
     (folder / "dog").rmdir()
     assert case.dataset(folder).classes == CLASSES
-    (folder / f"stray{case.suffix}").write_bytes(b"")
+    (folder / f"stray{case.suffix}").write_bytes(b"")  # some files in class folders, some not
     with pytest.raises(ValueError, match=rf"1 files lie in no class folder, first 'stray\{case.suffix}'"):
         case.dataset(folder)
     assert len(case.dataset(folder, labels=None)) == 19
@@ -428,3 +429,14 @@ def test_collation_refuses_other_samples(case: Case) -> None:
     for mixed in ((sample, (sample, 1)), [sample, (sample, 1)], (sample, 1, (sample, 1))):
         with pytest.raises((TypeError, ValueError), match=r"samples without|tuples that begin"):
             case.collate(mixed)
+
+
+def test_a_folder_without_class_folders_has_no_labels(case: Case, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted(case.root.rglob(f"*{case.suffix}"))[:3]):
+        shutil.copy(file, tmp_path / f"{number}{case.suffix}")
+    dataset = case.dataset(tmp_path)
+    assert dataset.targets is None
+    assert isinstance(dataset[0], tuple)
+    assert not isinstance(dataset[0][1], int)
+    with pytest.raises(ValueError, match="3 files lie in no class folder"):
+        case.dataset(tmp_path, labels="folder")

@@ -263,7 +263,7 @@ def test_coefficient_transform() -> None:
     c = coded(48, 80)
     assert transform(c) is c
     assert CoefficientTransform()(c) is c
-    assert CoefficientTransform(24)(c).image_size == (24, 40)
+    assert CoefficientTransform(shorter_side=24)(c).image_size == (24, 40)
     for one in (CoefficientTransform(), transform, LatentTransform(size=(28, 28))):
         assert transform_from_config(one.config()) == one
     for config in ({"type": "CoefficientTransform", "size": 3}, {"type": "CoefficientTransform", "shorter_side": 0}):
@@ -273,9 +273,13 @@ def test_coefficient_transform() -> None:
         transform_from_config({"type": "Pixels"})
 
 
-def test_former_names_warn_and_do_the_same() -> None:
+def test_other_names_do_the_same() -> None:
     c = encode_jpeg(torch.rand(1, 3, 32, 48))
-    with pytest.warns(DeprecationWarning, match="is now called downscale"):
-        assert data.scale(c, 2).image_size == data.downscale(c, 2).image_size == (16, 24)
-    with pytest.warns(DeprecationWarning, match="is now called Downscale"):
-        assert data.Scale(2)(c).image_size == (16, 24)
+    assert data.scale(c, 2).image_size == data.downscale(c, 2).image_size == (16, 24)
+    assert data.Scale(2)(c).image_size == (16, 24)
+
+
+def test_arguments_of_the_transform_may_be_given_in_order() -> None:
+    assert CoefficientTransform(256, 224, "bicubic") == CoefficientTransform(
+        resize=256, crop=224, interpolation="bicubic"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from cdzoo import data
 from cdzoo.codecs import MAX_IMAGE_PIXELS, decode_jpeg, encode_jpeg, read_jpeg, read_jpeg_header, write_jpeg
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import files as jpeg_module
+from cdzoo.models import jpeg_efficientnet_lite0
 from cdzoo.ops import JPEGConv2d, blockify, dct2d, idct2d, to_jpeg_domain, unblockify
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.types import JPEGCoefficients
@@ -123,7 +125,7 @@ def test_values_that_have_no_coefficients() -> None:
         write_jpeg(data.downscale(files(), 2))
     for side in (0, -5, True, 2.0):
         with pytest.raises(ValueError, match="shorter_side"):
-            CoefficientTransform(side)  # type: ignore[arg-type]
+            CoefficientTransform(shorter_side=side)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="from 1 on"):
         data.gray_to_ycbcr(files(channels=1), ((2, 2), (0, 1), (1, 1)))
     with pytest.raises(ValueError, match=r"factor=2\.0"):
@@ -188,3 +190,17 @@ def test_stored_maps_follow_the_filters(change: str) -> None:
             torch.testing.assert_close(layer(c), expected(), rtol=1e-10, atol=1e-10)
             changes[change]()
         torch.testing.assert_close(layer(c), expected(), rtol=1e-10, atol=1e-10)
+
+
+def test_pixels_are_no_coefficients() -> None:
+    pixels: Any = torch.rand(1, 3, 224, 224)
+    for function in (jpeg_efficientnet_lite0(width=0.25), CoefficientTransform(resize=8)):
+        with pytest.raises(TypeError, match="this reads JPEGCoefficients, not Tensor"):
+            function(pixels)
+
+
+def test_coefficients_are_printed_without_their_values() -> None:
+    text = repr(encode_jpeg(torch.rand(1, 3, 16, 24)))
+    assert text.startswith("JPEGCoefficients(planes: (1, 2, 3, 8, 8) torch.int16, (1, 1, 2, 8, 8) torch.int16,")
+    assert "image_size=(16, 24)" in text
+    assert len(text) < 300

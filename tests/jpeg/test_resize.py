@@ -300,7 +300,7 @@ def test_settings() -> None:
     for transform in (
         CoefficientTransform(resize=256, crop=224),
         CoefficientTransform(resize=(30, 40), interpolation="bicubic", chroma="nearest", upright=False),
-        CoefficientTransform(24),
+        CoefficientTransform(shorter_side=24),
     ):
         assert CoefficientTransform.from_config(transform.config()) == transform
     assert CoefficientTransform(resize=[256], crop=[224]) == CoefficientTransform(resize=256, crop=(224, 224))

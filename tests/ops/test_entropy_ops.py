@@ -170,3 +170,8 @@ def test_gaussian_bits_are_what_the_coder_writes(
     assert latent.scales is not None
     coded = read_header(codec.compress(x)[0]).part_lengths[1] - 8  # the coder's final state
     assert coded == pytest.approx(float(gaussian_bits(latent.y_hat, latent.scales).sum()) / 8, rel=0.02)
+
+
+def test_missing_scales_are_told() -> None:
+    with pytest.raises(TypeError, match="scales is None: the codec has no hyperprior"):
+        gaussian_bits(torch.zeros(2), None)  # type: ignore[arg-type]

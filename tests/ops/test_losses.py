@@ -181,3 +181,10 @@ def test_a_codec_without_an_entropy_model_trains_with_the_gaussian_loss(
         losses.append(value.item())
     assert [n for n, p in codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
     assert losses[-1] < losses[0] - 1
+
+
+def test_ms_ssim_says_which_sizes_it_takes() -> None:
+    x = torch.rand(1, 3, 160, 200)
+    output = cdzoo.codecs.bmshj2018_hyperprior(N=4, M=6)(x)
+    with pytest.raises(ValueError, match=r"more than 160 pixels a side, not \(160, 200\)"):
+        cdzoo.ops.rate_distortion_loss(output, x, lmbda=1.0, metric="ms-ssim")
