@@ -39,13 +39,13 @@ def test_the_python_examples_run_as_printed(
         exec(compile(pretrained, "README.md", "exec"), names)
         logits = names["logits"]
         exec(compile(learned, "README.md", "exec"), names)
-    assert "summer_palace.jpg bell cote\n" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "summer_palace.jpg bell cote" in lines[0]
+    assert lines[-1] == "palace"
     assert logits.shape == (2, 1000)
     assert logits.isfinite().all()
     torch.testing.assert_close(logits[0], logits[1])
-    assert cdzoo.codecs.read_header(names["streams"][0]).image_size == (427, 640)
-    assert names["logits"].shape == (1, 1000)
-    assert names["logits"].isfinite().all()
+    assert cdzoo.codecs.read_header(names["streams"][0]).image_size == (224, 224)
 
 
 def test_it_is_short() -> None:
