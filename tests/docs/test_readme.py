@@ -45,7 +45,7 @@ def test_the_python_examples_run_as_printed(
     assert logits.shape == (2, 1000)
     assert logits.isfinite().all()
     torch.testing.assert_close(logits[0], logits[1])
-    assert cdzoo.codecs.read_header(names["streams"][0]).image_size == (224, 224)
+    assert cdzoo.codecs.read_header(names["streams"][0]).image_size == (320, 320)
 
 
 def test_it_is_short() -> None:
