@@ -68,7 +68,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
             args.weights,
             codec=codec,
             device=device,
-            told=told,
+            on_load=told,
             top=args.top,
             batch_size=args.batch_size,
             strict=args.strict,

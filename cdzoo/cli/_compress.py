@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
 
 def compress(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo compress``."""
-    from cdzoo.bulk.compress import Compress, CompressToTarget
+    from cdzoo.bulk.compress import CompressTask, CompressToTarget
     from cdzoo.cli._load import get_device, load_codec
     from cdzoo.codecs import read_header
     from cdzoo.errors import BitstreamError
@@ -81,7 +81,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
         report.facts |= {"target": control.target, "fingerprints": dict(zip(rate_names(), fingerprints, strict=True))}
     report.facts["output"] = args.output
     folder = make_folder(args.output)
-    outputs = plan_outputs(find_jobs(args.inputs, Compress.suffixes, report), folder, ".cdz", report)
+    outputs = plan_outputs(find_jobs(args.inputs, CompressTask.suffixes, report), folder, ".cdz", report)
     record = None if control is None else TargetRecord(folder, control.facts)
 
     def kept(output: Output, data: bytes) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     task: Task
     if control is None:
         # the streams do not depend on the other files
-        task = Compress(codecs[0], max_side=args.max_side, batch_size=1)
+        task = CompressTask(codecs[0], max_side=args.max_side, batch_size=1)
     else:
         task = CompressToTarget(control, max_side=args.max_side)
     task.to(device)
@@ -116,7 +116,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
 
 def decompress(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo decompress``."""
-    from cdzoo.bulk.compress import Compress, Decompress
+    from cdzoo.bulk.compress import CompressTask, Decompress
     from cdzoo.cli._load import get_device, load_codec
     from cdzoo.codecs import read_header
 
@@ -128,7 +128,7 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
             streams = max(len(jobs), len(args.inputs))
             raise UsageError(f"--output {args.output} is one file for {streams} streams; name a folder")
         outputs = [Output(job.source, Path(args.output)) for job in jobs]
-    elif args.output.lower().endswith(Compress.suffixes) and not os.path.isdir(args.output):
+    elif args.output.lower().endswith(CompressTask.suffixes) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output}: decompress writes PNG files; name a .png file or a folder")
     else:
         outputs = plan_outputs(jobs, make_folder(args.output), ".png", report)

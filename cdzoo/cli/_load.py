@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from cdzoo.bulk.networks import find_weights
+from cdzoo.bulk.networks import weights_or_default
 from cdzoo.cli._report import UsageError
 from cdzoo.codecs import Codec
 from cdzoo.weights.building import load
@@ -33,7 +33,7 @@ def load_codec(builder: str | None, weights: str | None) -> Codec:
     try:
         if builder is not None and builder not in list_models():  # one model is a codec, too
             get_builder(builder, "codec")
-        source = find_weights(weights, builder)
+        source = weights_or_default(weights, builder)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not source.codes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPECTED", "Report", "UsageError", "name_list", "stream_sizes", "table", "width_x_height"]
 
-Job = TypeVar("Job")
+JobT = TypeVar("JobT")
 EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
 """Errors that files, weights and arguments can cause; any other error is a bug."""
 
@@ -59,13 +59,13 @@ class Report:
         self.add({"file": name, "error": reason}, number)
         self.note(reason if name in reason else f"{one_line(name)}: {reason}")
 
-    def progress(self, jobs: Sequence[Job]) -> Iterable[Job]:
+    def progress(self, jobs: Sequence[JobT]) -> Iterable[JobT]:
         """The jobs, with a progress bar where standard error is a terminal."""
         if len(jobs) < 2 or not sys.stderr.isatty():
             return jobs
         from tqdm import tqdm
 
-        bar: Iterable[Job] = tqdm(jobs, desc=self.command, unit="file", file=sys.stderr)
+        bar: Iterable[JobT] = tqdm(jobs, desc=self.command, unit="file", file=sys.stderr)
         return bar
 
     def abort(self, reason: str, *, status: int) -> None:

@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
 
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.classify import Classify
-from cdzoo.bulk.compress import Compress
+from cdzoo.bulk.compress import CompressTask
 from cdzoo.bulk.engine import Task
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarize, unfinished
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
@@ -93,7 +93,7 @@ def compress(
         OSError: results cannot be written.
         RuntimeError: parts whose workers died repeatedly; the message names them. Finished parts stay.
     """
-    task = Compress(
+    task = CompressTask(
         codec,
         max_side=max_side,
         batch_size=batch_size,

@@ -26,7 +26,7 @@ from cdzoo.jpeg.kernels.plan import (
     make_tables,
 )
 
-__all__ = ["ALL_ROWS", "File", "Loss", "decode_files"]
+__all__ = ["ALL_ROWS", "JPEGFile", "MissingBlocks", "decode_files"]
 
 _REASONS = (
     "",
@@ -49,14 +49,14 @@ _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
 _workspace = Workspace()
 
 
-class Loss(NamedTuple):
+class MissingBlocks(NamedTuple):
     """Loss of a damaged file that was decoded as far as possible: the first reason and the number of blocks."""
 
     reason: str
     num_blocks: int
 
 
-class File:
+class JPEGFile:
     """A JPEG file whose header has been read and found decodable.
 
     Args:
@@ -96,7 +96,7 @@ class File:
         except JPEGError as error:
             raise error.named(self.name) from None
 
-    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> Loss | None:
+    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> MissingBlocks | None:
         """Decode scan by scan, looking for damage.
 
         Args:
@@ -116,7 +116,7 @@ class File:
 class _Decoder:
     """Decodes a file scan by scan, if :func:`decode_files` has no fast path for it."""
 
-    def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
+    def __init__(self, file: JPEGFile, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
         self.file = file
         self.frame = file.opening.frame
         self.segments = segments
@@ -126,7 +126,7 @@ class _Decoder:
         self.lost: dict[int, NDArray[np.bool_]] = {}  # blocks that are missing or incomplete, by component
         self.stop: dict[int, NDArray[np.uint8]] = {}  # blocks whose AC coefficients cannot be refined any more
 
-    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> Loss | None:
+    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> MissingBlocks | None:
         segments, planes = self.segments, self.planes
         try:
             while scan is not None:
@@ -149,7 +149,7 @@ class _Decoder:
             return None
         count = sum(int(lost.sum()) for lost in self.lost.values())
         total = self.frame.num_blocks
-        return Loss(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
+        return MissingBlocks(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
 
     def _decode_scan(self, scan: Scan) -> int:
         """Decode one scan; returns the position behind it."""
@@ -210,13 +210,13 @@ class _Decoder:
 
 
 def decode_files(
-    files: Sequence[File],
+    files: Sequence[JPEGFile],
     planes: Sequence[Tensor],
     qtables: Tensor,
     num_threads: int,
     needed: NDArray[np.int64] = ALL_ROWS,
     wanted: NDArray[Any] = EVERYTHING,
-) -> list[Loss | None]:
+) -> list[MissingBlocks | None]:
     """Decode files of one geometry.
 
     Args:
@@ -240,12 +240,12 @@ def decode_files(
     tables = qtables.numpy().reshape(len(files), -1, 64)
     done = np.zeros(len(files), np.uint8)
 
-    def decode(i: int) -> list[Loss | None]:
+    def decode(i: int) -> list[MissingBlocks | None]:
         first, last = pieces[i]
         plan = plans[first]
         if plan is not None:
             _decode_alike(files[first:last], plan, needed, wanted, targets, first, done)
-        losses: list[Loss | None] = [None] * (last - first)
+        losses: list[MissingBlocks | None] = [None] * (last - first)
         for n in range(first, last):
             if not done[n]:
                 losses[n - first] = files[n].decode([plane[n].numpy().reshape(-1) for plane in planes], tables[n])
@@ -272,7 +272,7 @@ def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[t
 
 
 def _decode_alike(
-    files: Sequence[File],
+    files: Sequence[JPEGFile],
     plan: Plan,
     needed: NDArray[np.int64],
     wanted: NDArray[Any],

@@ -93,10 +93,6 @@ class LatentEfficientNetLite0(LatentClassifier):
         self.set_classifier(last, num_classes)
         init_resnet_weights(self)
 
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, 7, 7)``."""
-        return self.run_stages(self.forward_stem(y_hat, scales))
-
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """The cells that the adapter's convolutions read, ``(B, 256, 14, 14)``; see :class:`LatentEntrance`.
 
