@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo._checks import check_flag, integer
+from cdzoo._checks import check_choice, check_flag, integer
+from cdzoo.jpeg.geometry import CHROMA
 from cdzoo.types import JPEGCoefficients, Latent
 
 if TYPE_CHECKING:
@@ -326,8 +327,6 @@ def _size(name: str, value: object, *, single: bool) -> Any:
 
 
 def _check_options(name: str, interpolation: str, chroma: str, upright: bool) -> None:
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f'{name} interpolation={interpolation!r}: choose "bilinear" or "bicubic"')
-    if chroma not in ("fancy", "nearest"):
-        raise ValueError(f'{name} chroma={chroma!r}: choose "fancy" or "nearest"')
+    check_choice(f"{name} interpolation", interpolation, ("bilinear", "bicubic"))
+    check_choice(f"{name} chroma", chroma, CHROMA)
     check_flag(f"{name} upright", upright)

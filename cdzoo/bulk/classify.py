@@ -105,7 +105,11 @@ class Networks:
 def classify_files(files: Iterable[File], networks: Networks) -> Iterator[Classified]:
     """The labels or the error of each file, as batches are finished."""
     for file, result in process(files, networks):
-        yield Classified(file.name, error=result) if isinstance(result, Exception) else result
+        yield _labels_or_error(file.name, result)
+
+
+def _labels_or_error(name: str, result: Classified | Exception) -> Classified:
+    return Classified(name, error=result) if isinstance(result, Exception) else result
 
 
 def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classified]:
@@ -127,8 +131,7 @@ def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classi
             result = BitstreamError(
                 f"neither a JPEG file nor a .cdz stream: it begins with {head!r}; convert other formats to JPEG"
             )
-        found = Classified("", error=result) if isinstance(result, Exception) else result
-        results[file.number] = found._replace(path=str(file.number))
+        results[file.number] = _labels_or_error("", result)._replace(path=str(file.number))
     return [results[number] for number in range(len(files))]
 
 
@@ -198,7 +201,7 @@ def classify(
     networks = Networks(model, weights, top=top, batch_size=batch_size, device=device, fallback=fallback)
     results: list[Classified | None] = [None] * len(files)
     for file, result in process(read_paths(files), networks):
-        results[file.number] = Classified(file.name, error=result) if isinstance(result, Exception) else result
+        results[file.number] = _labels_or_error(file.name, result)
     done = [result for result in results if result is not None]
     if damaged := [result for result in done if result.damage]:
         first = damaged[0]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_size
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import JPEG_SUFFIXES
 from cdzoo.bulk.engine import Item, Task
@@ -91,8 +92,7 @@ class Classify(Task):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if top < 1:
-            raise ValueError(f"top must be at least 1, not {top}")
+        check_size("top", top)
         check_fallback(fallback)
         self.top, self.strict, self.fallback = top, strict, fallback
         self._decoder: StreamDecoder | None = None

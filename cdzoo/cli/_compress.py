@@ -15,13 +15,15 @@ from cdzoo._text import one_line
 from cdzoo.cli._files import Output, add_inputs, existing, exists, find_jobs, make_folder, plan_outputs, positive
 from cdzoo.cli._progress import Progress, readable_rate
 from cdzoo.cli._report import Report, UsageError, stream_sizes, table, width_x_height
-from cdzoo.cli._targets import TargetRecord, add_targets, load_control, rate_names
+from cdzoo.cli._targets import CODEC, TargetRecord, add_targets, load_control, rate_names
 
 if TYPE_CHECKING:
     from cdzoo.bulk.engine import Task
     from cdzoo.bulk.plan import File
 
 __all__ = ["add_commands"]
+
+_MEANS = (("mean_bpp", 4, "bpp"), ("mean_psnr", 2, "dB"))
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +38,7 @@ def add_commands(commands: Any) -> None:
     )
     add_inputs(parser, "IMAGE", "an image, or a folder that is searched for images")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="output folder")
-    parser.add_argument("--codec", metavar="NAME", help="codec (bmshj2018_hyperprior, or the codec of the weights)")
+    parser.add_argument("--codec", metavar="NAME", help=f"codec ({CODEC}, or the codec of the weights)")
     parser.add_argument("--weights", metavar="WEIGHTS", help="name, hf://owner/repo or folder")
     add_targets(parser)
     parser.add_argument(
@@ -264,6 +266,3 @@ def _render(report: Report) -> str:
     speed = summary.get("megapixels_per_second")
     lines.append(counts if speed is None else f"{counts}, {readable_rate(speed)}")
     return "\n".join(lines).lstrip()
-
-
-_MEANS = (("mean_bpp", 4, "bpp"), ("mean_psnr", 2, "dB"))

@@ -350,8 +350,7 @@ def _symbol_tables(pmf: Tensor, tail: Tensor, lengths: Tensor, offsets: Tensor) 
     """Tables of probabilities ``(T, L)``, of which ``lengths`` count, and of the escape, ``tail`` ``(T, 1)``."""
     rows = zip(pmf.numpy(), tail.numpy(), lengths.tolist(), strict=True)
     cdfs = [pmf_to_quantized_cdf(np.concatenate([row[:length], end])) for row, end, length in rows]
-    sizes = np.array([len(cdf) for cdf in cdfs])
-    return SymbolTables(np.concatenate(cdfs), np.cumsum(sizes) - sizes, sizes, offsets.numpy())
+    return SymbolTables.from_rows(cdfs, offsets.numpy())
 
 
 def pmf_to_quantized_cdf(pmf: Sequence[float] | NDArray[np.float32]) -> NDArray[np.int64]:

@@ -12,12 +12,12 @@ A checkpoint needs no CompressAI: see ``load_compressai`` of the codecs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import nn
 
 from cdzoo.codecs.hyperprior import HyperpriorOptions, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
 from cdzoo.coding.compressai_codec import CompressAICodec
+from cdzoo.ops.losses import Metric
 
 __all__ = ["from_compressai"]
 
@@ -28,9 +28,7 @@ _BUILDERS: dict[str, Callable[..., CompressAICodec]] = {
 }
 
 
-def from_compressai(
-    model: nn.Module, *, quality: int | None = None, metric: Literal["mse", "ms-ssim"] | None = None
-) -> CompressAICodec:
+def from_compressai(model: nn.Module, *, quality: int | None = None, metric: Metric | None = None) -> CompressAICodec:
     """Build the codec of a CompressAI model, with its weights and, after ``update()``, its tables.
 
     Args:

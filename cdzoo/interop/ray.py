@@ -35,6 +35,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_package(error, "interop") from error
 
+from cdzoo._checks import check_size
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.classify import Classify
 from cdzoo.bulk.compress import CompressTask
@@ -156,7 +157,6 @@ def classify(
         batch_size=batch_size,
         max_pixels=max_pixels,
         max_stream_bytes=max_stream_bytes,
-        with_labels=False,
     )
     return _run(task, source, Path(output), part_size, concurrency, num_cpus, num_gpus)
 
@@ -211,8 +211,8 @@ def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
 def _run(
     task: Task, source: Paths, output: Path, part_size: int, concurrency: int | None, num_cpus: float, num_gpus: float
 ) -> BulkSummary:
-    if concurrency is not None and concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+    if concurrency is not None:
+        check_size("concurrency", concurrency)
     if num_cpus <= 0 or num_gpus < 0:
         raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}")
     output = Path(os.path.abspath(output))

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["ZIGZAG", "Geometry", "block_grids", "mcu_grid", "num_blocks"]
+__all__ = ["CHROMA", "ZIGZAG", "Geometry", "block_grids", "mcu_grid", "num_blocks"]
 
 # fmt: off
 #: ``ZIGZAG[k]`` is the natural (row-major) index of the ``k``-th coefficient of the file.
@@ -17,6 +17,9 @@ ZIGZAG = np.array([
 ])
 # fmt: on
 ZIGZAG.setflags(write=False)
+
+#: Kinds of upsampling for subsampled chroma: libjpeg's triangle filter, or repeated samples.
+CHROMA = ("fancy", "nearest")
 
 _Pairs: TypeAlias = tuple[tuple[int, int], ...]
 

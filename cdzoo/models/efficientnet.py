@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_choice
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
 from cdzoo.models._efficientnet_blocks import (
     LAST_CHANNELS,
@@ -77,8 +78,7 @@ class JPEGEfficientNetLite0(Classifier):
         std: float | Sequence[float] = 0.5,
     ) -> None:
         super().__init__(in_channels=3)
-        if stem not in ("dct", "pixels"):
-            raise ValueError(f"stem={stem!r}: choose 'dct' (on coefficients, fast) or 'pixels' (exact)")
+        check_choice("stem", stem, ("dct", "pixels"))
         # checks its arguments for both stems
         entrance = JPEGEntrance(chroma=chroma, mean=mean, std=std)
         self.reads_blocks, self.chroma = stem == "dct", chroma

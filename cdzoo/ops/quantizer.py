@@ -12,10 +12,11 @@ value is what an entropy coder can reach, while its gradient is that of the soft
 from __future__ import annotations
 
 import math
-import operator
 
 import torch
 from torch import Tensor, nn
+
+from cdzoo._checks import integer
 
 __all__ = ["SoftToHardQuantizer", "nearest_center", "soft_to_hard", "soft_to_hard_entropy"]
 
@@ -107,11 +108,12 @@ class SoftToHardQuantizer(nn.Module):
 
     def __init__(self, levels: int = 6, *, sigma: float = 1.0) -> None:
         super().__init__()
-        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
+        found = integer(levels)
+        if found is None or found < 2:
             raise ValueError(f"levels must be an integer of at least 2, not {levels!r}; one level carries no bits.")
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"sigma must be positive and finite, not {sigma!r}.")
-        self.levels = levels = operator.index(levels)
+        self.levels = levels = found
         self.sigma = sigma
         self.centers = nn.Parameter(torch.linspace(-2, 2, 2 * levels + 1)[1::2].clone())
 
