@@ -21,7 +21,7 @@ from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.images import image_size
 from cdzoo.jpeg._sources import Fallback, NamedBytes, check_fallback
 from cdzoo.jpeg.files import read_header_or_decode
-from cdzoo.jpeg.geometry import Geometry
+from cdzoo.jpeg.geometry import COLUMNS_BACKWARDS, ROWS_BACKWARDS, Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
@@ -174,7 +174,7 @@ def read_upright(
     header, data = read_header_or_decode(data, name, strict=strict, max_pixels=max_pixels, fallback=fallback)
     coefficients = read_jpeg(NamedBytes(data, name), strict=strict, max_pixels=max_pixels)
     # flipping an axis of the stored image needs a whole block along it, see upright
-    flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
+    flipped = [header.orientation in backwards for backwards in (ROWS_BACKWARDS, COLUMNS_BACKWARDS)]
     for size, step, flip in zip(header.image_size, alignment(coefficients), flipped, strict=True):
         if flip and size < step:
             return coefficients

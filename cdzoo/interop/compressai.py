@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from cdzoo._torch import inner_module
 from cdzoo.codecs.hyperprior import HyperpriorOptions, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
 from cdzoo.coding.compressai_codec import CompressAICodec
 from cdzoo.ops.losses import Metric
@@ -44,8 +45,8 @@ def from_compressai(model: nn.Module, *, quality: int | None = None, metric: Met
         TypeError: a model that has no counterpart.
         ValueError: the model's weights or tables are damaged.
     """
-    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
-        model = inner  # of torch.compile and of (Distributed)DataParallel
+    while (inner := inner_module(model)) is not None:
+        model = inner
     kind = type(model)
     builder = _BUILDERS.get(kind.__name__) if kind.__module__.startswith("compressai.") else None
     if builder is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cdzoo._threads import for_each
 from cdzoo.jpeg._reader import ALL_ROWS, JPEGFile, MissingBlocks, decode_files
 from cdzoo.jpeg._segments import Frame
+from cdzoo.jpeg.geometry import upright_size
 from cdzoo.jpeg.kernels.layout import EVERYTHING, WANTED
 from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
@@ -25,7 +26,6 @@ from cdzoo.jpeg.resize import (
     plan_resize,
     resize_coefficients,
     resize_planes,
-    upright_size,
 )
 from cdzoo.jpeg.transforms import upright as undo_orientation
 from cdzoo.types import JPEGCoefficients

@@ -35,6 +35,7 @@ from torch import Tensor
 from cdzoo.errors import WeightsError
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.jpeg.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cdzoo.models._resnet import BasicBlock, StemmedResNet, scaled_channels
 from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
 from cdzoo.transforms import CoefficientTransform, InputTransform
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
 
 __all__ = ["JPEGClassifier", "JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class JPEGClassifier(Classifier):

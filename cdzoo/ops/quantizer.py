@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._checks import integer
+from cdzoo.ops.entropy import histogram_rows
 
 __all__ = ["SoftToHardQuantizer", "nearest_center", "soft_to_hard", "soft_to_hard_entropy"]
 
@@ -73,12 +74,8 @@ def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_
     Raises:
         ValueError: ``y`` is empty, or has no channels to take ``per_channel``.
     """
-    if y.numel() == 0:
-        raise ValueError(f"the entropy of no values is not defined: y has shape {tuple(y.shape)}.")
-    if per_channel and y.dim() < 2:
-        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}.")
-    levels, channels = len(centers), int(y.shape[1]) if per_channel else 1
-    rows = y.transpose(0, 1).reshape(channels, -1) if per_channel else y.reshape(1, -1)
+    rows = histogram_rows("y", y, per_channel)
+    levels, channels = len(centers), len(rows)
     places = nearest_center(rows, centers) + levels * torch.arange(channels, device=y.device).unsqueeze(1)
     count, dtype = rows.shape[1], torch.promote_types(y.dtype, torch.float32)
     hard = torch.bincount(places.flatten(), minlength=channels * levels).view(channels, levels).to(dtype) / count
