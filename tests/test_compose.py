@@ -207,3 +207,8 @@ class TestLatentTransform:
     def test_nonsense_is_refused(self, config: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="LatentTransform"):
             LatentTransform.from_config(config)
+
+    @pytest.mark.parametrize("size", [28, (0, 28), (28, 28, 28), (True, 28)])
+    def test_a_wrong_size_is_refused_at_once(self, size: object) -> None:
+        with pytest.raises(ValueError, match="LatentTransform size"):
+            LatentTransform(size=size)  # type: ignore[arg-type]

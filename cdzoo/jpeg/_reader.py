@@ -17,8 +17,8 @@ from cdzoo.jpeg.header import Opening, known_opening, read_opening
 from cdzoo.jpeg.kernels.layout import EVERYTHING
 from cdzoo.jpeg.kernels.plan import (
     NO_SKIPS,
+    WORKSPACE,
     Plan,
-    Workspace,
     enter_scan,
     frame_fields,
     load_kernels,
@@ -45,8 +45,6 @@ ALL_ROWS = np.full(4, 1 << 32, np.int64)
 
 #: Bytes of files that are decoded in one call: enough to hide its cost, and not too many to copy.
 _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
-
-_workspace = Workspace()
 
 
 class MissingBlocks(NamedTuple):
@@ -157,7 +155,7 @@ class _Decoder:
         header = scan.header
         data = self.file.data
         tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
-        state = _workspace.state
+        state = WORKSPACE.state
         state.wanted[:] = EVERYTHING
         enter_scan(scan, rows, state)
         state.targets[: len(self.targets)] = self.targets
@@ -179,7 +177,7 @@ class _Decoder:
             kernels.scan.decode_scan,
             np.frombuffer(data, np.uint8),
             scan.position,
-            _workspace.segment(len(data)),
+            WORKSPACE.segment(len(data)),
             frame_fields(self.frame),
             state,
             tables,
@@ -290,17 +288,17 @@ def _decode_alike(
         longest = max(longest, size)
         bounds += (file.opening.marker, end)
     frame = files[0].opening.frame
-    _workspace.state.wanted[:] = wanted if frame.kind == "progressive" else EVERYTHING
+    WORKSPACE.state.wanted[:] = wanted if frame.kind == "progressive" else EVERYTHING
     data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
     kernels.run(
         kernels.files.decode_files,
         np.frombuffer(data, np.uint8),
         np.array(bounds, np.int64),
-        _workspace.segment(longest),
+        WORKSPACE.segment(longest),
         *plan,
-        _workspace.state,
-        _workspace.tables(frame),
-        _workspace.history(frame),
+        WORKSPACE.state,
+        WORKSPACE.tables(frame),
+        WORKSPACE.history(frame),
         _NONE,
         needed,
         targets,

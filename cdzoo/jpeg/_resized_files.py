@@ -13,10 +13,9 @@ from torch import Tensor
 
 from cdzoo._threads import for_each
 from cdzoo.jpeg._reader import ALL_ROWS, JPEGFile, MissingBlocks, decode_files
-from cdzoo.jpeg._segments import Frame
 from cdzoo.jpeg.geometry import upright_size
 from cdzoo.jpeg.kernels.layout import EVERYTHING, WANTED
-from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
+from cdzoo.jpeg.kernels.plan import WORKSPACE, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
     Placement,
     ResizePlan,
@@ -110,10 +109,10 @@ def _read_in_one_pass(file: JPEGFile, plan: ResizePlan, out: list[Any]) -> bool:
         kernels.decode_resized,
         np.frombuffer(file.data, np.uint8),
         opening.marker,
-        _workspace.segment(len(file.data)),
+        WORKSPACE.segment(len(file.data)),
         *decoding,
-        _workspace.state,
-        _workspace.band(opening.frame),
+        WORKSPACE.state,
+        WORKSPACE.band(opening.frame),
         tuple(targets * 3)[:3],
         plan.flips,
         file.strict,
@@ -121,22 +120,6 @@ def _read_in_one_pass(file: JPEGFile, plan: ResizePlan, out: list[Any]) -> bool:
     if done:
         finish_colors(plan.color_space, out)
     return bool(done)
-
-
-class _Workspace(Workspace):
-    def __init__(self) -> None:
-        super().__init__()
-        self._band = np.empty(0, np.int16)
-
-    def band(self, frame: Frame) -> NDArray[np.int16]:
-        """Room for a row of MCUs."""
-        size = sum(component.vertical * component.columns * 64 for component in frame.components)
-        if self._band.size < size:
-            self._band = np.empty(size, np.int16)
-        return self._band
-
-
-_workspace = _Workspace()
 
 
 @cache
