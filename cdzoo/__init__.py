@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cdzoo.hub import push_to_hub as push_to_hub
     from cdzoo.hub import save_pretrained as save_pretrained
     from cdzoo.images import load_images as load_images
+    from cdzoo.models.classifier import JPEGClassifier as JPEGClassifier
     from cdzoo.models.classifier import LatentClassifier as LatentClassifier
-    from cdzoo.models.jpeg_resnet import JPEGClassifier as JPEGClassifier
     from cdzoo.types import CodecOutput as CodecOutput
     from cdzoo.types import JPEGCoefficients as JPEGCoefficients
     from cdzoo.types import Latent as Latent
@@ -49,7 +49,7 @@ _HOMES = {
     "save_pretrained": "cdzoo.hub",
     "load_images": "cdzoo.images",
     "LatentClassifier": "cdzoo.models.classifier",
-    "JPEGClassifier": "cdzoo.models.jpeg_resnet",
+    "JPEGClassifier": "cdzoo.models.classifier",
     "CodecOutput": "cdzoo.types",
     "JPEGCoefficients": "cdzoo.types",
     "Latent": "cdzoo.types",

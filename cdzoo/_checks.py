@@ -159,10 +159,9 @@ def thread_count(num_threads: int | None) -> int:
     advice = "leave it out for torch's own setting"
     if num_threads is None:
         return torch.get_num_threads()
-    try:
-        count = operator.index(num_threads)
-    except TypeError:
-        raise TypeError(f"num_threads must be an integer, not {num_threads!r}; {advice}") from None
+    count = integer(num_threads)
+    if count is None:
+        raise TypeError(f"num_threads must be an integer, not {num_threads!r}; {advice}")
     if count < 1:
         raise ValueError(f"num_threads must be at least 1, not {count}; {advice}")
     return count

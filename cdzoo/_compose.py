@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cdzoo._checks import check_is_latent
-from cdzoo._torch import reference_tensor
+from cdzoo._torch import inner_module, reference_tensor
 from cdzoo.coding.base import Codec
 from cdzoo.coding.streams import Stream
 from cdzoo.errors import PairingError
@@ -105,11 +105,6 @@ class CompressedDomainModel(nn.Module):
         return torch.cat(outputs)[torch.argsort(order)]
 
 
-def _wrapped(module: nn.Module) -> nn.Module | None:
-    """The module inside a compiled, a data parallel or an averaged one."""
-    return getattr(module, "_orig_mod", getattr(module, "module", None))
-
-
 def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     """Put a codec and a network over its latents together.
 
@@ -128,11 +123,11 @@ def compose(codec: nn.Module, model: nn.Module) -> CompressedDomainModel:
     """
     given = codec
     while not isinstance(codec, Codec):
-        if (inside := _wrapped(codec)) is None:
+        if (inside := inner_module(codec)) is None:
             raise TypeError(f"compose takes a codec first, not {type(given).__name__}; cdzoo.list_codecs() names them")
         codec = inside
     inner: Any = model
-    while not hasattr(inner, "in_channels") and (wrapped := _wrapped(inner)) is not None:
+    while not hasattr(inner, "in_channels") and (wrapped := inner_module(inner)) is not None:
         inner = wrapped
     in_channels, stride = getattr(inner, "in_channels", None), getattr(inner, "latent_stride", None)
     if in_channels is None or stride is None:

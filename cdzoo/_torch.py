@@ -16,6 +16,7 @@ from torch.utils import _pytree
 
 __all__ = [
     "inference_layers",
+    "inner_module",
     "outside_autocast",
     "reference_tensor",
     "register_serializable",
@@ -110,3 +111,9 @@ def reference_tensor(module: nn.Module) -> Tensor | None:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 return tensor
     return None
+
+
+def inner_module(module: nn.Module) -> nn.Module | None:
+    """The module inside a compiled, a data parallel or an averaged one."""
+    inner = getattr(module, "_orig_mod", getattr(module, "module", None))
+    return inner if isinstance(inner, nn.Module) else None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from cdzoo._text import explain
+from cdzoo._text import explain, missing_package
 from cdzoo.bulk.networks import default_network
 from cdzoo.codecs import JPEGWarning, read_header, read_jpeg
 from cdzoo.codecs.hyperprior import RATES
@@ -261,10 +261,8 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         try:
             import gradio as gr
-        except ImportError as error:
-            raise ImportError(
-                f"the demonstration in a browser needs Gradio ({error}); pip install 'cdzoo[app]'"
-            ) from error
+        except ModuleNotFoundError as error:
+            raise missing_package(error, "app") from error
         demo = Demo()
         for rate in range(len(demo.rates)):
             demo(PHOTO.read_bytes(), rate)  # loads compiled loops: the first visitor does not wait for them

@@ -23,14 +23,13 @@ from torch import Tensor, nn
 
 from cdzoo.codecs import read_jpeg
 from cdzoo.demo import PHOTO
+from cdzoo.jpeg.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cdzoo.ops import to_jpeg_domain
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Timing", "bench_jpeg", "median_seconds"]
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Timing(NamedTuple):
@@ -148,7 +147,7 @@ def _rows(
     from torchvision.io import ImageReadMode, decode_jpeg
 
     raw = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     def decode() -> Tensor:
         return torch.stack(list(pool.map(lambda data: decode_jpeg(data, ImageReadMode.RGB), raw)))
@@ -162,7 +161,7 @@ def _rows(
 
     ways: dict[str, tuple[nn.Module, Callable[[], Any]]] = {"pixels": (copy.deepcopy(network), pixels)}
     for mode in modes:
-        ways[mode] = to_jpeg_domain(network, mode=mode, mean=_MEAN, std=_STD), read
+        ways[mode] = to_jpeg_domain(network, mode=mode, mean=IMAGENET_MEAN, std=IMAGENET_STD), read
     step = _inference if task == "inference" else _training
     work = {way: step(module, source) for way, (module, source) in ways.items()}
     with warnings.catch_warnings():

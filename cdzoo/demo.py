@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cdzoo._checks import check_size
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import write_atomically
 from cdzoo.coding.cdz_format import StreamHeader, read_header
@@ -66,8 +67,8 @@ def load_photo(size: int | None = None) -> Tensor:
     Raises:
         ValueError: ``size`` is less than 1.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size={size} must be at least 1 pixel")
+    if size is not None:
+        check_size("size", size)
     photo = read_image(PHOTO)
     height, width = photo.shape[-2:]
     side = min(height, width)
@@ -96,8 +97,7 @@ def run_demo(
         OSError: the directory cannot be written.
         ValueError: ``size`` or ``repeats`` is less than 1.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats} must be at least 1")
+    check_size("repeats", repeats)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     codec, photo = network.codec, load_photo(size)

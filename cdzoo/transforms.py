@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdzoo._checks import check_flag, check_is_latent, integer
+from cdzoo._checks import check_choice, check_flag, check_is_latent, integer
+from cdzoo.jpeg.geometry import CHROMA
 from cdzoo.types import JPEGCoefficients, Latent
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class LatentTransform:
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is None:
+            return
+        if not isinstance(self.size, list | tuple) or len(self.size) != 2:
+            raise ValueError(f"LatentTransform size must be two positive integers or None, not {self.size!r}.")
+        object.__setattr__(self, "size", _size("LatentTransform size", self.size, single=False))
 
     def __call__(self, latent: Latent) -> Latent:
         """``y_hat`` and ``scales`` ``(B, M, h, w)`` to ``(B, M, *size)``; ``image_size`` is kept.
@@ -80,17 +88,11 @@ class LatentTransform:
         unknown = set(config) - {"size", "mean"}
         if unknown:
             raise ValueError(f"LatentTransform has no setting {sorted(unknown)}; it has size and mean")
-        size, mean = config.get("size"), config.get("mean")
-        if size is not None and not (
-            isinstance(size, list | tuple) and len(size) == 2 and all((integer(s) or 0) > 0 for s in size)
-        ):
-            raise ValueError(f"LatentTransform size must be two positive integers or None, not {size!r}")
+        size: Any = config.get("size")
+        mean = config.get("mean")
         if mean is not None and not isinstance(mean, list | tuple):
             raise ValueError(f"LatentTransform mean must be a list of numbers or None, not {mean!r}")
-        return cls(
-            size=None if size is None else (size[0], size[1]),
-            mean=None if mean is None else tuple(float(m) for m in mean),
-        )
+        return cls(size, None if mean is None else tuple(float(m) for m in mean))
 
 
 @dataclass(frozen=True)
@@ -358,8 +360,6 @@ def _size(name: str, value: object, *, single: bool) -> Any:
 
 
 def _check_options(name: str, interpolation: str, chroma: str, upright: bool) -> None:
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f'{name} interpolation={interpolation!r}: choose "bilinear" or "bicubic"')
-    if chroma not in ("fancy", "nearest"):
-        raise ValueError(f'{name} chroma={chroma!r}: choose "fancy" or "nearest"')
+    check_choice(f"{name} interpolation", interpolation, ("bilinear", "bicubic"))
+    check_choice(f"{name} chroma", chroma, CHROMA)
     check_flag(f"{name} upright", upright)

@@ -208,6 +208,11 @@ class TestLatentTransform:
         with pytest.raises(ValueError, match="LatentTransform"):
             LatentTransform.from_config(config)
 
+    @pytest.mark.parametrize("size", [28, (0, 28), (28, 28, 28), (True, 28)])
+    def test_a_wrong_size_is_refused_at_once(self, size: object) -> None:
+        with pytest.raises(ValueError, match="LatentTransform size"):
+            LatentTransform(size=size)  # type: ignore[arg-type]
+
 
 def test_networks_with_weights_name_both_fingerprints_whatever_does_not_fit() -> None:
     model = cdzoo.models.fa_cresnet39(weights="DEFAULT")

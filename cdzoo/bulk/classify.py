@@ -14,7 +14,7 @@ from cdzoo._checks import check_size
 from cdzoo._files import JPEG_SUFFIXES, find_files
 from cdzoo.bulk.classify_task import Classified, Classify
 from cdzoo.bulk.engine import FILE_ERRORS, process, read_paths
-from cdzoo.bulk.networks import Network, find_network, packaged_network
+from cdzoo.bulk.networks import Network, find_network, packaged_names
 from cdzoo.bulk.plan import File
 from cdzoo.codecs import Codec, JPEGWarning, read_header
 from cdzoo.errors import BitstreamError, PairingError
@@ -31,7 +31,7 @@ class Networks:
         model, weights: as for :func:`classify`.
         codec: the codec whose latents the network reads; by default the codec that the weights belong to.
         device: device of the networks; by default a module's own, or the CPU.
-        told: called with every network when it is loaded.
+        on_load: called with every network when it is loaded.
         **options: as for :class:`Classify`.
 
     Raises:
@@ -48,10 +48,10 @@ class Networks:
         *,
         codec: Codec | None = None,
         device: torch.device | str | None = None,
-        told: Callable[[Network], None] = lambda network: None,
+        on_load: Callable[[Network], None] = lambda network: None,
         **options: Any,
     ) -> None:
-        self._codec, self._device, self._told, self._options = codec, device, told, options
+        self._codec, self._device, self._on_load, self._options = codec, device, on_load, options
         self._given = None
         self._packaged: dict[tuple[str, WeightsEnum | None], Classify | Exception] = {}
         if model is not None or weights is not None:
@@ -80,10 +80,10 @@ class Networks:
                 )
             return self._given
         if suffix in JPEG_SUFFIXES:
-            named, codec = packaged_network("jpeg"), None
+            named, codec = packaged_names("jpeg"), None
         else:
             header, codec = read_header(file.content), self._codec
-            named = packaged_network(header.codec, header.fingerprint if codec is None else codec.fingerprint)
+            named = packaged_names(header.codec, header.fingerprint if codec is None else codec.fingerprint)
         if named not in self._packaged:
             try:
                 self._packaged[named] = self._load(find_network(*named, codec), owned=codec is None)
@@ -98,14 +98,18 @@ class Networks:
         task = Classify(network.module, owned=owned, **self._options)
         if self._device is not None:
             task.to(self._device)
-        self._told(network)
+        self._on_load(network)
         return task
 
 
 def classify_files(files: Iterable[File], networks: Networks) -> Iterator[Classified]:
     """The labels or the error of each file, as batches are finished."""
     for file, result in process(files, networks):
-        yield Classified(file.name, error=result) if isinstance(result, Exception) else result
+        yield _labels_or_error(file.name, result)
+
+
+def _labels_or_error(name: str, result: Classified | Exception) -> Classified:
+    return Classified(name, error=result) if isinstance(result, Exception) else result
 
 
 def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classified]:
@@ -127,8 +131,7 @@ def classify_bytes(contents: Sequence[bytes], networks: Networks) -> list[Classi
             result = BitstreamError(
                 f"neither a JPEG file nor a .cdz stream: it begins with {head!r}; convert other formats to JPEG"
             )
-        found = Classified("", error=result) if isinstance(result, Exception) else result
-        results[file.number] = found._replace(path=str(file.number))
+        results[file.number] = _labels_or_error("", result)._replace(path=str(file.number))
     return [results[number] for number in range(len(files))]
 
 
@@ -198,7 +201,7 @@ def classify(
     networks = Networks(model, weights, top=top, batch_size=batch_size, device=device, fallback=fallback)
     results: list[Classified | None] = [None] * len(files)
     for file, result in process(read_paths(files), networks):
-        results[file.number] = Classified(file.name, error=result) if isinstance(result, Exception) else result
+        results[file.number] = _labels_or_error(file.name, result)
     done = [result for result in results if result is not None]
     if damaged := [result for result in done if result.damage]:
         first = damaged[0]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_size
 from cdzoo._compose import CompressedDomainModel
 from cdzoo._files import JPEG_SUFFIXES
 from cdzoo.bulk.engine import Item, Task
@@ -24,6 +25,7 @@ from cdzoo.data.streams import StreamDecoder
 from cdzoo.errors import BitstreamError, JPEGError, PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
 from cdzoo.jpeg.files import read_header_or_decode
+from cdzoo.jpeg.geometry import upright_size
 from cdzoo.labels import Label, top_labels
 from cdzoo.models.classifier import Classifier
 from cdzoo.transforms import CoefficientTransform
@@ -91,8 +93,7 @@ class Classify(Task):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if top < 1:
-            raise ValueError(f"top must be at least 1, not {top}")
+        check_size("top", top)
         check_fallback(fallback)
         self.top, self.strict, self.fallback = top, strict, fallback
         self._decoder: StreamDecoder | None = None
@@ -151,17 +152,15 @@ class Classify(Task):
             header, data = read_header_or_decode(
                 data, file.name, strict=self.strict, max_pixels=self.max_pixels, fallback=self.fallback
             )
-        height, width = header.image_size
-        about = Classified(file.name, num_bytes=num_bytes, image_size=(height, width))
-        if header.orientation >= 5:
-            about = about._replace(image_size=(width, height))
+        upright = upright_size(header.image_size, header.orientation)
+        about = Classified(file.name, num_bytes=num_bytes, image_size=upright)
         size = getattr(self._transforms, "size", None)
         if size is not None:  # the transform makes one batch of files of any geometries
             return Item(file, "jpeg", (data, about), size, len(data))
         assert self._transforms is not None
         with _damage([about]) as damaged:
             coefficients = read_upright(data, max_pixels=self.max_pixels, strict=self.strict)
-        if header.orientation >= 5 and coefficients.image_size == header.image_size:  # too small to be turned
+        if coefficients.image_size == header.image_size:  # too small to be turned
             damaged[0] = damaged[0]._replace(image_size=header.image_size)
         c = self._transforms(coefficients)
         key = c[2:], tuple(plane.shape for plane in c.planes)

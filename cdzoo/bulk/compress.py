@@ -22,7 +22,7 @@ from cdzoo.data.shard_writer import open_shard, sample_members
 from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.images import IMAGE_SUFFIXES, decode_image, image_size, png_bytes, reduced
 
-__all__ = ["Compress", "CompressToTarget", "Decompress"]
+__all__ = ["CompressTask", "CompressToTarget", "Decompress"]
 
 
 class _ImageTask(Task):
@@ -48,7 +48,7 @@ class _ImageTask(Task):
         return reduced(decode_image(item.value, max_pixels=self.max_pixels), self.max_side)
 
 
-class Compress(_ImageTask):
+class CompressTask(_ImageTask):
     """Compress images of any format that Pillow reads.
 
     Args:
@@ -121,7 +121,7 @@ class CompressToTarget(_ImageTask):
 
     Args:
         control: the codecs and the target.
-        max_side: as for :class:`Compress`.
+        max_side: as for :class:`CompressTask`.
     """
 
     def __init__(self, control: RateControl, *, max_side: int | None = None) -> None:

@@ -22,9 +22,9 @@ __all__ = [
     "Network",
     "default_network",
     "find_network",
-    "find_weights",
     "packaged_codec",
-    "packaged_network",
+    "packaged_names",
+    "weights_or_default",
 ]
 
 JPEG_MODEL = "jpeg_efficientnet_lite0"
@@ -57,7 +57,7 @@ class Network(NamedTuple):
         return ", ".join(parts)
 
 
-def packaged_network(kind: str, fingerprint: str | None = None) -> tuple[str, WeightsEnum | None]:
+def packaged_names(kind: str, fingerprint: str | None = None) -> tuple[str, WeightsEnum | None]:
     """The packaged network for one kind of file, by name.
 
     Args:
@@ -89,7 +89,7 @@ def default_network(kind: str, codec: Codec | None = None) -> Network:
     Raises:
         PairingError: no packaged network reads latents of that codec.
     """
-    return find_network(*packaged_network(kind, None if codec is None else codec.fingerprint), codec)
+    return find_network(*packaged_names(kind, None if codec is None else codec.fingerprint), codec)
 
 
 def find_network(model: str | nn.Module | None, weights: WeightsLike = None, codec: Codec | None = None) -> Network:
@@ -120,7 +120,7 @@ def find_network(model: str | nn.Module | None, weights: WeightsLike = None, cod
         if weights is not None:
             raise ValueError(f"{model} comes with timm's weights; leave weights out, or pass the module itself")
         return _described(_from_timm(model.removeprefix("timm/")), model, None, None)
-    source = find_weights(weights, model)
+    source = weights_or_default(weights, model)
     if source.config["kind"] != "model":
         raise ValueError(f"weights {source} are for {source.builder}, which is a codec; name a network's")
     if codec is None and source.codec_entry:
@@ -142,7 +142,7 @@ def packaged_codec(name: str, fingerprint: str) -> Codec:
     )
 
 
-def find_weights(weights: WeightsLike, builder: str | None) -> WeightsFolder:
+def weights_or_default(weights: WeightsLike, builder: str | None) -> WeightsFolder:
     """The folder of weights in any form; ``None`` means the builder's ``DEFAULT``.
 
     Raises:

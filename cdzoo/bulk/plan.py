@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from cdzoo._checks import check_size
 from cdzoo._files import find_files, read_file, write_atomically
 from cdzoo.data._sources import class_folders
 from cdzoo.data._webdataset import Member, Paths, find_shards, read_member, read_samples
@@ -108,8 +109,7 @@ def make_plan(
         FileNotFoundError: no such files.
         ValueError: ``part_size`` below 1, or an output folder that belongs to another source or task, or is the source.
     """
-    if part_size < 1:
-        raise ValueError(f"part_size must be at least 1, not {part_size}")
+    check_size("part_size", part_size)
     parts = _parts(source, suffixes, with_labels, part_size)
     digest = hashlib.sha256()
     for part in parts:

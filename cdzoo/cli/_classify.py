@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdzoo._text import one_line
 from cdzoo.cli._files import add_inputs, find_jobs, positive
+from cdzoo.cli._progress import Progress
 from cdzoo.cli._report import Report, UsageError, width_x_height
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
             args.weights,
             codec=codec,
             device=device,
-            told=told,
+            on_load=told,
             top=args.top,
             batch_size=args.batch_size,
             strict=args.strict,
@@ -76,19 +78,21 @@ def classify(args: argparse.Namespace, report: Report) -> None:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    numbers = {os.fspath(job.source): number for number, job in enumerate(jobs)}
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(job.source for job in jobs))}
     damaged = 0
-    for result in classify_files(read_paths(report.progress(list(numbers))), networks):
-        number = numbers[result.path]
-        if result.error is not None:
-            report.fail(result.path, result.error, number)
-            continue
-        assert result.image_size is not None
-        damaged += bool(result.damage)
-        entry = {"file": result.path, "image_size": list(result.image_size), "bpp": result.bpp}
-        if result.damage:
-            entry |= {"damage": result.damage, "missing_blocks": result.missing_blocks}
-        report.add({**entry, "top": label_entries(result.classes)}, number)
+    with closing(Progress(report.command, list(numbers))) as progress:
+        for result in classify_files(read_paths(numbers), networks):
+            number = numbers[Path(result.path)]
+            progress.finish(number, None)
+            if result.error is not None:
+                report.fail(result.path, result.error, number)
+                continue
+            assert result.image_size is not None
+            damaged += bool(result.damage)
+            entry = {"file": result.path, "image_size": list(result.image_size), "bpp": result.bpp}
+            if result.damage:
+                entry |= {"damage": result.damage, "missing_blocks": result.missing_blocks}
+            report.add({**entry, "top": label_entries(result.classes)}, number)
     if damaged:
         report.note(f"damaged JPEG files that were read as far as possible: {damaged}; --strict reports them as errors")
 

@@ -15,13 +15,15 @@ from cdzoo._text import one_line
 from cdzoo.cli._files import Output, add_inputs, existing, exists, find_jobs, make_folder, plan_outputs, positive
 from cdzoo.cli._progress import Progress, readable_rate
 from cdzoo.cli._report import Report, UsageError, stream_sizes, table, width_x_height
-from cdzoo.cli._targets import TargetRecord, add_targets, load_control, rate_names
+from cdzoo.cli._targets import CODEC, TargetRecord, add_targets, load_control, rate_names
 
 if TYPE_CHECKING:
     from cdzoo.bulk.engine import Task
     from cdzoo.bulk.plan import File
 
 __all__ = ["add_commands"]
+
+_MEANS = (("mean_bpp", 4, "bpp"), ("mean_psnr", 2, "dB"))
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +38,7 @@ def add_commands(commands: Any) -> None:
     )
     add_inputs(parser, "IMAGE", "an image, or a folder that is searched for images")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="output folder")
-    parser.add_argument("--codec", metavar="NAME", help="codec (bmshj2018_hyperprior, or the codec of the weights)")
+    parser.add_argument("--codec", metavar="NAME", help=f"codec ({CODEC}, or the codec of the weights)")
     parser.add_argument("--weights", metavar="WEIGHTS", help="name, hf://owner/repo or folder")
     add_targets(parser)
     parser.add_argument(
@@ -64,7 +66,7 @@ def add_commands(commands: Any) -> None:
 
 def compress(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo compress``."""
-    from cdzoo.bulk.compress import Compress, CompressToTarget
+    from cdzoo.bulk.compress import CompressTask, CompressToTarget
     from cdzoo.cli._load import get_device, load_codec
     from cdzoo.codecs import read_header
     from cdzoo.errors import BitstreamError
@@ -81,7 +83,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
         report.facts |= {"target": control.target, "fingerprints": dict(zip(rate_names(), fingerprints, strict=True))}
     report.facts["output"] = args.output
     folder = make_folder(args.output)
-    outputs = plan_outputs(find_jobs(args.inputs, Compress.suffixes, report), folder, ".cdz", report)
+    outputs = plan_outputs(find_jobs(args.inputs, CompressTask.suffixes, report), folder, ".cdz", report)
     record = None if control is None else TargetRecord(folder, control.facts)
 
     def kept(output: Output, data: bytes) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
     task: Task
     if control is None:
         # the streams do not depend on the other files
-        task = Compress(codecs[0], max_side=args.max_side, batch_size=1)
+        task = CompressTask(codecs[0], max_side=args.max_side, batch_size=1)
     else:
         task = CompressToTarget(control, max_side=args.max_side)
     task.to(device)
@@ -116,7 +118,7 @@ def compress(args: argparse.Namespace, report: Report) -> None:
 
 def decompress(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo decompress``."""
-    from cdzoo.bulk.compress import Compress, Decompress
+    from cdzoo.bulk.compress import CompressTask, Decompress
     from cdzoo.cli._load import get_device, load_codec
     from cdzoo.codecs import read_header
 
@@ -128,7 +130,7 @@ def decompress(args: argparse.Namespace, report: Report) -> None:
             streams = max(len(jobs), len(args.inputs))
             raise UsageError(f"--output {args.output} is one file for {streams} streams; name a folder")
         outputs = [Output(job.source, Path(args.output)) for job in jobs]
-    elif args.output.lower().endswith(Compress.suffixes) and not os.path.isdir(args.output):
+    elif args.output.lower().endswith(CompressTask.suffixes) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output}: decompress writes PNG files; name a .png file or a folder")
     else:
         outputs = plan_outputs(jobs, make_folder(args.output), ".png", report)
@@ -264,6 +266,3 @@ def _render(report: Report) -> str:
     speed = summary.get("megapixels_per_second")
     lines.append(counts if speed is None else f"{counts}, {readable_rate(speed)}")
     return "\n".join(lines).lstrip()
-
-
-_MEANS = (("mean_bpp", 4, "bpp"), ("mean_psnr", 2, "dB"))

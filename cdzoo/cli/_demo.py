@@ -10,10 +10,9 @@ from typing import Any
 from cdzoo.cli._classify import add_network, label_entries, label_lines
 from cdzoo.cli._files import make_folder, positive
 from cdzoo.cli._report import Report, UsageError, stream_sizes, width_x_height
+from cdzoo.cli._targets import CODEC
 
 __all__ = ["add_commands"]
-
-_CODEC = "bmshj2018_hyperprior"
 
 
 def add_commands(commands: Any) -> None:
@@ -25,7 +24,7 @@ def add_commands(commands: Any) -> None:
         "classify it from its stream, decode it once so that you can see it, and draw a picture of all three.",
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="cdzoo_demo", help="folder for the files (cdzoo_demo)")
-    add_network(parser, f"network over latents (the packaged one for {_CODEC}, or the network of the weights)")
+    add_network(parser, f"network over latents (the packaged one for {CODEC}, or the network of the weights)")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="resize the center square to this side")
     parser.add_argument("--device", default="cpu", help="device of the networks: cpu (default), cuda, ...")
     parser.add_argument("--serve", action="store_true", help="serve a page for browsers instead; needs cdzoo[app]")
@@ -49,7 +48,7 @@ def demo(args: argparse.Namespace, report: Report) -> None:
 
     device, codec = get_device(args.device), load_given_codec(args.codec)
     try:
-        model = STREAM_MODELS[_CODEC] if args.model is None and args.weights is None else args.model
+        model = STREAM_MODELS[CODEC] if args.model is None and args.weights is None else args.model
         found = find_network(model, args.weights, codec)
     except ValueError as error:
         raise UsageError(str(error)) from error

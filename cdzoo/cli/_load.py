@@ -6,15 +6,14 @@ import os
 
 import torch
 
-from cdzoo.bulk.networks import find_weights
+from cdzoo.bulk.networks import weights_or_default
 from cdzoo.cli._report import UsageError
+from cdzoo.cli._targets import CODEC
 from cdzoo.codecs import Codec
 from cdzoo.weights.building import load
 from cdzoo.zoo import get_builder, list_models
 
 __all__ = ["get_device", "load_codec", "load_given_codec"]
-
-_DEFAULT_CODEC = "bmshj2018_hyperprior"
 
 
 def load_codec(builder: str | None, weights: str | None) -> Codec:
@@ -29,11 +28,11 @@ def load_codec(builder: str | None, weights: str | None) -> Codec:
         WeightsError: the weights cannot be had.
     """
     if builder is None and (weights is None or (weights.isidentifier() and not os.path.exists(weights))):
-        builder = _DEFAULT_CODEC
+        builder = CODEC
     try:
         if builder is not None and builder not in list_models():  # one model is a codec, too
             get_builder(builder, "codec")
-        source = find_weights(weights, builder)
+        source = weights_or_default(weights, builder)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not source.codes:

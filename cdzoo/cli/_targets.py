@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CODEC", "TargetRecord", "add_targets", "load_control", "rate_names"]
 
 CODEC = "bmshj2018_hyperprior"
-"""The codec with several packaged rates."""
+"""The default codec, which has several packaged rates."""
 _FILE = ".cdzoo-targets.jsonl"
 
 

@@ -26,11 +26,12 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from cdzoo.coding.compressai_codec import CompressAICodec, Metric, bottleneck_strings, tables_at
+from cdzoo.coding.compressai_codec import CompressAICodec, bottleneck_strings, tables_at
 from cdzoo.coding.gaussian import FactorizedState, GaussianPrior, HyperpriorState
 from cdzoo.coding.layers import EntropyBottleneck, GaussianConditional, conv, deconv
 from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.symbols import SymbolCoder, channel_indexes, round_to_symbols
+from cdzoo.ops.losses import Metric
 from cdzoo.weights.enums import Weights, WeightsEnum, WeightsLike
 from cdzoo.zoo import register_codec
 

@@ -28,7 +28,7 @@ from cdzoo._numba import compiler
 
 __all__ = ["decode_rows", "encode_rows"]
 
-_U16, _U64, _I64 = np.uint16, np.uint64, np.int64
+_U64, _I64 = np.uint64, np.int64
 _ZERO, _ONE, _TWO, _FOUR = _U64(0), _U64(1), _U64(2), _U64(4)
 _WORD, _PRECISION = _U64(32), _U64(16)
 _MASK, _GROUP = _U64(0xFFFF), _U64(15)

@@ -57,8 +57,7 @@ def tables_from_weights(weights: NDArray[np.int64], lowest: int) -> SymbolTables
         counts[doubled.argmax()] += _TOTAL - counts.sum()
         cdfs.append(np.append(0, np.cumsum(counts)))
         offsets.append(lowest + first)
-    lengths = np.array([len(cdf) for cdf in cdfs])
-    return SymbolTables(np.concatenate(cdfs), np.cumsum(lengths) - lengths, lengths, np.array(offsets))
+    return SymbolTables.from_rows(cdfs, offsets)
 
 
 def gaussian_weights(means: Tensor, scales: Tensor, boundaries: Tensor) -> NDArray[np.int64]:
@@ -111,9 +110,7 @@ class CalibratedState(CodingState):
         """The state of channels ``(k,)``, with the same tables for them."""
         own, picked = self.tables, channels.numpy()
         cdfs = [own.cdfs[own.starts[c] : own.starts[c] + own.lengths[c]] for c in picked]
-        lengths = own.lengths[picked]
-        tables = SymbolTables(np.concatenate(cdfs), np.cumsum(lengths) - lengths, lengths, own.offsets[picked])
-        return CalibratedState(tables, self.centers, self.step)
+        return CalibratedState(SymbolTables.from_rows(cdfs, own.offsets[picked]), self.centers, self.step)
 
 
 class _SymbolCounter:

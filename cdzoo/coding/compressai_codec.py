@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cdzoo._checks import check_images, check_range, check_size
+from cdzoo._checks import check_choice, check_images, check_range, check_size, integer
 from cdzoo.coding.base import Codec
 from cdzoo.coding.identity import State
 from cdzoo.coding.layers import EntropyBottleneck, image_transforms
 from cdzoo.coding.rans import encode_batch
 from cdzoo.coding.symbols import channel_indexes, round_to_symbols
 from cdzoo.coding.tables import SymbolTables
+from cdzoo.ops.losses import Metric
 
-__all__ = ["TABLE_BUFFERS", "CompressAICodec", "Metric", "bottleneck_strings", "split_checkpoint", "tables_at"]
+__all__ = ["TABLE_BUFFERS", "CompressAICodec", "bottleneck_strings", "split_checkpoint", "tables_at"]
 
-Metric = Literal["mse", "ms-ssim"]
-"""Distortions of CompressAI's pretrained models."""
 TABLE_BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
 """Buffers of CompressAI's entropy models that its ``update()`` derives from parameters. Their sizes vary."""
 
@@ -63,10 +62,9 @@ class CompressAICodec(Codec[State]):
             ValueError: a quality that is not an integer from 1 to 8, or an unknown metric.
         """
         quality, metric = arguments["quality"], arguments["metric"]
-        if isinstance(quality, bool) or not hasattr(quality, "__index__") or quality not in range(1, 9):
+        if integer(quality) not in range(1, 9):
             raise ValueError(f"quality must be an integer, 1 (smallest files) to 8 (best images), not {quality!r}")
-        if not isinstance(metric, str) or metric not in get_args(Metric):
-            raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
+        check_choice("metric", metric, get_args(Metric))
         usual = {"N": 192, "M": 320} if quality >= cls.high_from else {"N": 128, "M": 192}
         return {name: usual[name] if arguments[name] is None else arguments[name] for name in usual}
 

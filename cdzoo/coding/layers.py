@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cdzoo.coding.tables import SymbolTables
+from cdzoo.ops.entropy import SMALLEST_LIKELIHOOD, SMALLEST_SCALE
 
 __all__ = [
     "GDN",
@@ -47,9 +48,8 @@ __all__ = [
 ]
 
 _PEDESTAL = (2.0**-18) ** 2  # keeps the gradient of a square root away from infinity
-_TAIL_MASS = 1e-9  # probability outside a table, and the smallest likelihood in training
+_TAIL_MASS = SMALLEST_LIKELIHOOD  # also the probability outside a table
 _PRECISION = 16  # bits of a probability in a table
-_SCALE_BOUND = 0.11  # the smallest standard deviation
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 5, stride: int = 2) -> nn.Conv2d:
@@ -294,8 +294,8 @@ class GaussianConditional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.likelihood_lower_bound = LowerBound(_TAIL_MASS)
-        self.lower_bound_scale = LowerBound(_SCALE_BOUND)
-        self.register_buffer("scale_bound", torch.tensor([_SCALE_BOUND]))
+        self.lower_bound_scale = LowerBound(SMALLEST_SCALE)
+        self.register_buffer("scale_bound", torch.tensor([SMALLEST_SCALE]))
 
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Quantize values and give their probabilities.
@@ -330,7 +330,7 @@ def _interval(distance: Tensor, scales: Tensor) -> Tensor:
 
 def scale_table() -> Tensor:
     """The standard deviations that have a table, ``(64,)``, 0.11 to 256; float32 whatever the default dtype."""
-    steps = torch.linspace(math.log(_SCALE_BOUND), math.log(256), 64, dtype=torch.float32, device="cpu")
+    steps = torch.linspace(math.log(SMALLEST_SCALE), math.log(256), 64, dtype=torch.float32, device="cpu")
     return torch.exp(steps)
 
 
@@ -350,8 +350,7 @@ def _symbol_tables(pmf: Tensor, tail: Tensor, lengths: Tensor, offsets: Tensor) 
     """Tables of probabilities ``(T, L)``, of which ``lengths`` count, and of the escape, ``tail`` ``(T, 1)``."""
     rows = zip(pmf.numpy(), tail.numpy(), lengths.tolist(), strict=True)
     cdfs = [pmf_to_quantized_cdf(np.concatenate([row[:length], end])) for row, end, length in rows]
-    sizes = np.array([len(cdf) for cdf in cdfs])
-    return SymbolTables(np.concatenate(cdfs), np.cumsum(sizes) - sizes, sizes, offsets.numpy())
+    return SymbolTables.from_rows(cdfs, offsets.numpy())
 
 
 def pmf_to_quantized_cdf(pmf: Sequence[float] | NDArray[np.float32]) -> NDArray[np.int64]:

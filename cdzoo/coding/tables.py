@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,16 @@ class SymbolTables:
         refuse(lengths > padded.shape[1], lengths, "cdf_length", f"the rows of quantized_cdf hold {padded.shape[1]}")
         rows = np.arange(padded.shape[1]) < lengths[:, None]
         return cls(padded[rows], running_sum(lengths), lengths, integers(offset, "offset", ndim=1))
+
+    @classmethod
+    def from_rows(cls, cdfs: Sequence[Array], offsets: Array | Sequence[int]) -> SymbolTables:
+        """From one array ``cdfs[t]`` of cumulative counts for each table, and their ``T`` offsets.
+
+        Raises:
+            ValueError: the tables break the rules of the class.
+        """
+        lengths = np.array([len(cdf) for cdf in cdfs])
+        return cls(np.concatenate(cdfs), running_sum(lengths), lengths, np.asarray(offsets))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array | Tensor]) -> SymbolTables:

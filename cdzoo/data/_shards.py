@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cdzoo._checks import check_size
 from cdzoo.data._decode import Decoder, ErrorPolicy, OnError, bucketed
 from cdzoo.data._sources import check_labels
 from cdzoo.data._webdataset import Member, Paths, find_shards, read_member, read_samples
@@ -51,8 +52,8 @@ class SampleShards(IterableDataset[Any], Generic[T]):
     ) -> None:
         sizes = {"batch_size": batch_size, "shuffle_buffer": shuffle_buffer, "max_pending": max_pending}
         for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            if value is not None:
+                check_size(name, value)
         check_labels(labels, "'cls'")
         if isinstance(labels, str) and labels != "cls":
             raise ValueError(f"labels must be 'cls', a mapping, a function or None, not {labels!r}")

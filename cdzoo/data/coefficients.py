@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from cdzoo._checks import check_flag
+from cdzoo._checks import check_choice, check_flag, check_size
 from cdzoo._files import JPEG_SUFFIXES
 from cdzoo.codecs import MAX_IMAGE_PIXELS, JPEGWarning, read_jpeg, read_jpeg_header
 from cdzoo.data._dataset import Labels, SampleDataset
@@ -21,7 +21,7 @@ from cdzoo.errors import CdzooError, JPEGError
 from cdzoo.images import image_size
 from cdzoo.jpeg._sources import Fallback, NamedBytes, check_fallback
 from cdzoo.jpeg.files import read_header_or_decode
-from cdzoo.jpeg.geometry import Geometry
+from cdzoo.jpeg.geometry import COLUMNS_BACKWARDS, ROWS_BACKWARDS, Geometry
 from cdzoo.jpeg.transforms import alignment, gray_to_ycbcr, upright
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
@@ -74,10 +74,9 @@ class CoefficientDecoder(Decoder[JPEGCoefficients]):
         self._upright = getattr(transform, "upright", False) if upright is None else upright
         check_fallback(fallback)
         self._strict, self._fallback, self._warned = strict, fallback, False
-        if gray not in get_args(Gray):
-            raise ValueError(f"gray must be 'keep' or 'ycbcr', not {gray!r}")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, or None for torch's number, not {num_threads}")
+        check_choice("gray", gray, get_args(Gray))
+        if num_threads is not None:
+            check_size("num_threads", num_threads)
         self._max_pixels, self._num_threads = max_pixels, num_threads
         self._gray_sampling = gray_sampling if gray == "ycbcr" else None
         # Loads the compiled loops here, once, and not in every forked worker; raises for an impossible sampling.
@@ -175,7 +174,7 @@ def read_upright(
     header, data = read_header_or_decode(data, name, strict=strict, max_pixels=max_pixels, fallback=fallback)
     coefficients = read_jpeg(NamedBytes(data, name), strict=strict, max_pixels=max_pixels)
     # flipping an axis of the stored image needs a whole block along it, see upright
-    flipped = (header.orientation in (3, 4, 6, 7), header.orientation in (2, 3, 7, 8))
+    flipped = [header.orientation in backwards for backwards in (ROWS_BACKWARDS, COLUMNS_BACKWARDS)]
     for size, step, flip in zip(header.image_size, alignment(coefficients), flipped, strict=True):
         if flip and size < step:
             return coefficients

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
+from cdzoo._checks import check_size
+
 __all__ = ["SizeBucketSampler", "replica"]
 
 
@@ -56,8 +58,7 @@ class SizeBucketSampler(Sampler[list[int]]):
         rank: int | None = None,
         even_ranks: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        check_size("batch_size", batch_size)
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         self.num_replicas, self.rank = replica(num_replicas, rank)
         self.even_ranks = even_ranks

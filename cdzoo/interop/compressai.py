@@ -12,12 +12,13 @@ A checkpoint needs no CompressAI: see ``load_compressai`` of the codecs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import nn
 
+from cdzoo._torch import inner_module
 from cdzoo.codecs.hyperprior import HyperpriorOptions, bmshj2018_factorized, bmshj2018_hyperprior, mbt2018_mean
 from cdzoo.coding.compressai_codec import CompressAICodec
+from cdzoo.ops.losses import Metric
 
 __all__ = ["from_compressai"]
 
@@ -28,9 +29,7 @@ _BUILDERS: dict[str, Callable[..., CompressAICodec]] = {
 }
 
 
-def from_compressai(
-    model: nn.Module, *, quality: int | None = None, metric: Literal["mse", "ms-ssim"] | None = None
-) -> CompressAICodec:
+def from_compressai(model: nn.Module, *, quality: int | None = None, metric: Metric | None = None) -> CompressAICodec:
     """Build the codec of a CompressAI model, with its weights and, after ``update()``, its tables.
 
     Args:
@@ -46,8 +45,8 @@ def from_compressai(
         TypeError: a model that has no counterpart.
         ValueError: the model's weights or tables are damaged.
     """
-    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
-        model = inner  # of torch.compile and of (Distributed)DataParallel
+    while (inner := inner_module(model)) is not None:
+        model = inner
     kind = type(model)
     builder = _BUILDERS.get(kind.__name__) if kind.__module__.startswith("compressai.") else None
     if builder is None:

@@ -35,9 +35,10 @@ try:
 except ModuleNotFoundError as error:
     raise missing_package(error, "interop") from error
 
+from cdzoo._checks import check_size
 from cdzoo._files import remove_leftovers
 from cdzoo.bulk.classify import Classify
-from cdzoo.bulk.compress import Compress
+from cdzoo.bulk.compress import CompressTask
 from cdzoo.bulk.engine import Task
 from cdzoo.bulk.plan import BulkSummary, Part, make_plan, summarize, unfinished
 from cdzoo.codecs import MAX_IMAGE_PIXELS, Codec
@@ -93,7 +94,7 @@ def compress(
         OSError: results cannot be written.
         RuntimeError: parts whose workers died repeatedly; the message names them. Finished parts stay.
     """
-    task = Compress(
+    task = CompressTask(
         codec,
         max_side=max_side,
         batch_size=batch_size,
@@ -156,7 +157,6 @@ def classify(
         batch_size=batch_size,
         max_pixels=max_pixels,
         max_stream_bytes=max_stream_bytes,
-        with_labels=False,
     )
     return _run(task, source, Path(output), part_size, concurrency, num_cpus, num_gpus)
 
@@ -211,8 +211,8 @@ def _workers(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
 def _run(
     task: Task, source: Paths, output: Path, part_size: int, concurrency: int | None, num_cpus: float, num_gpus: float
 ) -> BulkSummary:
-    if concurrency is not None and concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+    if concurrency is not None:
+        check_size("concurrency", concurrency)
     if num_cpus <= 0 or num_gpus < 0:
         raise ValueError(f"num_cpus must be above 0 and num_gpus not below, not {num_cpus} and {num_gpus}")
     output = Path(os.path.abspath(output))

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._huffman import STANDARD_TABLES, is_huffman_table
 from cdzoo.jpeg._metadata import EXIF, ICC, XMP
-from cdzoo.jpeg._segments import Frame, Kind, ScanHeader, parse_frame, parse_quantization, parse_scan
+from cdzoo.jpeg._segments import Frame, JPEGKind, ScanHeader, parse_frame, parse_quantization, parse_scan
 from cdzoo.jpeg.kernels.layout import MAX_SCANS, UNSEEN
 
 __all__ = ["Scan", "Segments"]
 
-_KINDS: dict[int, Kind] = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+_KINDS: dict[int, JPEGKind] = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 _UNSUPPORTED = {
     **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
     **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE, 0xDE, 0xDF), "hierarchical"),

@@ -17,8 +17,8 @@ from cdzoo.jpeg.header import Opening, known_opening, read_opening
 from cdzoo.jpeg.kernels.layout import EVERYTHING
 from cdzoo.jpeg.kernels.plan import (
     NO_SKIPS,
+    WORKSPACE,
     Plan,
-    Workspace,
     enter_scan,
     frame_fields,
     load_kernels,
@@ -26,7 +26,7 @@ from cdzoo.jpeg.kernels.plan import (
     make_tables,
 )
 
-__all__ = ["ALL_ROWS", "File", "Loss", "decode_files"]
+__all__ = ["ALL_ROWS", "JPEGFile", "MissingBlocks", "decode_files"]
 
 _REASONS = (
     "",
@@ -46,17 +46,15 @@ ALL_ROWS = np.full(4, 1 << 32, np.int64)
 #: Bytes of files that are decoded in one call: enough to hide its cost, and not too many to copy.
 _FEWEST_BYTES, _MOST_BYTES = 1 << 16, 1 << 21
 
-_workspace = Workspace()
 
-
-class Loss(NamedTuple):
+class MissingBlocks(NamedTuple):
     """Loss of a damaged file that was decoded as far as possible: the first reason and the number of blocks."""
 
     reason: str
     num_blocks: int
 
 
-class File:
+class JPEGFile:
     """A JPEG file whose header has been read and found decodable.
 
     Args:
@@ -96,7 +94,7 @@ class File:
         except JPEGError as error:
             raise error.named(self.name) from None
 
-    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> Loss | None:
+    def decode(self, planes: list[NDArray[np.int16]], qtables: NDArray[np.int32]) -> MissingBlocks | None:
         """Decode scan by scan, looking for damage.
 
         Args:
@@ -116,7 +114,7 @@ class File:
 class _Decoder:
     """Decodes a file scan by scan, if :func:`decode_files` has no fast path for it."""
 
-    def __init__(self, file: File, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
+    def __init__(self, file: JPEGFile, segments: Segments, planes: list[NDArray[np.int16]]) -> None:
         self.file = file
         self.frame = file.opening.frame
         self.segments = segments
@@ -126,7 +124,7 @@ class _Decoder:
         self.lost: dict[int, NDArray[np.bool_]] = {}  # blocks that are missing or incomplete, by component
         self.stop: dict[int, NDArray[np.uint8]] = {}  # blocks whose AC coefficients cannot be refined any more
 
-    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> Loss | None:
+    def decode(self, scan: Scan | None, qtables: NDArray[np.int32]) -> MissingBlocks | None:
         segments, planes = self.segments, self.planes
         try:
             while scan is not None:
@@ -149,7 +147,7 @@ class _Decoder:
             return None
         count = sum(int(lost.sum()) for lost in self.lost.values())
         total = self.frame.num_blocks
-        return Loss(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
+        return MissingBlocks(f"{first.named(None)}; {count} of {total} blocks are missing or incomplete", count)
 
     def _decode_scan(self, scan: Scan) -> int:
         """Decode one scan; returns the position behind it."""
@@ -157,7 +155,7 @@ class _Decoder:
         header = scan.header
         data = self.file.data
         tables, pairs, rows = make_tables(scan.dc, scan.ac, self.frame.kind == "progressive")
-        state = _workspace.state
+        state = WORKSPACE.state
         state.wanted[:] = EVERYTHING
         enter_scan(scan, rows, state)
         state.targets[: len(self.targets)] = self.targets
@@ -179,7 +177,7 @@ class _Decoder:
             kernels.scan.decode_scan,
             np.frombuffer(data, np.uint8),
             scan.position,
-            _workspace.segment(len(data)),
+            WORKSPACE.segment(len(data)),
             frame_fields(self.frame),
             state,
             tables,
@@ -210,13 +208,13 @@ class _Decoder:
 
 
 def decode_files(
-    files: Sequence[File],
+    files: Sequence[JPEGFile],
     planes: Sequence[Tensor],
     qtables: Tensor,
     num_threads: int,
     needed: NDArray[np.int64] = ALL_ROWS,
     wanted: NDArray[Any] = EVERYTHING,
-) -> list[Loss | None]:
+) -> list[MissingBlocks | None]:
     """Decode files of one geometry.
 
     Args:
@@ -240,12 +238,12 @@ def decode_files(
     tables = qtables.numpy().reshape(len(files), -1, 64)
     done = np.zeros(len(files), np.uint8)
 
-    def decode(i: int) -> list[Loss | None]:
+    def decode(i: int) -> list[MissingBlocks | None]:
         first, last = pieces[i]
         plan = plans[first]
         if plan is not None:
             _decode_alike(files[first:last], plan, needed, wanted, targets, first, done)
-        losses: list[Loss | None] = [None] * (last - first)
+        losses: list[MissingBlocks | None] = [None] * (last - first)
         for n in range(first, last):
             if not done[n]:
                 losses[n - first] = files[n].decode([plane[n].numpy().reshape(-1) for plane in planes], tables[n])
@@ -272,7 +270,7 @@ def _cut(sizes: list[int], plans: list[Plan | None], num_threads: int) -> list[t
 
 
 def _decode_alike(
-    files: Sequence[File],
+    files: Sequence[JPEGFile],
     plan: Plan,
     needed: NDArray[np.int64],
     wanted: NDArray[Any],
@@ -290,17 +288,17 @@ def _decode_alike(
         longest = max(longest, size)
         bounds += (file.opening.marker, end)
     frame = files[0].opening.frame
-    _workspace.state.wanted[:] = wanted if frame.kind == "progressive" else EVERYTHING
+    WORKSPACE.state.wanted[:] = wanted if frame.kind == "progressive" else EVERYTHING
     data = files[0].data if len(files) == 1 else b"".join([file.data for file in files])
     kernels.run(
         kernels.files.decode_files,
         np.frombuffer(data, np.uint8),
         np.array(bounds, np.int64),
-        _workspace.segment(longest),
+        WORKSPACE.segment(longest),
         *plan,
-        _workspace.state,
-        _workspace.tables(frame),
-        _workspace.history(frame),
+        WORKSPACE.state,
+        WORKSPACE.tables(frame),
+        WORKSPACE.history(frame),
         _NONE,
         needed,
         targets,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdzoo._threads import for_each
-from cdzoo.jpeg._reader import ALL_ROWS, File, Loss, decode_files
-from cdzoo.jpeg._segments import Frame
+from cdzoo.jpeg._reader import ALL_ROWS, JPEGFile, MissingBlocks, decode_files
+from cdzoo.jpeg.geometry import upright_size
 from cdzoo.jpeg.kernels.layout import EVERYTHING, WANTED
-from cdzoo.jpeg.kernels.plan import Workspace, load_kernels, make_plan
+from cdzoo.jpeg.kernels.plan import WORKSPACE, load_kernels, make_plan
 from cdzoo.jpeg.resize import (
     Placement,
     ResizePlan,
@@ -25,30 +25,16 @@ from cdzoo.jpeg.resize import (
     plan_resize,
     resize_coefficients,
     resize_planes,
-    upright_size,
 )
 from cdzoo.jpeg.transforms import upright as undo_orientation
 from cdzoo.types import JPEGCoefficients
 
-__all__ = ["Resizer", "read_transformed"]
-
-
-class Resizer(Protocol):
-    """A transform that resizes, such as :class:`cdzoo.transforms.CoefficientTransform`."""
-
-    @property
-    def chroma(self) -> str: ...
-
-    @property
-    def upright(self) -> bool: ...
-
-    def place(self, image_size: tuple[int, int]) -> Placement | None:
-        """The placement for an upright picture of this size; ``None`` if the transform does not resize."""
+__all__ = ["read_transformed"]
 
 
 def read_transformed(
-    files: Sequence[File], transform: Callable[[JPEGCoefficients], JPEGCoefficients], num_threads: int
-) -> tuple[JPEGCoefficients, list[Loss | None]]:
+    files: Sequence[JPEGFile], transform: Callable[[JPEGCoefficients], JPEGCoefficients], num_threads: int
+) -> tuple[JPEGCoefficients, list[MissingBlocks | None]]:
     """Read files of any geometries, each of them transformed, into one batch.
 
     Returns:
@@ -76,14 +62,16 @@ def read_transformed(
     out = empty_result(len(files), placements[0].size)
     chroma: str = transform.chroma  # type: ignore[attr-defined]
 
-    def read(i: int) -> Loss | None:
+    def read(i: int) -> MissingBlocks | None:
         return _read_resized(files[i], placements[i], chroma, orientations[i], [plane[i] for plane in out])
 
     losses = for_each(read, len(files), num_threads)
     return as_result(out, placements[0].size), losses
 
 
-def _read_resized(file: File, placement: Placement, chroma: str, orientation: int, out: list[Any]) -> Loss | None:
+def _read_resized(
+    file: JPEGFile, placement: Placement, chroma: str, orientation: int, out: list[Any]
+) -> MissingBlocks | None:
     geometry = file.opening.geometry
     if geometry.color_space in ("cmyk", "ycck"):
         planes, qtables, loss = _decoded(file)
@@ -103,7 +91,7 @@ def _read_resized(file: File, placement: Placement, chroma: str, orientation: in
     return loss
 
 
-def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
+def _read_in_one_pass(file: JPEGFile, plan: ResizePlan, out: list[Any]) -> bool:
     """Decode and resize together.
 
     Returns false unless the file is sequential, intact and has one scan.
@@ -124,10 +112,10 @@ def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
         kernels.decode_resized,
         np.frombuffer(file.data, np.uint8),
         opening.marker,
-        _workspace.segment(len(file.data)),
+        WORKSPACE.segment(len(file.data)),
         *decoding,
-        _workspace.state,
-        _workspace.band(opening.frame),
+        WORKSPACE.state,
+        WORKSPACE.band(opening.frame),
         tuple(targets * 3)[:3],
         plan.flips,
         file.strict,
@@ -135,22 +123,6 @@ def _read_in_one_pass(file: File, plan: ResizePlan, out: list[Any]) -> bool:
     if done:
         finish_colors(plan.color_space, out)
     return bool(done)
-
-
-class _Workspace(Workspace):
-    def __init__(self) -> None:
-        super().__init__()
-        self._band = np.empty(0, np.int16)
-
-    def band(self, frame: Frame) -> NDArray[np.int16]:
-        """Room for a row of MCUs."""
-        size = sum(component.vertical * component.columns * 64 for component in frame.components)
-        if self._band.size < size:
-            self._band = np.empty(size, np.int16)
-        return self._band
-
-
-_workspace = _Workspace()
 
 
 @cache
@@ -172,8 +144,8 @@ def _wanted_blocks(plan: ResizePlan) -> NDArray[Any]:
 
 
 def _decoded(
-    file: File, needed: NDArray[np.int64] = ALL_ROWS, wanted: NDArray[Any] = EVERYTHING
-) -> tuple[tuple[Tensor, ...], Tensor, Loss | None]:
+    file: JPEGFile, needed: NDArray[np.int64] = ALL_ROWS, wanted: NDArray[Any] = EVERYTHING
+) -> tuple[tuple[Tensor, ...], Tensor, MissingBlocks | None]:
     grids = file.opening.geometry.blocks
     planes = tuple([torch.from_numpy(np.empty((1, *grid, 8, 8), np.int16)) for grid in grids])
     qtables = torch.from_numpy(np.empty((1, len(grids), 8, 8), np.int32))
@@ -182,12 +154,12 @@ def _decoded(
 
 
 def _read_one_by_one(
-    files: Sequence[File],
+    files: Sequence[JPEGFile],
     orientations: Sequence[int],
     transform: Callable[[JPEGCoefficients], JPEGCoefficients],
     num_threads: int,
-) -> tuple[JPEGCoefficients, list[Loss | None]]:
-    losses: list[Loss | None] = [None] * len(files)
+) -> tuple[JPEGCoefficients, list[MissingBlocks | None]]:
+    losses: list[MissingBlocks | None] = [None] * len(files)
 
     def read(i: int) -> JPEGCoefficients:
         planes, qtables, losses[i] = _decoded(files[i])

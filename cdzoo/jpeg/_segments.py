@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg.geometry import ZIGZAG, block_grids, mcu_grid
 
-__all__ = ["Component", "Frame", "Kind", "ScanHeader", "parse_frame", "parse_quantization", "parse_scan"]
+__all__ = ["Component", "Frame", "JPEGKind", "ScanHeader", "parse_frame", "parse_quantization", "parse_scan"]
 
-Kind: TypeAlias = Literal["baseline", "extended", "progressive"]
+JPEGKind: TypeAlias = Literal["baseline", "extended", "progressive"]
 
 
 class Component(NamedTuple):
@@ -36,7 +36,7 @@ class Component(NamedTuple):
 class Frame:
     """Frame header (SOF); ``components`` in the order of the file."""
 
-    kind: Kind
+    kind: JPEGKind
     image_size: tuple[int, int]
     components: tuple[Component, ...]
     sampling: tuple[tuple[int, int], ...]
@@ -57,7 +57,7 @@ class ScanHeader(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def parse_frame(kind: Kind, payload: bytes) -> Frame:
+def parse_frame(kind: JPEGKind, payload: bytes) -> Frame:
     """The payload of a frame header (SOF).
 
     Raises:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdzoo.jpeg.geometry import ZIGZAG, block_grids, mcu_grid
+from cdzoo.jpeg.geometry import ZIGZAG, Pairs, block_grids, mcu_grid
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["write_image"]
@@ -18,7 +17,6 @@ _COMPONENTS = {"gray": 1, "ycbcr": 3, "rgb": 3, "cmyk": 4, "ycck": 4}
 _IDENTIFIERS = {"rgb": b"RGB", "cmyk": b"CMYK"}
 _JFIF = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _ADOBE = b"Adobe\0\x64\0\0\0\0"  # the transform follows
-_Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 _TABLE_OF = (0, 1, 1, 0)  # a pair of Huffman tables for the first and fourth component, another for the others
 
@@ -62,8 +60,8 @@ def write_image(coefficients: JPEGCoefficients, index: int, metadata: Sequence[t
 def _code_scan(
     scan: list[int],
     planes: list[NDArray[np.int16]],
-    sampling: _Pairs,
-    sizes: _Pairs,
+    sampling: Pairs,
+    sizes: Pairs,
     image_size: tuple[int, int],
     identifiers: bytes,
     index: int,
@@ -113,7 +111,7 @@ def _code_scan(
     return parts
 
 
-def _check(coefficients: JPEGCoefficients, index: int) -> tuple[_Pairs, _Pairs]:
+def _check(coefficients: JPEGCoefficients, index: int) -> tuple[Pairs, Pairs]:
     """Sampling factors and block grids of the components, if all the fields agree."""
     planes, qtables, sampling, (height, width), space = coefficients
     if _COMPONENTS.get(space) != len(planes) or len(sampling) != len(planes):

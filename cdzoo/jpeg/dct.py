@@ -10,20 +10,14 @@ that is 1 / 8, the right number, but the formula is right for no other N (two ax
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdzoo.jpeg.geometry import ZIGZAG, num_blocks
+from cdzoo.jpeg.geometry import DCT, ZIGZAG, num_blocks
 
 __all__ = ["blockify", "dct2d", "dct_matrix", "idct2d", "unblockify", "unzigzag", "zigzag"]
 
-_DCT = [
-    [(math.sqrt(0.125) if u == 0 else 0.5) * math.cos((2 * m + 1) * u * math.pi / 16) for m in range(8)]
-    for u in range(8)
-]
 _ZIGZAG = ZIGZAG.tolist()
 _UNZIGZAG = sorted(range(64), key=lambda i: _ZIGZAG[i])
 
@@ -170,7 +164,7 @@ def placed(constant: Tensor, dtype: torch.dtype, device: torch.device | str | No
 
 
 def _exact_matrix() -> Tensor:
-    return torch.tensor(_DCT, dtype=torch.float64, device="cpu")  # whatever device is the default one
+    return torch.tensor(DCT, dtype=torch.float64, device="cpu")  # whatever device is the default one
 
 
 def _check_blocks(x: Tensor, name: str) -> None:

@@ -22,7 +22,7 @@ from cdzoo._torch import untraced
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Segments
 from cdzoo.jpeg._metadata import metadata_segments
-from cdzoo.jpeg._reader import File, Loss, decode_files
+from cdzoo.jpeg._reader import JPEGFile, MissingBlocks, decode_files
 from cdzoo.jpeg._resized_files import read_transformed
 from cdzoo.jpeg._sources import (
     Fallback,
@@ -170,15 +170,15 @@ def read_jpeg(
         raise TypeError(f"out must be JPEGCoefficients, such as an earlier call returned, not {type(out).__name__}")
     check_fallback(fallback)
 
-    def open_file(i: int) -> File:
+    def open_file(i: int) -> JPEGFile:
         name = source_name(sources[i], None if single else i)
         data = read_source(sources[i])
         try:
-            return File(data, name, strict=strict, max_pixels=max_pixels)
+            return JPEGFile(data, name, strict=strict, max_pixels=max_pixels)
         except JPEGError as error:
             if fallback is None or not error.unsupported:
                 raise
-        return File(transcoded(data, name, max_pixels=max_pixels), name, strict=True, max_pixels=max_pixels)
+        return JPEGFile(transcoded(data, name, max_pixels=max_pixels), name, strict=True, max_pixels=max_pixels)
 
     # All headers before any allocation: one small file must not make a large tensor for a whole batch.
     in_memory = all(isinstance(data, bytes | bytearray | memoryview | NamedBytes) for data in sources)
@@ -237,13 +237,13 @@ def _parse_header(data: bytes, name: str, strict: bool) -> JPEGHeader:
         raise error.named(name) from None
 
 
-def _warn(files: Sequence[File], losses: Sequence[Loss | None]) -> None:
+def _warn(files: Sequence[JPEGFile], losses: Sequence[MissingBlocks | None]) -> None:
     for file, loss in zip(files, losses, strict=True):
         if loss is not None:
             warnings.warn(JPEGWarning(loss.reason, loss.num_blocks, name=file.name), stacklevel=4)
 
 
-def _common_geometry(files: list[File]) -> Geometry:
+def _common_geometry(files: list[JPEGFile]) -> Geometry:
     geometry = files[0].opening.geometry
     for file in files[1:]:
         if file.opening.geometry != geometry:
@@ -255,20 +255,20 @@ def _common_geometry(files: list[File]) -> Geometry:
     return geometry
 
 
-def _shapes(files: list[File]) -> list[tuple[int, ...]]:
+def _shapes(files: list[JPEGFile]) -> list[tuple[int, ...]]:
     """The shapes of the planes and, last, of the quantization tables."""
     components = files[0].opening.frame.components
     shapes = [(len(files), component.rows, component.columns, 8, 8) for component in components]
     return [*shapes, (len(files), len(components), 8, 8)]
 
 
-def _fresh(files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:
+def _fresh(files: list[JPEGFile]) -> tuple[tuple[Tensor, ...], Tensor]:
     *shapes, last = _shapes(files)  # by way of NumPy, which is quicker
     planes = tuple([torch.from_numpy(np.empty(shape, np.int16)) for shape in shapes])
     return planes, torch.from_numpy(np.empty(last, np.int32))
 
 
-def _reused(out: JPEGCoefficients, files: list[File]) -> tuple[tuple[Tensor, ...], Tensor]:
+def _reused(out: JPEGCoefficients, files: list[JPEGFile]) -> tuple[tuple[Tensor, ...], Tensor]:
     tensors = [*out.planes, out.qtables]
     if not all(tensor.is_cpu for tensor in tensors):
         raise ValueError("out does not fit: its tensors must be on the CPU; copy the result to its device afterwards")

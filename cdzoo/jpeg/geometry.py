@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["ZIGZAG", "Geometry", "block_grids", "mcu_grid", "num_blocks"]
+__all__ = [
+    "CHROMA",
+    "COLUMNS_BACKWARDS",
+    "DCT",
+    "ROWS_BACKWARDS",
+    "TRANSPOSED",
+    "ZIGZAG",
+    "Geometry",
+    "Pairs",
+    "block_grids",
+    "mcu_grid",
+    "num_blocks",
+    "upright_size",
+]
 
 # fmt: off
 #: ``ZIGZAG[k]`` is the natural (row-major) index of the ``k``-th coefficient of the file.
@@ -18,7 +32,18 @@ ZIGZAG = np.array([
 # fmt: on
 ZIGZAG.setflags(write=False)
 
-_Pairs: TypeAlias = tuple[tuple[int, int], ...]
+#: The orthonormal DCT-II of length 8: rows are frequencies.
+DCT = [
+    [(math.sqrt(0.125) if u == 0 else 0.5) * math.cos((2 * m + 1) * u * math.pi / 16) for m in range(8)]
+    for u in range(8)
+]
+#: Kinds of upsampling for subsampled chroma: libjpeg's triangle filter, or repeated samples.
+CHROMA = ("fancy", "nearest")
+
+Pairs: TypeAlias = tuple[tuple[int, int], ...]
+
+#: Exif orientations whose stored rows and columns run backwards, and those whose axes change places after that.
+ROWS_BACKWARDS, COLUMNS_BACKWARDS, TRANSPOSED = (3, 4, 6, 7), (2, 3, 7, 8), (5, 6, 7, 8)
 
 
 class Geometry(NamedTuple):
@@ -30,14 +55,19 @@ class Geometry(NamedTuple):
         color_space: ``"gray"``, ``"ycbcr"``, ``"rgb"``, ``"cmyk"`` or ``"ycck"``.
     """
 
-    sampling: _Pairs
+    sampling: Pairs
     image_size: tuple[int, int]
     color_space: str
 
     @property
-    def blocks(self) -> _Pairs:
+    def blocks(self) -> Pairs:
         """``K`` pairs ``(Hb, Wb)``: rows and columns of blocks, without those that only complete an MCU."""
         return block_grids(self.image_size, self.sampling)
+
+
+def upright_size(image_size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """``(H, W)`` as the picture is to be seen."""
+    return (image_size[1], image_size[0]) if orientation in TRANSPOSED else image_size
 
 
 def num_blocks(pixels: int, factor: int = 1, largest: int = 1) -> int:
@@ -53,17 +83,17 @@ def num_blocks(pixels: int, factor: int = 1, largest: int = 1) -> int:
     return -(-pixels * factor // (8 * largest))
 
 
-def block_grids(image_size: tuple[int, int], sampling: _Pairs) -> _Pairs:
+def block_grids(image_size: tuple[int, int], sampling: Pairs) -> Pairs:
     """``K`` pairs ``(Hb, Wb)`` for an image of ``(H, W)`` pixels; see :attr:`Geometry.blocks`."""
     tallest, widest = _largest(sampling)
     return tuple([(num_blocks(image_size[0], v, tallest), num_blocks(image_size[1], h, widest)) for v, h in sampling])
 
 
-def mcu_grid(image_size: tuple[int, int], sampling: _Pairs) -> tuple[int, int]:
+def mcu_grid(image_size: tuple[int, int], sampling: Pairs) -> tuple[int, int]:
     """Rows and columns of MCUs in a scan of all components."""
     tallest, widest = _largest(sampling)
     return num_blocks(image_size[0], 1, tallest), num_blocks(image_size[1], 1, widest)
 
 
-def _largest(sampling: _Pairs) -> tuple[int, int]:
+def _largest(sampling: Pairs) -> tuple[int, int]:
     return max(vertical for vertical, _ in sampling), max(horizontal for _, horizontal in sampling)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg._markers import Scan, Segments
 from cdzoo.jpeg._metadata import joined_profile, orientation
-from cdzoo.jpeg._segments import Frame, Kind
+from cdzoo.jpeg._segments import Frame, JPEGKind
 from cdzoo.jpeg.geometry import Geometry
 
 __all__ = ["JPEGHeader", "Opening", "known_opening", "read_opening"]
@@ -41,7 +41,7 @@ class JPEGHeader(NamedTuple):
     image_size: tuple[int, int]
     sampling: tuple[tuple[int, int], ...]
     color_space: str
-    kind: Kind
+    kind: JPEGKind
     num_components: int
     block_sizes: tuple[tuple[int, int], ...]
     precision: int

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cdzoo._checks import check_choice, integer
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
+from cdzoo.jpeg.geometry import CHROMA
 from cdzoo.jpeg.planes import LEVEL_SHIFT, check_coefficients, color_matrix, colors_of, component_planes, mix, to_ycbcr
 from cdzoo.types import JPEGCoefficients
 
@@ -150,8 +151,7 @@ def decode_jpeg(
         ValueError: an unknown ``chroma``, or a ``dtype`` that is not floating-point.
     """
     check_coefficients(coefficients)
-    if chroma not in ("fancy", "nearest"):  # also where there is no chroma to upsample
-        raise ValueError(f'chroma={chroma!r}: choose "fancy" or "nearest"')
+    check_choice("chroma", chroma, CHROMA)  # also where there is no chroma to upsample
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: the linear decode is in floating point; round it to integers afterwards")
     space = coefficients.color_space

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from cdzoo._checks import check_choice
 from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.geometry import num_blocks
+from cdzoo.jpeg.geometry import CHROMA, num_blocks
 from cdzoo.types import JPEGCoefficients
 
 __all__ = [
@@ -114,8 +115,7 @@ def uses_fancy(factor: tuple[int, int], image_size: tuple[int, int], chroma: str
     Raises:
         ValueError: an unknown ``chroma``.
     """
-    if chroma not in ("nearest", "fancy"):
-        raise ValueError(f'chroma={chroma!r}: upsample "nearest" (replication) or "fancy" (libjpeg\'s triangle filter)')
+    check_choice("chroma", chroma, CHROMA)
     wide = component_size(image_size, factor)[1] > 2
     return chroma == "fancy" and (factor == (2, 1) or (factor in ((1, 2), (2, 2)) and wide))
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from cdzoo._threads import for_each
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
-from cdzoo.jpeg.geometry import num_blocks
+from cdzoo.jpeg.geometry import COLUMNS_BACKWARDS, ROWS_BACKWARDS, TRANSPOSED, num_blocks
 from cdzoo.jpeg.planes import dequantized, pixels_per_sample, subsampling_factors, to_ycbcr, uses_fancy
 from cdzoo.types import JPEGCoefficients
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Placement", "resize_coefficients"]
 
-_TURNED_ROWS, _TURNED_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # orientations whose stored rows, columns run backwards
 _BLACK = -128.0
 _BAND_PIXELS = 1 << 20  # of a CMYK picture, at a time
 
@@ -63,7 +62,7 @@ class Placement(NamedTuple):
         """The vertical and the horizontal axis of the stored picture."""
         boxes = ((self.top, self.height), (self.left, self.width))
         mirrored = (False, self.mirrored)
-        turned = (orientation in _TURNED_ROWS, orientation in _TURNED_COLUMNS)
+        turned = (orientation in ROWS_BACKWARDS, orientation in COLUMNS_BACKWARDS)
         return [
             _AxisPlacement(
                 image_size[stored],
@@ -75,7 +74,7 @@ class Placement(NamedTuple):
                 mirrored[upright],
                 self.cubic,
             )
-            for stored, upright in enumerate((1, 0) if orientation >= 5 else (0, 1))
+            for stored, upright in enumerate((1, 0) if orientation in TRANSPOSED else (0, 1))
         ]
 
 
@@ -95,11 +94,6 @@ class _AxisPlacement(NamedTuple):
     @property
     def flipped(self) -> bool:
         return self.turned != self.mirrored
-
-
-def upright_size(image_size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """``(H, W)`` as the picture is to be seen."""
-    return (image_size[1], image_size[0]) if orientation >= 5 else image_size
 
 
 def resize_coefficients(
@@ -184,7 +178,7 @@ def plan_resize(
         if (factor, fancy) not in made:
             made[factor, fancy] = (_axis(vertical, factor[0], fancy), _axis(horizontal, factor[1], fancy))
         axes.append(made[factor, fancy])
-    flips = np.array([vertical.flipped, horizontal.flipped, orientation >= 5], np.int64)
+    flips = np.array([vertical.flipped, horizontal.flipped, orientation in TRANSPOSED], np.int64)
     fills = (_BLACK,) * 3 if color_space == "rgb" else (_BLACK, 0.0, 0.0)
     return ResizePlan(tuple(axes), flips, fills[: len(axes)], color_space)
 
@@ -302,7 +296,7 @@ def _resized_bands(coefficients: JPEGCoefficients, placement: Placement, chroma:
         total += rows[:, start:end] @ (pixels * 255 - 128) @ columns.T
     outside = (rows == 0).all(1)[:, None] | (columns == 0).all(1)
     total = torch.where(outside, _BLACK, total)
-    return total.transpose(2, 3) if orientation >= 5 else total
+    return total.transpose(2, 3) if orientation in TRANSPOSED else total
 
 
 def _mapped(
@@ -325,7 +319,7 @@ def _mapped(
         outside = (rows == 0).all(1)[:, None] | (columns == 0).all(1)
         out.append(torch.where(outside, fill, x))
     y = torch.cat(out)
-    return y.transpose(1, 2) if orientation >= 5 else y
+    return y.transpose(1, 2) if orientation in TRANSPOSED else y
 
 
 def _dense(axis: _AxisPlacement, factor: int, fancy: bool, *, transformed: bool) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from cdzoo._checks import integer
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg.dct import dct_matrix
-from cdzoo.jpeg.geometry import num_blocks
+from cdzoo.jpeg.geometry import COLUMNS_BACKWARDS, ROWS_BACKWARDS, TRANSPOSED, num_blocks
 from cdzoo.types import JPEGCoefficients
 
 __all__ = [
@@ -116,11 +116,11 @@ def upright(coefficients: JPEGCoefficients, orientation: int, *, trim: bool = Tr
     """
     if orientation not in range(1, 9):
         raise ValueError(f"orientation={orientation}: Exif knows 1 to 8")
-    if orientation in (2, 3, 7, 8):  # the stored columns run backwards
+    if orientation in COLUMNS_BACKWARDS:
         coefficients = horizontal_flip(coefficients, trim=trim)
-    if orientation in (3, 4, 6, 7):  # the stored rows do
+    if orientation in ROWS_BACKWARDS:
         coefficients = vertical_flip(coefficients, trim=trim)
-    return transpose(coefficients) if orientation >= 5 else coefficients
+    return transpose(coefficients) if orientation in TRANSPOSED else coefficients
 
 
 def crop(coefficients: JPEGCoefficients, top: int, left: int, height: int, width: int) -> JPEGCoefficients:

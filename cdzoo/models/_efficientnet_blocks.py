@@ -8,25 +8,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdzoo.models._folding import fold_batch_norms
+from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import load_named
+from cdzoo.models.classifier import Classifier, init_resnet_weights
 
 __all__ = [
-    "LAST_CHANNELS",
+    "CUT",
     "STAGES",
     "Conv2dSame",
+    "LiteTrunk",
     "batch_norm",
     "lite_stages",
-    "load_timm_lite",
 ]
 
 STAGES = ((16, 1, 3, 1), (24, 2, 3, 2), (40, 2, 5, 2), (80, 3, 3, 2), (112, 3, 5, 1), (192, 4, 5, 2), (320, 1, 3, 1))
 """Channels, number of blocks, kernel size and stride of the first block, for ``blocks.0`` to ``blocks.6``."""
-LAST_CHANNELS = 1280
-"""Channels of the map in front of the classifier."""
+CUT = 3
+"""The first stage that a stem or an adapter gives features to."""
+_LAST_CHANNELS = 1280  # of the map in front of the classifier
 
 
 class Conv2dSame(nn.Conv2d):
@@ -121,23 +127,48 @@ def lite_stages(in_channels: int, channels: Iterable[int], first: int = 0) -> nn
     return nn.Sequential(stages)
 
 
-def load_timm_lite(model: nn.Module, state_dict: Mapping[str, Tensor], *, own: tuple[str, ...]) -> None:
-    """Load timm's ``tf_efficientnet_lite0`` into a network whose names are timm's, but for ``fc``.
+class LiteTrunk(Classifier):
+    """What the networks share that end in the stages from ``blocks.3`` on; all names but ``fc`` are timm's there."""
 
-    Args:
-        model: the network; layers of timm's that it lacks are left out.
-        state_dict: of timm's network.
-        own: prefixes of the names that timm's network lacks, which stay as they are.
+    def set_head(self, channels: int, width: float, num_classes: int) -> None:
+        """Add the layers that follow ``blocks.6``, and initialize the network."""
+        last = scaled_channels(_LAST_CHANNELS, width)
+        self.conv_head = nn.Conv2d(channels, last, 1, bias=False)
+        self.bn2 = batch_norm(last)
+        self.act2 = nn.ReLU6(inplace=True)
+        self.set_classifier(last, num_classes)
+        init_resnet_weights(self)
 
-    Raises:
-        WeightsError: a name is missing or a shape differs; no parameter has been changed then.
-    """
-    names = [name for name in model.state_dict() if not name.startswith(own)]
-    pairs = [(name, f"classifier.{name[3:]}" if name.startswith("fc.") else name) for name in names]
-    load_named(
-        model,
-        state_dict,
-        pairs,
-        source="timm's tf_efficientnet_lite0",
-        way_out="for another number of classes load first, then call reset_classifier",
-    )
+    def for_inference(self, *, inplace: bool = False) -> Self:
+        """See :class:`~cdzoo.models.classifier.Classifier`; also ``channels_last``, with batch norms folded."""
+        return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
+
+    def stage_modules(self, stage: str) -> list[str]:
+        """See :class:`~cdzoo.models.classifier.Classifier`."""
+        return {
+            "blocks.0": ["conv_stem", "bn1", "act1", "blocks.0"],
+            "blocks.4": ["blocks.3", "blocks.4"],
+            "blocks.6": ["blocks.5", "blocks.6"],
+            "act2": ["conv_head", "bn2", "act2"],
+        }.get(stage, [stage])
+
+    def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load the state dict of timm's ``tf_efficientnet_lite0``, all that has a place in this network.
+
+        A stem on coefficients, an entrance and an adapter, which timm's network lacks, stay as they are.
+
+        Args:
+            state_dict: of a network of the same width and number of classes.
+
+        Raises:
+            WeightsError: a name is missing or a shape differs; no parameter has been changed then.
+        """
+        names = [name for name in self.state_dict() if not name.startswith(("stem.", "entrance.", "adapter."))]
+        pairs = [(name, f"classifier.{name[3:]}" if name.startswith("fc.") else name) for name in names]
+        load_named(
+            self,
+            state_dict,
+            pairs,
+            source="timm's tf_efficientnet_lite0",
+            way_out="for another number of classes load first, then call reset_classifier",
+        )

@@ -14,6 +14,7 @@ from cdzoo._checks import check_images
 from cdzoo._torch import register_serializable
 from cdzoo.coding.layers import conv, deconv
 from cdzoo.coding.tiles import pad_to_multiple
+from cdzoo.jpeg.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, load_named
 from cdzoo.models.classifier import LatentClassifier, linear_classifier, selected_stages
@@ -21,8 +22,6 @@ from cdzoo.types import Latent
 
 __all__ = ["ICAT", "ICATOutput", "leaky"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of red, green and blue in ImageNet, scale 0 to 1."""
 _DEPTH, _AGGREGATED, _HEADS, _HEAD_CHANNELS, _HIDDEN = 12, 3, 6, 64, 128
 _SLOPE = 0.01  # of LeakyReLU
 _GRID = (14, 14)  # of the position embeddings: 224 pixels
@@ -304,7 +303,7 @@ class ICAT(LatentClassifier):
 
     def analyze(self, x: Tensor) -> Tensor:
         """Images ``(B, 3, 16 h, 16 w)`` to latents ``(B, M, h, w)``."""
-        mean, std = (x.new_tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
+        mean, std = (x.new_tensor(constants).view(3, 1, 1) for constants in (IMAGENET_MEAN, IMAGENET_STD))
         y: Tensor = self.g_a((x - mean) / std)
         return y
 
@@ -333,7 +332,7 @@ class ICAT(LatentClassifier):
         if self.aggregation:
             states = (z_0, *(tokens[:, 1:] for tokens in early))
             z_f = self.fuse(torch.cat([linear(z) for linear, z in zip(self.reduce, states, strict=True)], -1))
-        mean, std = (z_f.new_tensor(constants).view(3, 1, 1) for constants in (MEAN, STD))
+        mean, std = (z_f.new_tensor(constants).view(3, 1, 1) for constants in (IMAGENET_MEAN, IMAGENET_STD))
         grid = z_f.transpose(1, 2).reshape(shape[0], self.num_features, shape[2], shape[3])
         x_hat: Tensor = self.g_s(grid) * std + mean
         return x_hat

@@ -22,7 +22,7 @@ from cdzoo.types import Latent, Origin
 
 __all__ = ["ASPPHead", "LatentSegmenter", "Segmenter", "strides_to_dilations"]
 
-RATES = (6, 12, 18, 24)
+DILATIONS = (6, 12, 18, 24)
 
 
 def strides_to_dilations(stages: Iterable[nn.Module]) -> None:
@@ -59,7 +59,7 @@ class ASPPHead(nn.Module):
         rates: dilation of each convolution.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, rates: Sequence[int] = RATES) -> None:
+    def __init__(self, in_channels: int, num_classes: int, *, rates: Sequence[int] = DILATIONS) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates

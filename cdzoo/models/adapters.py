@@ -16,14 +16,15 @@ from torch.nn import functional as F
 from cdzoo._torch import outside_autocast
 from cdzoo.jpeg import dct
 from cdzoo.jpeg.planes import (
-    LUMA,
     check_coefficients,
     component_size,
     pixel_blocks,
     subsampling_factors,
+    to_ycbcr,
     upsample,
     uses_fancy,
 )
+from cdzoo.ops.entropy import SMALLEST_SCALE
 from cdzoo.types import JPEGCoefficients
 
 __all__ = ["Adapter", "BlockAdapter", "LatentAdapter", "LatentEntrance", "block_coefficients"]
@@ -211,7 +212,7 @@ class LatentEntrance(nn.Module):
 
 def with_log_scales(y_hat: Tensor, scales: Tensor | None) -> Tensor:
     """Latents ``(B, C, h, w)``, followed by the logarithms of their scales if there are any."""
-    return y_hat if scales is None else torch.cat([y_hat, scales.clamp_min(0.11).log()], 1)
+    return y_hat if scales is None else torch.cat([y_hat, scales.clamp_min(SMALLEST_SCALE).log()], 1)
 
 
 def interpolation(length: int, first: float, step: float, size: int) -> Tensor:
@@ -270,9 +271,7 @@ def block_coefficients(coefficients: JPEGCoefficients, *, chroma: str = "fancy")
     if space == "gray":
         return torch.cat([blocks[0], *[torch.zeros_like(blocks[0])] * 2], -1)
     if space == "rgb":  # the level shift of each color becomes that of luma and vanishes in the differences
-        red, green, blue = blocks
-        luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-        blocks = [luma, (blue - luma) / 1.772, (red - luma) / 1.402]
+        blocks = to_ycbcr(blocks)
     return torch.cat(blocks, -1)
 
 

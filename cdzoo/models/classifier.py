@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import torch.fx
 from torch import Tensor, nn
 
 from cdzoo._checks import check_size
 from cdzoo.ops.feature_adaptation import AttentionPool2d
-from cdzoo.transforms import InputTransform
-from cdzoo.types import Latent, Origin
+from cdzoo.transforms import CoefficientTransform, InputTransform
+from cdzoo.types import JPEGCoefficients, Latent, Origin
+
+if TYPE_CHECKING:
+    from cdzoo.jpeg.nn.entrance import JPEGEntrance
 
 __all__ = [
     "Classifier",
     "ClassifierOptions",
+    "JPEGClassifier",
     "LatentClassifier",
     "LatentOptions",
     "init_resnet_weights",
@@ -280,6 +284,28 @@ class Classifier(nn.Module, ABC):
         self.fc = linear_classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.fc.train(self.training)
         record_classes(self, int(num_classes))
+
+
+class JPEGClassifier(Classifier):
+    """Base of the classifiers that read JPEG coefficients, most of them through an ``entrance``."""
+
+    entrance: JPEGEntrance
+    transforms: InputTransform | None = CoefficientTransform()
+    unlearned_arguments: ClassVar[tuple[str, ...]] = ("mode", "relu", "num_frequencies", "chroma", "memory_budget")
+    """Arguments that weights fit whatever they are: how the network computes."""
+
+    def forward(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Logits ``(B, num_classes)`` of a batch of files of one geometry.
+
+        Raises:
+            JPEGError: CMYK files, or sampling factors that don't divide each other.
+            MemoryError: ``"explicit"`` mode, and maps for this image size above the memory budget.
+        """
+        return self.forward_head(self.forward_features(coefficients))
+
+    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
+        """Files to ``(B, num_features, H', W')``; a coefficient map of that shape unless fused."""
+        return self.run_stages(self.forward_stem(coefficients))
 
 
 class LatentClassifier(Classifier):

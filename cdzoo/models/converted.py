@@ -12,6 +12,7 @@ from cdzoo.jpeg.nn.cnn_names import Library, build_network
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.convert import JPEGDomainModel
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
+from cdzoo.jpeg.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cdzoo.weights.enums import WeightsLike
 from cdzoo.zoo import register_model
 
@@ -46,8 +47,8 @@ class ConvertedCNN(JPEGDomainModel):
         relu: str = "exact",
         num_frequencies: int = 15,
         chroma: str = "fancy",
-        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> None:
         entrance = JPEGEntrance(

@@ -40,7 +40,7 @@ from torch import Tensor
 from cdzoo.models._segmenter import ASPPHead, LatentSegmenter, Segmenter
 from cdzoo.models._state_dict import LoadedNames
 from cdzoo.models.cresnet import CResNet, CResNetOptions
-from cdzoo.models.latent_resnet import LatentResNet, LatentResNetOptions, Upscale, none_upscale
+from cdzoo.models.latent_resnet import LatentResNet, LatentResNetOptions, Upscale, upscale_of_0_1_0
 from cdzoo.models.rgb_resnet import RGBResNet, RGBResNetOptions
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
@@ -107,7 +107,7 @@ class LatentResNetSegmenter(LatentSegmenter):
         ValueError: an argument that is none of these, or an odd ``latent_stride`` together with ``upscale``.
     """
 
-    derived_arguments = staticmethod(none_upscale)
+    derived_arguments = staticmethod(upscale_of_0_1_0)
 
     def __init__(
         self,

@@ -14,25 +14,18 @@ replaces the layers up to ``blocks.2``, which take two thirds of the pixel netwo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from cdzoo._checks import check_choice
 from cdzoo.jpeg.nn.entrance import JPEGEntrance
-from cdzoo.models._efficientnet_blocks import (
-    LAST_CHANNELS,
-    STAGES,
-    Conv2dSame,
-    batch_norm,
-    lite_stages,
-    load_timm_lite,
-)
-from cdzoo.models._folding import fold_batch_norms
+from cdzoo.models._efficientnet_blocks import CUT, STAGES, Conv2dSame, LiteTrunk, batch_norm, lite_stages
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import BlockAdapter, block_coefficients
-from cdzoo.models.classifier import Classifier, init_resnet_weights
+from cdzoo.models.classifier import JPEGClassifier
 from cdzoo.transforms import CoefficientTransform, InputTransform
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights.enums import Weights, WeightsEnum
@@ -43,11 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["JPEGEfficientNetLite0", "jpeg_efficientnet_lite0"]
 
-_CUT = 3  # the first stage that reads the features of the DCT stem
 _STEM_CHANNELS = 32
 
 
-class JPEGEfficientNetLite0(Classifier):
+class JPEGEfficientNetLite0(LiteTrunk, JPEGClassifier):
     """EfficientNet-Lite0 that reads JPEG coefficients; names of parameters are timm's, but for ``stem`` and ``fc``.
 
     Args:
@@ -62,6 +54,7 @@ class JPEGEfficientNetLite0(Classifier):
         ValueError: an option that is none of these.
     """
 
+    unlearned_arguments = ()
     transforms: InputTransform | None = CoefficientTransform(resize=256, crop=224, interpolation="bicubic")
     black: Tensor
     white: Tensor
@@ -77,18 +70,16 @@ class JPEGEfficientNetLite0(Classifier):
         std: float | Sequence[float] = 0.5,
     ) -> None:
         super().__init__(in_channels=3)
-        if stem not in ("dct", "pixels"):
-            raise ValueError(f"stem={stem!r}: choose 'dct' (on coefficients, fast) or 'pixels' (exact)")
+        check_choice("stem", stem, ("dct", "pixels"))
         # checks its arguments for both stems
         entrance = JPEGEntrance(chroma=chroma, mean=mean, std=std)
         self.reads_blocks, self.chroma = stem == "dct", chroma
         channels = [scaled_channels(row[0], width) for row in STAGES]
-        last = scaled_channels(LAST_CHANNELS, width)
         if self.reads_blocks:
             wide, hidden = (scaled_channels(n, width) for n in (256, 96))
-            self.stem = BlockAdapter(channels[_CUT - 1], block_channels=wide, hidden=hidden)
-            self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
-            stages = [("stem", channels[_CUT - 1], 8)]
+            self.stem = BlockAdapter(channels[CUT - 1], block_channels=wide, hidden=hidden)
+            self.blocks = lite_stages(channels[CUT - 1], channels[CUT:], CUT)
+            stages = [("stem", channels[CUT - 1], 8)]
         else:
             first = scaled_channels(_STEM_CHANNELS, width)
             self.entrance = entrance
@@ -100,24 +91,9 @@ class JPEGEfficientNetLite0(Classifier):
             self.act1 = nn.ReLU6(inplace=True)
             self.blocks = lite_stages(first, channels)
             stages = [("blocks.0", channels[0], 2), ("blocks.1", channels[1], 2), ("blocks.2", channels[2], 2)]
-        self.conv_head = nn.Conv2d(channels[6], last, 1, bias=False)
-        self.bn2 = batch_norm(last)
-        self.act2 = nn.ReLU6(inplace=True)
-        self.set_stages(*stages, ("blocks.4", channels[4], 2), ("blocks.6", channels[6], 2), ("act2", last, 1))
-        self.set_classifier(last, num_classes)
-        init_resnet_weights(self)
-
-    def forward(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Logits ``(B, num_classes)`` of a batch of files of one geometry.
-
-        Raises:
-            JPEGError: CMYK files, or sampling factors that don't divide each other.
-        """
-        return self.forward_head(self.forward_features(coefficients))
-
-    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Files to ``(B, num_features, ceil(H / 32), ceil(W / 32))``."""
-        return self.run_stages(self.forward_stem(coefficients))
+        self.set_head(channels[6], width, num_classes)
+        stages += [("blocks.4", channels[4], 2), ("blocks.6", channels[6], 2), ("act2", self.num_features, 1)]
+        self.set_stages(*stages)
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         """Blocks of coefficients ``(B, Hb, Wb, 192)`` for the DCT stem, else the normalized image ``(B, 3, H, W)``."""
@@ -125,32 +101,6 @@ class JPEGEfficientNetLite0(Classifier):
             return block_coefficients(coefficients, chroma=self.chroma)
         image = self.entrance(coefficients, dtype=self.conv_stem.weight.dtype)
         return torch.clamp(image, self.black, self.white)
-
-    def for_inference(self, *, inplace: bool = False) -> Self:
-        """See :class:`~cdzoo.models.classifier.Classifier`; also ``channels_last``, with batch norms folded."""
-        return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
-
-    def stage_modules(self, stage: str) -> list[str]:
-        """See :class:`~cdzoo.models.classifier.Classifier`."""
-        return {
-            "blocks.0": ["conv_stem", "bn1", "act1", "blocks.0"],
-            "blocks.4": ["blocks.3", "blocks.4"],
-            "blocks.6": ["blocks.5", "blocks.6"],
-            "act2": ["conv_head", "bn2", "act2"],
-        }.get(stage, [stage])
-
-    def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load the state dict of timm's ``tf_efficientnet_lite0``: all of it for ``stem="pixels"``, else the trunk.
-
-        With ``stem="dct"`` the layers up to ``blocks.2`` have no place and the stem stays as it is.
-
-        Args:
-            state_dict: of a network of the same width and number of classes.
-
-        Raises:
-            WeightsError: a name is missing or a shape differs; no parameter has been changed then.
-        """
-        load_timm_lite(self, state_dict, own=("stem.",))
 
 
 class JPEGEfficientNetLite0_Weights(WeightsEnum):

@@ -28,16 +28,16 @@ pixels. For the explicit network that is not so: it takes 77 times the multiply-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
 
 from cdzoo.errors import WeightsError
 from cdzoo.jpeg.nn.conv import DEFAULT_MEMORY_BUDGET
 from cdzoo.jpeg.nn.entrance import JPEGEntrance, make_convolutions_explicit
+from cdzoo.jpeg.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cdzoo.models._resnet import BasicBlock, StemmedResNet, scaled_channels
-from cdzoo.models.classifier import Classifier, ClassifierOptions, init_resnet_weights
-from cdzoo.transforms import CoefficientTransform, InputTransform
+from cdzoo.models.classifier import ClassifierOptions, JPEGClassifier, init_resnet_weights
 from cdzoo.types import JPEGCoefficients
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
@@ -45,37 +45,14 @@ from cdzoo.zoo import register_model
 if TYPE_CHECKING:
     from cdzoo.weights.enums import WeightsLike
 
-__all__ = ["JPEGClassifier", "JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = ["JPEGResNet", "JPEGResNetSmall", "jpeg_resnet18", "jpeg_resnet50", "jpeg_resnet_small"]
 
 
-class JPEGClassifier(Classifier):
-    """A classifier behind a :class:`~cdzoo.jpeg.nn.entrance.JPEGEntrance`; the base of both networks here."""
-
-    entrance: JPEGEntrance
-    transforms: InputTransform | None = CoefficientTransform()
-    unlearned_arguments: ClassVar[tuple[str, ...]] = ("mode", "relu", "num_frequencies", "chroma", "memory_budget")
-    """Arguments that weights fit whatever they are: how the network computes."""
-
-    def _finish(self, num_features: int, num_classes: int) -> None:
-        self.set_classifier(num_features, num_classes)
-        init_resnet_weights(self)
-        if self.entrance.mode == "explicit":
-            make_convolutions_explicit(self)
-
-    def forward(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Logits ``(B, num_classes)`` of a batch of files of one geometry.
-
-        Raises:
-            JPEGError: CMYK files, or sampling factors that don't divide each other.
-            MemoryError: ``"explicit"`` mode, and maps for this image size above the memory budget.
-        """
-        return self.forward_head(self.forward_features(coefficients))
-
-    def forward_features(self, coefficients: JPEGCoefficients) -> Tensor:
-        """Files to ``(B, num_features, H', W')``; a coefficient map of that shape unless fused."""
-        return self.run_stages(self.forward_stem(coefficients))
+def _finish(network: JPEGClassifier, num_features: int, num_classes: int) -> None:
+    network.set_classifier(num_features, num_classes)
+    init_resnet_weights(network)
+    if network.entrance.mode == "explicit":
+        make_convolutions_explicit(network)
 
 
 class JPEGResNetSmall(JPEGClassifier):
@@ -127,7 +104,7 @@ class JPEGResNetSmall(JPEGClassifier):
         self.block1 = BasicBlock(in_channels, c1)
         self.block2 = BasicBlock(c1, c2, stride=2)
         self.block3 = BasicBlock(c2, c3, stride=2)
-        self._finish(c3, num_classes)
+        _finish(self, c3, num_classes)
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         """Files to the input of the first stage; a coefficient map of that shape unless fused."""
@@ -194,7 +171,7 @@ class JPEGResNet(JPEGClassifier, StemmedResNet):
             std=statistics["std"],
             memory_budget=memory_budget,
         )
-        self._finish(self.set_trunk(layers, width, bottleneck=bottleneck), num_classes)
+        _finish(self, self.set_trunk(layers, width, bottleneck=bottleneck), num_classes)
 
     def forward_stem(self, coefficients: JPEGCoefficients, scales: Tensor | None = None) -> Tensor:
         """Files to the input of the first stage; a coefficient map of that shape unless fused."""

@@ -12,23 +12,14 @@ has at stride 8 for the central square of a photograph, resized to 224x224. Phot
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cdzoo.models._efficientnet_blocks import (
-    LAST_CHANNELS,
-    STAGES,
-    batch_norm,
-    lite_stages,
-    load_timm_lite,
-)
-from cdzoo.models._folding import fold_batch_norms
+from cdzoo.models._efficientnet_blocks import CUT, STAGES, LiteTrunk, lite_stages
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models.adapters import Adapter, LatentEntrance
-from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
+from cdzoo.models.classifier import LatentClassifier, LatentOptions
 from cdzoo.types import Latent
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
@@ -38,11 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LatentEfficientNetLite0", "latent_efficientnet_lite0"]
 
-_CUT = 3  # the first stage that reads the adapter's features
 _warned: set[tuple[int, int]] = set()
 
 
-class LatentEfficientNetLite0(LatentClassifier):
+class LatentEfficientNetLite0(LiteTrunk, LatentClassifier):
     """EfficientNet-Lite0 that reads latents and scales.
 
     The central square of each image is classified. Weights are trained for a range of sizes, which ``meta`` states as
@@ -74,28 +64,19 @@ class LatentEfficientNetLite0(LatentClassifier):
     ) -> None:
         super().__init__(in_channels=in_channels, latent_stride=latent_stride)
         channels = [scaled_channels(row[0], width) for row in STAGES]
-        last = scaled_channels(LAST_CHANNELS, width)
         cells = scaled_channels(64, width)
         self.entrance = LatentEntrance(in_channels, cells, latent_stride=latent_stride)
         hidden = scaled_channels(adapter_channels, width)
-        self.adapter = Adapter(4 * cells, channels[_CUT - 1], hidden=hidden, depth=adapter_depth, enlarge=2)
-        self.blocks = lite_stages(channels[_CUT - 1], channels[_CUT:], _CUT)
-        self.conv_head = nn.Conv2d(channels[6], last, 1, bias=False)
-        self.bn2 = batch_norm(last)
-        self.act2 = nn.ReLU6(inplace=True)
+        self.adapter = Adapter(4 * cells, channels[CUT - 1], hidden=hidden, depth=adapter_depth, enlarge=2)
+        self.blocks = lite_stages(channels[CUT - 1], channels[CUT:], CUT)
+        self.set_head(channels[6], width, num_classes)
         stages = (
             ("adapter", channels[2], 8),
             ("blocks.4", channels[4], 16),
             ("blocks.6", channels[6], 32),
-            ("act2", last, 32),
+            ("act2", self.num_features, 32),
         )
         self.feature_info = [{"num_chs": c, "reduction": r, "module": name} for name, c, r in stages]
-        self.set_classifier(last, num_classes)
-        init_resnet_weights(self)
-
-    def forward_features(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
-        """``(B, C, h, w)`` twice, or a ``Latent`` -> ``(B, num_features, 7, 7)``."""
-        return self.run_stages(self.forward_stem(y_hat, scales))
 
     def forward_stem(self, y_hat: Tensor | Latent, scales: Tensor | None = None) -> Tensor:
         """The cells that the adapter's convolutions read, ``(B, 256, 14, 14)``; see :class:`LatentEntrance`.
@@ -111,29 +92,6 @@ class LatentEfficientNetLite0(LatentClassifier):
         assert sigma is not None
         cells: Tensor = self.entrance(x, sigma, (height, width))
         return cells
-
-    def for_inference(self, *, inplace: bool = False) -> Self:
-        """See :class:`~cdzoo.models.classifier.Classifier`; also ``channels_last``, with batch norms folded."""
-        return fold_batch_norms(super().for_inference(inplace=inplace).to(memory_format=torch.channels_last))
-
-    def stage_modules(self, stage: str) -> list[str]:
-        """See :class:`~cdzoo.models.classifier.Classifier`."""
-        return {
-            "blocks.4": ["blocks.3", "blocks.4"],
-            "blocks.6": ["blocks.5", "blocks.6"],
-            "act2": ["conv_head", "bn2", "act2"],
-        }.get(stage, [stage])
-
-    def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load the layers that follow the adapter from timm's ``tf_efficientnet_lite0``; the adapter stays.
-
-        Args:
-            state_dict: of a network of the same width and number of classes.
-
-        Raises:
-            WeightsError: a name is missing or a shape differs; no parameter has been changed then.
-        """
-        load_timm_lite(self, state_dict, own=("entrance.", "adapter."))
 
 
 def _warn_once(found: int, least: int, most: int) -> None:

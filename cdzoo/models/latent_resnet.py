@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cdzoo.types import Latent
     from cdzoo.weights.enums import WeightsLike
 
-__all__ = ["LatentResNet", "Upscale", "none_upscale", "resnet41", "resnet49", "upscaling"]
+__all__ = ["LatentResNet", "Upscale", "resnet41", "resnet49", "upscale_of_0_1_0", "upscaling"]
 
 Upscale = Literal["pixel_shuffle", "deconv"]
 """Layers that enlarge a latent."""
@@ -67,7 +67,7 @@ def upscaling(channels: int, upscale: Upscale | None) -> nn.Module:
     return nn.Identity()
 
 
-def none_upscale(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def upscale_of_0_1_0(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments in place of those that version 0.1.0 wrote, whose ``upscale="none"`` is ``None``."""
     return {"upscale": None} if arguments["upscale"] == "none" else {}
 
@@ -93,7 +93,7 @@ class LatentResNet(LatentClassifier):
         ValueError: an argument that is none of these.
     """
 
-    derived_arguments = staticmethod(none_upscale)
+    derived_arguments = staticmethod(upscale_of_0_1_0)
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ from cdzoo._checks import check_size
 from cdzoo.models._resnet import scaled_channels
 from cdzoo.models._state_dict import LoadedNames, fits, load_named
 from cdzoo.models.classifier import LatentClassifier, LatentOptions, init_resnet_weights
-from cdzoo.models.latent_resnet import Upscale, none_upscale, upscaling
+from cdzoo.models.latent_resnet import Upscale, upscale_of_0_1_0, upscaling
 from cdzoo.ops.channels import select_channels
 from cdzoo.weights.enums import Weights, WeightsEnum
 from cdzoo.zoo import register_model
@@ -115,7 +115,7 @@ class MobileNetV245(LatentClassifier):
         ValueError: an argument that is none of these.
     """
 
-    derived_arguments = staticmethod(none_upscale)
+    derived_arguments = staticmethod(upscale_of_0_1_0)
 
     def __init__(
         self,

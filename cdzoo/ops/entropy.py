@@ -13,13 +13,26 @@ from torch import Tensor, nn
 
 __all__ = ["GaussianEntropyLoss", "discrete_entropy", "gaussian_bits", "gaussian_entropy_loss", "target_entropy_loss"]
 
-_SMALLEST_SCALE = 0.11
-_SMALLEST_LIKELIHOOD = 1e-9
+SMALLEST_SCALE = 0.11
+SMALLEST_LIKELIHOOD = 1e-9
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision and integers as float32, which holds sums and squares of them; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def histogram_rows(name: str, y: Tensor, per_channel: bool) -> Tensor:
+    """Values of which a histogram each is made, ``(C, n)`` of latents ``(B, C, ...)`` or ``(1, n)``.
+
+    Raises:
+        ValueError: ``y`` is empty, or has no channels to take ``per_channel``.
+    """
+    if y.numel() == 0:
+        raise ValueError(f"the entropy of no values is not defined: {name} has shape {tuple(y.shape)}.")
+    if per_channel and y.dim() < 2:
+        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}.")
+    return y.transpose(0, 1).flatten(1) if per_channel else y.reshape(1, -1)
 
 
 def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
@@ -39,12 +52,7 @@ def discrete_entropy(y_hat: Tensor, *, per_channel: bool = False) -> Tensor:
     Raises:
         ValueError: ``y_hat`` is empty, or has no channels to take ``per_channel``.
     """
-    if y_hat.numel() == 0:
-        raise ValueError(f"the entropy of no values is not defined: y_hat has shape {tuple(y_hat.shape)}")
-    if per_channel and y_hat.dim() < 2:
-        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y_hat.shape)}")
-    y_hat = y_hat.detach()
-    rows = y_hat.transpose(0, 1).flatten(1) if per_channel else y_hat.reshape(1, -1)
+    rows = histogram_rows("y_hat", y_hat.detach(), per_channel)
     values, symbols = torch.unique(rows, return_inverse=True)
     places = symbols + len(values) * torch.arange(len(rows), device=rows.device).unsqueeze(1)
     counts = torch.bincount(places.flatten(), minlength=len(rows) * len(values)).view(len(rows), -1)
@@ -150,7 +158,7 @@ def gaussian_bits(y_hat: Tensor, scales: Tensor) -> Tensor:
         raise TypeError("scales is None: the codec has no hyperprior; discrete_entropy(y_hat) needs no scales")
     y_hat, scales = at_least_float32(y_hat), at_least_float32(scales)
     # The difference of two tails on the left, where erfc keeps its precision.
-    inverse = 0.5**0.5 / scales.clamp_min(_SMALLEST_SCALE)
+    inverse = 0.5**0.5 / scales.clamp_min(SMALLEST_SCALE)
     distance = y_hat.abs()
     upper, lower = (0.5 * torch.erfc((distance + offset) * inverse) for offset in (-0.5, 0.5))
-    return -(upper - lower).clamp_min(_SMALLEST_LIKELIHOOD).log2()
+    return -(upper - lower).clamp_min(SMALLEST_LIKELIHOOD).log2()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdzoo._checks import check_choice
 from cdzoo.ops.entropy import at_least_float32, target_entropy_loss
 from cdzoo.types import CodecOutput
 
@@ -130,11 +131,6 @@ def _mse255(x_hat: Tensor, x: Tensor) -> Tensor:
     return 255**2 * F.mse_loss(*_alike(x_hat, x))
 
 
-def _check_metric(metric: str) -> None:
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
-
-
 def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric: Metric = "mse") -> RateDistortion:
     """``lmbda D + R``, CompressAI's loss.
 
@@ -151,7 +147,7 @@ def rate_distortion_loss(output: CodecOutput, x: Tensor, *, lmbda: float, metric
     Raises:
         ValueError: another metric, images that are too small for it, or a codec without likelihoods.
     """
-    _check_metric(metric)
+    check_choice("metric", metric, get_args(Metric))
     if metric == "mse":
         distortion = _mse255(output.x_hat, x)
     elif min(x.shape[-2:]) <= 160:
@@ -292,7 +288,7 @@ class RateDistortionLoss(nn.Module):
     def __init__(self, lmbda: float, metric: Metric = "mse") -> None:
         super().__init__()
         _check_weights(lmbda=lmbda)
-        _check_metric(metric)
+        check_choice("metric", metric, get_args(Metric))
         self.lmbda, self.metric = lmbda, metric
 
     def forward(self, output: CodecOutput, x: Tensor) -> RateDistortion:

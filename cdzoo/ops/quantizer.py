@@ -12,10 +12,12 @@ value is what an entropy coder can reach, while its gradient is that of the soft
 from __future__ import annotations
 
 import math
-import operator
 
 import torch
 from torch import Tensor, nn
+
+from cdzoo._checks import integer
+from cdzoo.ops.entropy import histogram_rows
 
 __all__ = ["SoftToHardQuantizer", "nearest_center", "soft_to_hard", "soft_to_hard_entropy"]
 
@@ -72,12 +74,8 @@ def soft_to_hard_entropy(y: Tensor, centers: Tensor, *, sigma: float = 1.0, per_
     Raises:
         ValueError: ``y`` is empty, or has no channels to take ``per_channel``.
     """
-    if y.numel() == 0:
-        raise ValueError(f"the entropy of no values is not defined: y has shape {tuple(y.shape)}")
-    if per_channel and y.dim() < 2:
-        raise ValueError(f"per_channel takes latents (B, C, ...), not values of shape {tuple(y.shape)}")
-    levels, channels = len(centers), int(y.shape[1]) if per_channel else 1
-    rows = y.transpose(0, 1).reshape(channels, -1) if per_channel else y.reshape(1, -1)
+    rows = histogram_rows("y", y, per_channel)
+    levels, channels = len(centers), len(rows)
     places = nearest_center(rows, centers) + levels * torch.arange(channels, device=y.device).unsqueeze(1)
     count, dtype = rows.shape[1], torch.promote_types(y.dtype, torch.float32)
     hard = torch.bincount(places.flatten(), minlength=channels * levels).view(channels, levels).to(dtype) / count
@@ -107,11 +105,12 @@ class SoftToHardQuantizer(nn.Module):
 
     def __init__(self, levels: int = 6, *, sigma: float = 1.0) -> None:
         super().__init__()
-        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
+        found = integer(levels)
+        if found is None or found < 2:
             raise ValueError(f"levels must be an integer of at least 2, not {levels!r}; one level carries no bits")
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"sigma must be positive and finite, not {sigma!r}")
-        self.levels = levels = operator.index(levels)
+        self.levels = levels = found
         self.sigma = sigma
         self.centers = nn.Parameter(torch.linspace(-2, 2, 2 * levels + 1)[1::2].clone())
 

@@ -36,11 +36,6 @@ class Weights:
 
     folder: str
 
-    @cached_property
-    def source(self) -> WeightsFolder:
-        """The folder, which resolves with no network."""
-        return WeightsFolder(PACKAGED / self.folder, self.folder)
-
 
 class WeightsEnum(Enum):
     """Base of the enums of pretrained weights: one per builder, one member per published set, ``DEFAULT`` the best.
@@ -53,7 +48,7 @@ class WeightsEnum(Enum):
     @cached_property
     def source(self) -> WeightsFolder:
         """The folder, which error messages call by the member's name."""
-        return WeightsFolder(self.value.source.path, str(self))
+        return WeightsFolder(PACKAGED / self.value.folder, str(self))
 
     @property
     def repo_id(self) -> str:

@@ -112,7 +112,7 @@ def weights_rows(*patterns: str) -> Iterator[list[str]]:
     """
     for name in [*cdzoo.list_codecs(pretrained=True), *cdzoo.list_models(pretrained=True)]:
         for member in members(name) if any(fnmatch(name, pattern) for pattern in patterns or "*") else ():
-            meta, folder = member.meta, member.value.source
+            meta, folder = member.meta, member.source
             on, values = next(iter(meta["metrics"].items()))
             found = [metric for metric in ("top-1 (%)", "mIoU (%)", "PSNR (dB)") if metric in values]
             metric, _, unit = found[0].removesuffix(")").partition(" (")

@@ -94,7 +94,7 @@ def named_codec(source: str) -> Codec:
         names = " or ".join(map(str, found))
         raise SystemExit(f"{source} is what weights of several codecs are called; choose {names}.")
     if found:
-        return cdzoo.get_codec(found[0].value.source.config["builder"], weights=found[0])
+        return cdzoo.get_codec(found[0].source.config["builder"], weights=found[0])
     codec = cdzoo.from_pretrained(source)
     if not isinstance(codec, Codec):
         raise SystemExit(f"{source} holds no codec.")

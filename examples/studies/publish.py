@@ -215,7 +215,7 @@ def codec_of(fingerprint: str, args: argparse.Namespace) -> Codec:
     """The codec of a network: packaged, written before, or of a run."""
     for name in cdzoo.list_codecs(pretrained=True):
         for member in cdzoo.get_model_weights(name):
-            if member.value.source.config.get("fingerprint") == fingerprint:
+            if member.source.config.get("fingerprint") == fingerprint:
                 return cdzoo.get_codec(name, weights=member)
     for config in [*args.to.glob("*/config.json"), *args.home.glob("*/codec/config.json")]:
         if json.loads(config.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:

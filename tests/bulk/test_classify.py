@@ -341,7 +341,7 @@ def test_a_network_that_is_given_stays_as_it_is(files: Path) -> None:
 
 def test_a_packaged_network_is_loaded_once_for_its_kind(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    networks = Networks(told=lambda network: told.append(str(network)), top=1)
+    networks = Networks(on_load=lambda network: told.append(str(network)), top=1)
     first, second = (File(i, f"{i}.jpg", b"") for i in range(2))
     assert networks(first) is networks(second)
     weights = cdzoo.get_model_weights(JPEG_MODEL)["DEFAULT"]
@@ -361,7 +361,7 @@ def test_streams_of_each_rate_are_read_by_the_network_of_their_rate(tmp_path: Pa
     image, told = cdzoo.load_images(PHOTO, size=224), []
     for member in RATES:
         (tmp_path / f"{member.name}.cdz").write_bytes(member.build_codec().compress(image)[0])
-    networks = Networks(told=lambda network: told.append(network.facts), top=3)
+    networks = Networks(on_load=lambda network: told.append(network.facts), top=3)
     results = {Path(r.path).stem: r for r in classify_files(read_paths(sorted(tmp_path.iterdir())), networks)}
     assert sorted(facts["weights"] for facts in told) == sorted(map(str, LatentEfficientNetLite0_Weights))
     for member in RATES:

@@ -12,7 +12,7 @@ from oracles.jpeg_files import encode, picture
 
 import cdzoo
 from cdzoo.app import MAX_FILES, Demo, table_html, view
-from cdzoo.bulk.networks import packaged_network
+from cdzoo.bulk.networks import packaged_names
 from cdzoo.cli import main
 from cdzoo.codecs.hyperprior import RATES
 from cdzoo.demo import PHOTO
@@ -48,7 +48,7 @@ def test_more_bits_give_a_better_picture(demo: Demo) -> None:
     assert len({r.from_latents for r in results}) == len(RATES)  # a network for each rate
     for member, result in zip(RATES, results, strict=True):
         codec = member.build_codec()
-        _, weights = packaged_network(codec.name, codec.fingerprint)
+        _, weights = packaged_names(codec.name, codec.fingerprint)
         model = cdzoo.compose(codec, cdzoo.models.latent_efficientnet_lite0(weights=weights).eval())
         with torch.no_grad():
             logits = model(reduced(cdzoo.load_images(PHOTO), 160))

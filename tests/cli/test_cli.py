@@ -28,7 +28,7 @@ from cdzoo import _registry
 from cdzoo.bulk import compress as bulk_compress
 from cdzoo.bulk.networks import STREAM_MODELS
 from cdzoo.cli import main
-from cdzoo.cli._report import Report
+from cdzoo.cli._progress import Progress
 from cdzoo.codecs import Codec, read_header
 from cdzoo.coding.compressai_codec import CompressAICodec
 from cdzoo.images import decode_image, image_size, read_image, read_image_size
@@ -775,8 +775,10 @@ class Terminal(io.StringIO):
 
 
 def test_progress_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, jobs, bar in ((Terminal(), [1, 2], True), (Terminal(), [1], False), (io.StringIO(), [1, 2], False)):
+    for stream, count, bar in ((Terminal(), 2, True), (Terminal(), 1, False), (io.StringIO(), 2, False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        assert list(Report("count", as_json=False, per_file=True).progress(jobs)) == jobs
+        with contextlib.closing(Progress("count", [Path(__file__)] * count)) as progress:
+            for number in range(count):
+                progress.finish(number, None)
         assert ("2/2" in stream.getvalue()) == bar
         assert bool(stream.getvalue()) == bar

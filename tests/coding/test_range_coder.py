@@ -117,9 +117,7 @@ def table_rows(draw: st.DrawFn) -> tuple[list[int], int]:
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[SymbolTables, np.ndarray, np.ndarray]:
     rows = draw(st.lists(table_rows(), min_size=1, max_size=4))
-    lengths = np.array([len(row) for row, _ in rows])
-    starts = np.cumsum(lengths) - lengths
-    tables = SymbolTables(np.concatenate([row for row, _ in rows]), starts, lengths, np.array([o for _, o in rows]))
+    tables = SymbolTables.from_rows(*zip(*rows, strict=True))
     n, k = draw(st.integers(1, 3)), draw(st.integers(0, 30))
     seed, outliers = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0.0, 0.1, 1.0]))
     return tables, *make_symbols(seed, tables, n, k, outliers=outliers)

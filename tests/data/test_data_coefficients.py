@@ -140,11 +140,11 @@ def test_headers_behind_long_metadata(tmp_path: Path) -> None:
 
 
 def test_refusals(written: tuple[Path, FILES]) -> None:
-    with pytest.raises(ValueError, match="gray must be 'keep' or 'ycbcr', not 'rgb'"):
+    with pytest.raises(ValueError, match="gray='rgb': choose one of keep, ycbcr"):
         CoefficientDataset(written[0], gray="rgb")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sampling="):
         CoefficientDataset(written[0], gray="ycbcr", gray_sampling=((1, 1), (2, 2), (1, 1)))
-    with pytest.raises(ValueError, match="num_threads must be at least 1"):
+    with pytest.raises(ValueError, match="num_threads must be a positive integer"):
         CoefficientDataset(written[0], num_threads=0)
 
 

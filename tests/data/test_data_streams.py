@@ -126,7 +126,7 @@ def test_batches_of_shards_fill_up(codec: Codec, shards: tuple[Path, LATENTS]) -
     assert max(lengths(batch_size=6, max_pending=4)) < 6
     assert sum(lengths(batch_size=6, max_pending=4)) == 18
     for name in ("batch_size", "shuffle_buffer", "max_pending"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
             lengths(**{name: 0})
 
 

@@ -69,7 +69,7 @@ def test_sampler_takes_its_rank_from_torch_distributed(monkeypatch: pytest.Monke
 
 
 def test_sampler_refusals(streams: Streams) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
         SizeBucketSampler(MIXED, 0)
     with pytest.raises(ValueError, match=r"is 2 of 2"):
         SizeBucketSampler(MIXED, 8, num_replicas=2, rank=2)

@@ -30,7 +30,7 @@ def test_networks_of_files_are_measured_on_files(tmp_path: Path) -> None:
         x = torch.full((1, 3, 32, 32), 0.2 + 0.1 * number)
         content = write_jpeg(encode_jpeg(x, subsampling="4:2:0" if number else "4:4:4"))[0]  # no batch holds both
         (tmp_path / "files" / f"class{number % 2}" / name).write_bytes(content)
-    found = evaluate.measure(cdzoo.models.JPEGResNet18_Weights.DEFAULT.value.source, {"imagenette": tmp_path / "files"})
+    found = evaluate.measure(cdzoo.models.JPEGResNet18_Weights.DEFAULT.source, {"imagenette": tmp_path / "files"})
     [(name, figures)] = found.items()
     assert name == f"Imagenette validation, {len(names)} images"
     model = cdzoo.models.jpeg_resnet18(weights="DEFAULT").eval()
@@ -50,7 +50,7 @@ def test_imagenet_photographs_are_labeled_by_their_names(tmp_path: Path) -> None
         photo.save(tmp_path / "unnamed.jpg")
     files = evaluate.imagenet_files(tmp_path)
     assert [(path.name, number) for path, number in files] == [("n02979186_cassette player.jpg", 482), ("a.JPEG", 698)]
-    source = cdzoo.models.JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS.value.source
+    source = cdzoo.models.JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS.source
     found = evaluate.measure(source, {"imagenet": tmp_path})
     assert list(found) == ["2 photographs, from JPEG files through `weights.transforms()`"]
     model = cdzoo.models.jpeg_efficientnet_lite0(weights="IMAGENET1K_PIXELS").eval()

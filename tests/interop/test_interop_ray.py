@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import cdzoo
-from cdzoo.bulk.compress import Compress
+from cdzoo.bulk.compress import CompressTask
 from cdzoo.bulk.plan import Part
 from cdzoo.codecs import Codec, read_jpeg
 from cdzoo.data import StreamDataset
@@ -59,7 +59,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
         Image.fromarray(pixels).save(source / f"{i:02d}.png")
     (source / "05.png").write_bytes(b"no image")
 
-    class Mortal(Compress):
+    class Mortal(CompressTask):
         """Dies by SIGKILL, once, when the shard of part 1 is there and its table is not."""
 
         def write_table(self, part: Any, *rest: Any) -> None:
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(
                 os.kill(os.getpid(), signal.SIGKILL)
             super().write_table(part, *rest)
 
-    monkeypatch.setattr(interop, "Compress", Mortal)
+    monkeypatch.setattr(interop, "CompressTask", Mortal)
     summary = interop.compress(codec, source, output, part_size=3, batch_size=1)
     assert summary == (4, 0, 11, 1)
     tries = sorted(path.name.split("-")[0] for path in marks.iterdir())
@@ -154,13 +154,13 @@ def test_parts_whose_workers_die_every_time_are_named(
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name / f"{name}.png")
 
-    class Deadly(Compress):
+    class Deadly(CompressTask):
         def write_part(self, part: Any, output: Path) -> None:
             if part.number == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             super().write_part(part, output)
 
-    monkeypatch.setattr(interop, "Compress", Deadly)
+    monkeypatch.setattr(interop, "CompressTask", Deadly)
     with pytest.raises(RuntimeError, match=r"1 of 2 parts are not finished.*part-000001.* \(b/b.png\)"):
         interop.compress(codec, tmp_path / "photos", tmp_path / "cdz", part_size=1, concurrency=1)
 
@@ -168,7 +168,7 @@ def test_parts_whose_workers_die_every_time_are_named(
 OPTIONS: dict[str, Any] = {"batch_size": 1, "max_pixels": None, "max_stream_bytes": 1 << 20, "with_labels": False}
 
 
-class _Full(Compress):
+class _Full(CompressTask):
     def write_part(self, part: Any, output: Path) -> None:
         raise OSError(28, "No space left on device", str(output))
 

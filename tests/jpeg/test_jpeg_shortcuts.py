@@ -78,7 +78,7 @@ def test_one_go_and_scan_by_scan_agree(kind: str, monkeypatch: pytest.MonkeyPatc
     data = FILES[kind]()
     with monkeypatch.context() as context:
         if kind not in ("sampling 8", "sampling 9"):  # sequential, and yet with tables between scans
-            context.delattr(_jpeg_reader.File, "decode")  # a file in order needs no second reading
+            context.delattr(_jpeg_reader.JPEGFile, "decode")  # a file in order needs no second reading
         quick = read_jpeg(data)
         lenient = read_jpeg(data, strict=False)
     with monkeypatch.context() as context:
@@ -202,7 +202,7 @@ def test_complaints_about_a_header_are_not_forgotten() -> None:
             read_jpeg(bytes(data), strict=False)
         with pytest.raises(JPEGError, match="parameters of a progressive"):
             read_jpeg(bytes(data))
-    file = _jpeg_reader.File(bytes(data), "", strict=False, max_pixels=None)
+    file = _jpeg_reader.JPEGFile(bytes(data), "", strict=False, max_pixels=None)
     assert _jpeg_plan.make_plan(file.opening) is None
 
 
@@ -277,7 +277,7 @@ def test_threads_with_and_without_known_headers() -> None:
 
 def test_pieces_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = [
-        _jpeg_plan.make_plan(_jpeg_reader.File(data, "", strict=True, max_pixels=None).opening)
+        _jpeg_plan.make_plan(_jpeg_reader.JPEGFile(data, "", strict=True, max_pixels=None).opening)
         for data in (encode(picture(9, 9)), encode(picture(9, 9), progressive=True))
     ]
     cut = _jpeg_reader._cut

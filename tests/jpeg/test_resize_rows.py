@@ -12,7 +12,7 @@ from oracles.jpeg_files import encode, picture
 from cdzoo.codecs import JPEGWarning, read_jpeg
 from cdzoo.errors import JPEGError
 from cdzoo.jpeg import _resized_files
-from cdzoo.jpeg._reader import File
+from cdzoo.jpeg._reader import JPEGFile
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
 
@@ -87,7 +87,7 @@ def test_damage_beside_a_crop_is_found_as_in_the_whole_file(
             return str(error)
 
     with monkeypatch.context() as patch:  # the fast path needs no second try for a file in order
-        patch.setattr(File, "decode", None)
+        patch.setattr(JPEGFile, "decode", None)
         if "progressive" not in options:
             patch.setattr(_resized_files, "_decoded", None)
         fast = outcome(data, at_once=True)

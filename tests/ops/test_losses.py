@@ -137,12 +137,12 @@ def test_gradients_in_double_precision() -> None:
     ("make", "message"),
     [
         (lambda: RateDistortionLoss(-1.0), "lmbda must be finite and not negative, not -1"),
-        (lambda: RateDistortionLoss(0.01, "psnr"), "metric must be 'mse' or 'ms-ssim', not 'psnr'"),  # type: ignore[arg-type]
+        (lambda: RateDistortionLoss(0.01, "psnr"), "metric='psnr': choose one of mse, ms-ssim"),  # type: ignore[arg-type]
         (lambda: TargetRateDistortionLoss(beta=math.nan, target_entropy=1.0), "beta must be finite"),
         (lambda: JointLoss(beta=1, target_entropy=1, gamma=math.inf), "gamma must be finite"),
         (lambda: MultiTaskLoss([1.0, -2.0]), "beta_2 must be finite and not negative, not -2.0"),
         (lambda: RateDistortionAccuracyLoss(alpha=1, beta=-1), "beta must be finite"),
-        (lambda: cdzoo.ops.rate_distortion_loss(OUTPUT, X, lmbda=1, metric="l1"), "metric must be"),  # type: ignore[arg-type]
+        (lambda: cdzoo.ops.rate_distortion_loss(OUTPUT, X, lmbda=1, metric="l1"), "metric='l1': choose"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_weights_are_refused(make: Callable[[], object], message: str) -> None:

@@ -20,8 +20,7 @@ def make_tables(seed: int, *, count: int = 5, longest: int = 60, shift: int = 20
             inner[rng.integers(0, length - 2) :] += 65536 - length
         cdfs.append([0, *inner, 65536])
     offsets = rng.integers(-shift, shift // 4 + 1, count)
-    starts = np.cumsum(lengths) - lengths
-    return SymbolTables(np.concatenate(cdfs), starts, lengths, offsets)
+    return SymbolTables.from_rows(cdfs, offsets)
 
 
 def make_symbols(seed: int, tables: SymbolTables, n: int, k: int, *, outliers: float) -> tuple[np.ndarray, np.ndarray]:

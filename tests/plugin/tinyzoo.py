@@ -62,7 +62,7 @@ class BlockMeans(cdzoo.Codec[OneTable]):
     def derive_state(self) -> OneTable:
         ends = torch.linspace(0, 65535, self.steps + 1).round().int()
         cdf = torch.cat([ends, torch.tensor([65536])]).numpy()
-        return OneTable(SymbolTables(cdf, [0], [self.steps + 2], [0]))
+        return OneTable(SymbolTables.from_rows([cdf], [0]))
 
     def restore_state(self, tensors: dict[str, Tensor]) -> OneTable:
         return OneTable(SymbolTables.from_state(tensors))

@@ -107,10 +107,10 @@ OF_FILES = [member for member in MEMBERS if isinstance(member.transforms(), Coef
 def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
     codec = member.build_codec()
     assert isinstance(codec, Codec)
-    builder = member.value.source.config["builder"]
-    module = cdzoo.get_codec(builder, weights=member) if member.value.source.config["kind"] == "codec" else None
+    builder = member.source.config["builder"]
+    module = cdzoo.get_codec(builder, weights=member) if member.source.config["kind"] == "codec" else None
     if module is not None:
-        assert module.fingerprint == codec.fingerprint == member.value.source.config["fingerprint"]
+        assert module.fingerprint == codec.fingerprint == member.source.config["fingerprint"]
     else:
         model = cdzoo.get_model(builder, weights=member)
         assert model.codec_fingerprint == codec.fingerprint
@@ -120,7 +120,7 @@ def test_members_load_and_belong_to_their_codec(member: WeightsEnum) -> None:
 
 @pytest.mark.parametrize("member", OF_FILES, ids=str)
 def test_members_that_read_jpeg_files(member: WeightsEnum) -> None:
-    model = cdzoo.get_model(member.value.source.config["builder"], weights=member).eval()
+    model = cdzoo.get_model(member.source.config["builder"], weights=member).eval()
     assert model.get_classifier().out_features == len(member.meta["classes"])
     coefficients = member.transforms()(cdzoo.codecs.read_jpeg(PHOTO))
     with torch.no_grad():
@@ -149,10 +149,10 @@ BEHIND_JPEG = {
 }
 
 
-CODECS = [member for member in MEMBERS if member.value.source.config["kind"] == "codec"]
+CODECS = [member for member in MEMBERS if member.source.config["kind"] == "codec"]
 
 
-@pytest.mark.parametrize("member", [m for m in CODECS if m.value.source.config["builder"] not in BEHIND_JPEG], ids=str)
+@pytest.mark.parametrize("member", [m for m in CODECS if m.source.config["builder"] not in BEHIND_JPEG], ids=str)
 def test_the_codec_beats_jpeg_on_the_packaged_photograph(member: WeightsEnum) -> None:
     codec = member.build_codec()
     x = load_photo(224)  # scaled down, since the file is a JPEG, whose block grid would help JPEG

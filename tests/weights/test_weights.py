@@ -310,7 +310,7 @@ def test_a_package_without_its_files_says_so(packaged):
 
 def test_weights_build_the_codec_that_they_belong_to(codec, packaged):
     codecs, models = packaged
-    config = models.DEFAULT.value.source.config
+    config = models.DEFAULT.source.config
     assert config["codec"] == {
         "fingerprint": codec.fingerprint,
         "weights": "Small_Codec_Weights.PHOTOS",
@@ -340,7 +340,7 @@ def test_another_codec_is_refused_with_both_fingerprints(codec, packaged):
 def test_codecs_that_cannot_be_had(codec, model, packaged):
     _, models = packaged
     folder = _weights.PACKAGED / "small-model"
-    entry = models.DEFAULT.value.source.config["codec"]
+    entry = models.DEFAULT.source.config["codec"]
 
     def build(changes):
         edit(folder, codec=None if changes is None else {**entry, **changes})
@@ -361,7 +361,7 @@ def test_codecs_that_cannot_be_had(codec, model, packaged):
 def test_saving_again_keeps_what_the_weights_said(packaged, tmp_path):
     _, models = packaged
     cdzoo.save_pretrained(cdzoo.models.cresnet39(weights="DEFAULT"), tmp_path / "again")
-    first, again = models.DEFAULT.value.source.config, WeightsFolder.from_path(tmp_path / "again").config
+    first, again = models.DEFAULT.source.config, WeightsFolder.from_path(tmp_path / "again").config
     for key in ("codec", "meta", "transforms", "arguments", "sha256"):
         assert again[key] == first[key], key
 

@@ -14,7 +14,7 @@ from cdzoo.jpeg._segments import Frame
 from cdzoo.jpeg.header import Opening
 from cdzoo.jpeg.kernels.layout import COMPONENT, FrameFields, State
 
-__all__ = ["NO_SKIPS", "Plan", "Workspace", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
+__all__ = ["NO_SKIPS", "WORKSPACE", "Plan", "enter_scan", "frame_fields", "load_kernels", "make_plan", "make_tables"]
 
 NO_SKIPS = np.empty((0, 0), np.uint16)
 
@@ -120,7 +120,7 @@ def enter_scan(scan: Scan, rows: dict[bytes, int], state: State) -> None:
         state.parts[i] = (component, dc, ac)
 
 
-class Workspace(threading.local):
+class _Workspace(threading.local):
     """Buffers of the kernels of one thread, kept from call to call as long as they are small."""
 
     def __init__(self) -> None:
@@ -128,6 +128,7 @@ class Workspace(threading.local):
         self._segment = np.empty(0, np.uint8)
         self._history = np.empty(0, np.uint64)
         self._tables = np.empty((0, 0), np.int32)
+        self._band = np.empty(0, np.int16)
         self.state = State.empty(self._spare.ctypes.data)
 
     def segment(self, size: int) -> NDArray[np.uint8]:
@@ -156,3 +157,13 @@ class Workspace(threading.local):
         if self._tables.size == 0 and frame.kind == "progressive":
             self._tables = np.empty((8, load_kernels().bits.TABLE_SIZE), np.int32)
         return self._tables
+
+    def band(self, frame: Frame) -> NDArray[np.int16]:
+        """Room for a row of MCUs."""
+        size = sum(component.vertical * component.columns * 64 for component in frame.components)
+        if self._band.size < size:
+            self._band = np.empty(size, np.int16)
+        return self._band
+
+
+WORKSPACE = _Workspace()

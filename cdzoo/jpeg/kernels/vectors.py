@@ -7,7 +7,6 @@ one behind the other (256 bytes).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
+
+from cdzoo.jpeg.geometry import DCT
 
 __all__ = [
     "accumulate_block",
@@ -33,11 +34,6 @@ _SHORTS = ir.VectorType(ir.IntType(16), 8)
 _INDEX = ir.IntType(64)
 _LANE = ir.IntType(32)
 _BYTES = 32  # of a vector
-
-_DCT = [
-    [(math.sqrt(0.125) if u == 0 else 0.5) * math.cos((2 * m + 1) * u * math.pi / 16) for m in range(8)]
-    for u in range(8)
-]
 
 
 def _at(builder: Any, base: Any, offset: Any) -> Any:
@@ -93,7 +89,7 @@ def _dct(builder: Any, x: list[Any]) -> list[Any]:
         terms = differences if u % 2 else sums
         total = None
         for m, term in enumerate(terms):
-            factor = ir.Constant(_VECTOR, [_DCT[u][m]] * 8)
+            factor = ir.Constant(_VECTOR, [DCT[u][m]] * 8)
             total = builder.fmul(term, factor) if total is None else _multiply_add(builder, term, factor, total)
         out.append(total)
     return out
@@ -106,7 +102,7 @@ def _idct(builder: Any, c: list[Any]) -> list[Any]:
         for m in range(4):
             total = None
             for u in range(parity, 8, 2):
-                factor = ir.Constant(_VECTOR, [_DCT[u][m]] * 8)
+                factor = ir.Constant(_VECTOR, [DCT[u][m]] * 8)
                 total = builder.fmul(c[u], factor) if total is None else _multiply_add(builder, c[u], factor, total)
             halves.append(total)
     even, odd = halves[:4], halves[4:]

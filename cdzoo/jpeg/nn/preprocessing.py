@@ -10,10 +10,12 @@ from torch import nn
 
 from cdzoo.transforms import CoefficientTransform
 
-__all__ = ["Preprocessing", "fixed_input_size", "read_preprocessing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "fixed_input_size", "read_preprocessing"]
 
 Values: TypeAlias = float | Sequence[float]
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in ImageNet, in [0, 1]."""
 _CROP_PCT = 0.875  # timm's, where a configuration has none
 
 
