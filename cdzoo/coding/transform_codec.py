@@ -64,10 +64,10 @@ class TransformCodec(CalibratedCodec):
         step: float = 1.0,
         channels: Sequence[int] | None = None,
     ) -> None:
-        if not (isinstance(analysis, nn.Module) and isinstance(synthesis, nn.Module)):
-            kinds = f"{type(analysis).__name__} and {type(synthesis).__name__}"
-            raise TypeError(f"analysis and synthesis must be torch.nn.Modules, not {kinds}")
-        if not isinstance(name, str | None):
+        kinds = [type(transform) for transform in (analysis, synthesis)]
+        if not all(issubclass(kind, nn.Module) for kind in kinds):
+            raise TypeError(f"analysis and synthesis must be modules, not {' and '.join(k.__name__ for k in kinds)}")
+        if not issubclass(type(name), str | None):
             raise TypeError(f"name must be a string, the registered name of the codec's builder, not {name!r}")
         step = float(np.float32(step))
         if not (math.isfinite(step) and step > 0):
