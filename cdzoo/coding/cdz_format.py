@@ -19,6 +19,7 @@ with one part.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import zlib
@@ -206,11 +207,8 @@ def unpack(stream: bytes, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple
         part_lengths=lengths,
         symbols_crc32=symbols_crc32,
     )
-    parts, start = [], header_bytes
-    for length in lengths:
-        parts.append(view[start : start + length])
-        start += length
-    return header, tuple(parts)
+    bounds = itertools.accumulate(lengths, initial=header_bytes)
+    return header, tuple(view[start:end] for start, end in itertools.pairwise(bounds))
 
 
 def _checked_name(field: bytes) -> str:

@@ -7,25 +7,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracles.equality import same
 from oracles.small_modules import CALIBRATED
 
 import cdzoo
 from cdzoo.codecs import Codec, read_header
 from cdzoo.coding.identity import position_sum
 from cdzoo.errors import BitstreamError, PairingError
-from cdzoo.types import Latent
 
 NAMES = ["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"]
 ALL = [*NAMES, *CALIBRATED]
 MakeCodec = Callable[..., Codec]
 MakeImages = Callable[..., torch.Tensor]
-
-
-def same(a: Latent, b: Latent) -> bool:
-    scales = (a.scales is None and b.scales is None) or (
-        a.scales is not None and b.scales is not None and torch.equal(a.scales, b.scales)
-    )
-    return torch.equal(a.y_hat, b.y_hat) and scales and a.image_size == b.image_size
 
 
 def compressai_checkpoint(codec: Codec, *, tables: bool = True) -> dict[str, torch.Tensor]:

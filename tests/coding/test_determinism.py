@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.equality import same
 from oracles.fresh_process import FreshProcesses
 from oracles.small_modules import CALIBRATED
 
@@ -32,13 +33,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def assert_same(a: Latent, b: Latent) -> None:
-    assert torch.equal(a.y_hat, b.y_hat)
-    assert (a.scales is None) == (b.scales is None)
-    if a.scales is not None and b.scales is not None:
-        assert torch.equal(a.scales, b.scales)
 
 
 @pytest.fixture(params=[*NAMES, *CALIBRATED, *(f"{name} pretrained" for name in pretrained())])
@@ -65,19 +59,19 @@ def test_one_writer_every_reader(
         latent = codec.encode(x)
     for count in (1, 2):
         with threads(count):
-            assert_same(codec.decompress(streams), latent)
-            assert_same(codec.decompress(streams, num_threads=3 - count), latent)
+            assert same(codec.decompress(streams), latent)
+            assert same(codec.decompress(streams, num_threads=3 - count), latent)
     singles = [codec.decompress([stream]) for stream in streams]
     for i, single in enumerate(singles):
         assert torch.equal(single.y_hat[0], latent.y_hat[i])
         assert single.scales is None or torch.equal(single.scales[0], latent.scales[i])  # type: ignore[index]
     codec = codec.to(memory_format=torch.channels_last)
-    assert_same(codec.decompress(streams), latent)
+    assert same(codec.decompress(streams), latent)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "enabled", False)
-        assert_same(codec.decompress(streams), latent)
+        assert same(codec.decompress(streams), latent)
     if torch.cuda.is_available():
-        assert_same(codec.cuda().decompress(streams).to("cpu"), latent)
+        assert same(codec.cuda().decompress(streams).to("cpu"), latent)
         codec.cpu()
 
 
@@ -102,7 +96,7 @@ def test_every_writer_one_reader(
     codec = codec.to(memory_format=torch.contiguous_format)
     with threads(1):
         for streams, latent in pairs:
-            assert_same(codec.decompress(streams), latent)
+            assert same(codec.decompress(streams), latent)
 
 
 FRESH_PROCESS = """
@@ -130,7 +124,7 @@ def test_a_fresh_process_with_other_threads(
     assert done.returncode == 0, done.stderr
     for folder, latent in expected.items():
         y_hat, scales = torch.load(folder / "out.pt")
-        assert_same(Latent(y_hat, scales, (224, 224)), latent)
+        assert same(Latent(y_hat, scales, (224, 224)), latent)
 
 
 @pytest.mark.parametrize("name", ["bmshj2018_hyperprior", "mbt2018_mean"])

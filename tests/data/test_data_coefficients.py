@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.dataset_files import CLASSES, Files, make_tar, once
+from oracles.equality import same
 from oracles.jpeg_files import encode, picture
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Subset
@@ -45,11 +46,6 @@ def written(files: Files) -> tuple[Path, FILES]:
 @pytest.fixture
 def shards(files: Files) -> tuple[Path, FILES]:
     return files.shard_folder, files.members
-
-
-def equal(a: JPEGCoefficients, b: JPEGCoefficients) -> bool:
-    tensors = zip([*a.planes, a.qtables], [*b.planes, b.qtables], strict=True)
-    return a[2:] == b[2:] and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in tensors)
 
 
 def rows(batch: JPEGCoefficients) -> list[JPEGCoefficients]:
@@ -86,7 +82,7 @@ def test_a_batch_of_any_geometries_in_order(written: tuple[Path, FILES], num_thr
     for indices in (range(18), [5, 5, 0], [6, 0, 12]):
         for i, file in zip(indices, dataset.__getitems__(indices), strict=True):
             assert isinstance(file, JPEGCoefficients)
-            assert equal(file, files[dataset.names[i]])
+            assert same(file, files[dataset.names[i]])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +129,7 @@ def test_headers_behind_long_metadata(tmp_path: Path) -> None:
     assert read_jpeg_header(tmp_path / "b.jpg").orientation == 6
     dataset = CoefficientDataset(tmp_path, labels=None)
     assert dataset.image_sizes() == [(24, 40)] * 2  # as stored
-    assert all(equal(a, b) for a, b in zip([dataset[0]], [dataset[1]], strict=True))  # type: ignore[arg-type]
+    assert all(same(a, b) for a, b in zip([dataset[0]], [dataset[1]], strict=True))  # type: ignore[arg-type]
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "b.jpg", "b.jpg")
     assert CoefficientDataset(tmp_path / "x.tar", labels=None).image_sizes() == [(24, 40)]
@@ -188,7 +184,7 @@ def test_transforms_act_on_single_files(written: tuple[Path, FILES], num_threads
     assert isinstance(batch, JPEGCoefficients)
     assert batch.planes[0].shape == (12, 2, 2, 8, 8)
     for name, file in zip(names, rows(batch), strict=True):
-        assert equal(file, center_crop(gray_to_ycbcr(files[name]), 16))
+        assert same(file, center_crop(gray_to_ycbcr(files[name]), 16))
     # images of all sizes that a transform brings to one share batches
     keys = [key and key.color_space for key in dataset.bucket_keys()]
     assert sorted(len(indices) for indices in SizeBucketSampler(keys, 20)) == [3, 15]
@@ -237,7 +233,7 @@ def test_members_by_other_names(written: tuple[Path, FILES], tmp_path: Path) -> 
     dataset = CoefficientDataset(path, labels=None)
     assert dataset.names == ["0.JPEG", "1.jfif", "d/3.jpe"]
     for file in [*dataset.__getitems__(range(3)), *CoefficientShards(path, labels=None)]:
-        assert equal(file, files["ant/a.jpg"])  # type: ignore[arg-type]
+        assert same(file, files["ant/a.jpg"])  # type: ignore[arg-type]
     readers = (lambda p: CoefficientDataset(p, labels=None), lambda p: list(CoefficientShards(p, labels=None)))
     for read in readers:
         with pytest.raises(BitstreamError, match=r"members '0\.jpg' and '0\.jpeg' are one sample"):
@@ -275,12 +271,12 @@ def test_rows_of_one_tensor_are_not_copied(written: tuple[Path, FILES]) -> None:
         assert isinstance(batch, JPEGCoefficients)
         assert batch.planes[0].data_ptr() != samples[order[0]].planes[0].data_ptr()
         for i, file in zip(order, rows(batch), strict=True):
-            assert equal(file, files[names[i]])
+            assert same(file, files[names[i]])
     # rows that fit behind each other, of different tensors
     mixed = [names[0], names[2], names[0]]
     batch = collate_coefficients([samples[0], *load(dataset, mixed)[1:]])
     assert isinstance(batch, JPEGCoefficients)
-    assert all(equal(a, files[name]) for a, name in zip(rows(batch), mixed, strict=True))
+    assert all(same(a, files[name]) for a, name in zip(rows(batch), mixed, strict=True))
     flipped = [file._replace(planes=tuple(plane.mT for plane in file.planes)) for file in samples]
     batch = collate_coefficients(flipped)
     assert isinstance(batch, JPEGCoefficients)
@@ -345,16 +341,16 @@ def test_photographs_of_any_size_share_batches_without_a_sampler(
     dataset = CoefficientDataset(folder, transform=transform, num_threads=num_threads)
     (loaded,) = DataLoader(dataset, batch_size=18, collate_fn=collate_coefficients)
     expected = [read_jpeg(folder / name, transform=transform) for name in dataset.names]
-    assert all(equal(a, b) for a, b in zip(rows(loaded[0]), expected, strict=True))
-    assert equal(dataset[17][0], expected[17])  # type: ignore[index]
+    assert all(same(a, b) for a, b in zip(rows(loaded[0]), expected, strict=True))
+    assert same(dataset[17][0], expected[17])  # type: ignore[index]
     stored = CoefficientDataset(folder, transform=transform, upright=False, labels=None)[17]
     flat = CoefficientTransform(resize=40, crop=32, upright=False)
-    assert equal(stored, read_jpeg(folder / dataset.names[17], transform=flat))  # type: ignore[arg-type]
-    assert not equal(stored, expected[17])  # type: ignore[arg-type]
+    assert same(stored, read_jpeg(folder / dataset.names[17], transform=flat))  # type: ignore[arg-type]
+    assert not same(stored, expected[17])  # type: ignore[arg-type]
     assert dataset.image_sizes()[17] == (40, 56)  # as stored
     (path,) = write_shards([folder / name for name in dataset.names], tmp_path / "shards")
     (batch,) = CoefficientShards(path, batch_size=18, labels=None, transform=transform, num_threads=num_threads)
-    assert all(equal(a, b) for a, b in zip(rows(batch), expected, strict=True))
+    assert all(same(a, b) for a, b in zip(rows(batch), expected, strict=True))
 
 
 def test_images_without_a_transform_are_turned_on_request(tmp_path: Path) -> None:
@@ -364,7 +360,7 @@ def test_images_without_a_transform_are_turned_on_request(tmp_path: Path) -> Non
         (tmp_path / f"{i}.jpg").write_bytes(encode(picture(48, 32, "RGB", seed=i), exif=exif))
     assert [file.image_size for file in load_all(CoefficientDataset(tmp_path, labels=None))] == [(32, 48)] * 2
     for file, i in zip(load_all(CoefficientDataset(tmp_path, labels=None, upright=True)), range(2), strict=True):
-        assert equal(file, upright(read_jpeg(tmp_path / f"{i}.jpg"), 6))
+        assert same(file, upright(read_jpeg(tmp_path / f"{i}.jpg"), 6))
 
 
 def load_all(dataset: CoefficientDataset) -> list[Any]:
@@ -387,4 +383,4 @@ def test_damaged_files_are_read_as_far_as_possible_with_one_warning(files: Files
     for name, file in found.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", JPEGWarning)
-            assert equal(file, read_jpeg(folder / name, strict=False))
+            assert same(file, read_jpeg(folder / name, strict=False))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.dataset_files import SIZES, Streams
+from oracles.equality import same
 from oracles.slow import all_but_one
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,12 +30,6 @@ from cdzoo.errors import BitstreamError
 LATENTS = dict[str, Latent]
 
 
-def equal(a: Latent, b: Latent) -> bool:
-    assert a.scales is not None
-    assert b.scales is not None
-    return a.image_size == b.image_size and torch.equal(a.y_hat, b.y_hat) and torch.equal(a.scales, b.scales)
-
-
 def test_latents_are_those_of_encode(codec: Codec, make_images: Callable[..., Tensor], tmp_path: Path) -> None:
     images = make_images(3, 33, 47)
     for i, stream in enumerate(codec.compress(images)):
@@ -44,7 +39,7 @@ def test_latents_are_those_of_encode(codec: Codec, make_images: Callable[..., Te
     assert len(dataset) == 3
     loaded = collate_latents(dataset.__getitems__([0, 1, 2]))  # type: ignore[arg-type]
     assert isinstance(loaded, Latent)
-    assert equal(loaded, expected)
+    assert same(loaded, expected)
     single = dataset[1]
     assert isinstance(single, Latent)
     assert single.y_hat.shape == (1, 24, 3, 3)
@@ -73,7 +68,7 @@ def test_the_codec_is_copied(codec: Codec, written: tuple[Path, LATENTS]) -> Non
     with torch.no_grad():
         other.g_a[0].weight.add_(1)  # type: ignore[union-attr]
         other.to("meta")
-    assert equal(dataset[0][0], written[1][dataset.names[0]])
+    assert same(dataset[0][0], written[1][dataset.names[0]])
 
 
 def test_what_the_coder_finds_is_told_of_the_file(
@@ -131,7 +126,7 @@ def test_batches_of_shards_fill_up(codec: Codec, shards: tuple[Path, LATENTS]) -
 
 
 def order(dataset: StreamShards, latents: LATENTS) -> list[str]:
-    return [name for latent, _ in dataset for name, other in latents.items() if equal(latent, other)]
+    return [name for latent, _ in dataset for name, other in latents.items() if same(latent, other)]
 
 
 def test_order_of_shards_follows_seed_and_epoch(codec: Codec, shards: tuple[Path, LATENTS]) -> None:

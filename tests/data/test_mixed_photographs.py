@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles.equality import same
 from oracles.jpeg_files import encode, picture
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -20,7 +21,6 @@ from cdzoo.codecs import JPEGWarning, decode_jpeg, read_jpeg
 from cdzoo.data import CoefficientDataset, CoefficientShards, collate_coefficients
 from cdzoo.errors import JPEGError
 from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
-from cdzoo.types import JPEGCoefficients
 
 TRANSFORM = CoefficientTransform(resize=40, crop=32)
 
@@ -46,10 +46,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(exist_ok=True)
         (folder / f"{seed:02}.jpg").write_bytes(photograph(seed))
     return root
-
-
-def same(a: JPEGCoefficients, b: JPEGCoefficients) -> bool:
-    return a[2:] == b[2:] and all(torch.equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

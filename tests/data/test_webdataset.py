@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from oracles.dataset_files import Streams, make_tar
+from oracles.equality import same
 
-from cdzoo import Latent
 from cdzoo.codecs import Codec
 from cdzoo.data import (
     StreamDataset,
@@ -36,12 +35,6 @@ def codec(streams: Streams) -> Codec:
 @pytest.fixture
 def three(streams: Streams) -> list[bytes]:
     return [(streams.root / name).read_bytes() for name in list(streams.samples)[:3]]
-
-
-def equal(a: Latent, b: Latent) -> bool:
-    assert a.scales is not None
-    assert b.scales is not None
-    return a.image_size == b.image_size and torch.equal(a.y_hat, b.y_hat) and torch.equal(a.scales, b.scales)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -112,7 +105,7 @@ def test_tar_formats(codec: Codec, three: list[bytes], tmp_path: Path, form: int
             info.size = len(data)
             info.mtime = 1.5  # type: ignore[assignment]
             tar.addfile(info, io.BytesIO(data))
-    assert [equal(a, codec.decompress([s])) for a, s in zip(READERS[reader](path, codec), three, strict=True)] == [
+    assert [same(a, codec.decompress([s])) for a, s in zip(READERS[reader](path, codec), three, strict=True)] == [
         True
     ] * 3
     assert StreamDataset(path, codec, labels=None).names == names

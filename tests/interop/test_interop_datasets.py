@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.equality import same
 from oracles.jpeg_files import encode, picture
 
 import cdzoo
@@ -17,7 +18,7 @@ from cdzoo.errors import JPEGError
 from cdzoo.images import decode_image, read_image
 from cdzoo.interop.datasets import Compress, ReadCoefficients, ReadLatents, collate_rows
 from cdzoo.transforms import CoefficientTransform, LatentTransform
-from cdzoo.types import JPEGCoefficients, Latent
+from cdzoo.types import Latent
 
 FILES = [encode(picture(48, 40, seed=seed)) for seed in range(3)]
 
@@ -48,21 +49,15 @@ def codec(make_codec: Callable[..., Codec]) -> Codec:
     return make_codec("torfason2018", N=8, M=8)
 
 
-def assert_same(ours: JPEGCoefficients, theirs: JPEGCoefficients) -> None:
-    assert ours[2:] == theirs[2:]
-    for a, b in zip((*ours.planes, ours.qtables), (*theirs.planes, theirs.qtables), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_coefficients_of_rows_batches_and_loaders(rows: Any) -> None:
     dataset = rows.with_transform(ReadCoefficients("image"))
     for i, data in enumerate(FILES):
-        assert_same(dataset[i]["image"], read_jpeg(data))
+        assert same(dataset[i]["image"], read_jpeg(data))
     batch = dataset[:2]
     assert batch["label"] == [0, 1]
     assert len(batch["image"]) == 2
     (loaded,) = torch.utils.data.DataLoader(dataset, batch_size=3, collate_fn=collate_rows)
-    assert_same(loaded["image"], read_jpeg(FILES))
+    assert same(loaded["image"], read_jpeg(FILES))
     assert loaded["label"].tolist() == [0, 1, 0]
 
 
@@ -102,7 +97,7 @@ def test_plain_columns_of_bytes_and_paths(hf: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(FILES[0])
     for cell in (FILES[0], str(tmp_path / "a.jpg")):
         dataset = hf.Dataset.from_dict({"file": [cell]}).with_transform(ReadCoefficients("file"))
-        assert_same(dataset[0]["file"], read_jpeg(FILES[0]))
+        assert same(dataset[0]["file"], read_jpeg(FILES[0]))
 
 
 def test_decoded_images_and_other_files_are_refused(hf: Any, rows: Any, codec: Codec) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdzoo.errors import JPEGError
-from cdzoo.jpeg import dct
 from cdzoo.jpeg.dct import blockify, dct2d
 from cdzoo.jpeg.nn.convert import to_jpeg_domain
 from cdzoo.jpeg.nn.maps import CoefficientMap, LayerForms
@@ -98,14 +97,6 @@ def random_statistics(model: nn.Module) -> nn.Module:
 
 def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
-
-
-@pytest.fixture
-def no_idct(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(c: Tensor) -> Tensor:
-        raise AssertionError("an inverse DCT ran")
-
-    monkeypatch.setattr(dct, "idct2d", refuse)
 
 
 # -- the folded stem ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import torch
+from oracles.equality import same
 from oracles.jpeg_files import encode, picture
 from test_jpeg_damage import mutate
 from test_jpeg_reader import KINDS, SAMPLINGS, random_coefficients
@@ -50,12 +51,6 @@ def outcome(data: bytes, **options: object) -> object:
     return arrays, read[2:], [str(warning.message) for warning in record]
 
 
-def assert_same(ours: JPEGCoefficients, theirs: JPEGCoefficients) -> None:
-    assert ours[2:] == theirs[2:]
-    for a, b in zip((*ours.planes, ours.qtables), (*theirs.planes, theirs.qtables), strict=True):
-        assert torch.equal(a, b)
-
-
 def end_of_header(data: bytes) -> int:
     start = data.index(b"\xff\xda")
     return start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
@@ -84,8 +79,8 @@ def test_one_go_and_scan_by_scan_agree(kind: str, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as context:
         context.setattr(_jpeg_reader, "make_plan", lambda opening: None)
         thorough = read_jpeg(data)
-    assert_same(quick, thorough)
-    assert_same(lenient, thorough)
+    assert same(quick, thorough)
+    assert same(lenient, thorough)
 
 
 def test_what_one_go_leaves_to_others_is_read() -> None:
@@ -102,11 +97,11 @@ def test_what_one_go_leaves_to_others_is_read() -> None:
         "no table": b"\xff\xc4\x00\x02",
     }
     for name, extra in between.items():
-        assert_same(read_jpeg(progressive[:scan] + extra + progressive[scan:]), plain), name
-    assert_same(read_jpeg(progressive + b"anything"), plain)
+        assert same(read_jpeg(progressive[:scan] + extra + progressive[scan:]), plain), name
+    assert same(read_jpeg(progressive + b"anything"), plain)
     (data,) = write_jpeg(coefficients(8))
     second = data.index(b"\xff\xda", end_of_header(data))
-    assert_same(read_jpeg(data[:second] + between["comment"] + data[second:]), read_jpeg(data))
+    assert same(read_jpeg(data[:second] + between["comment"] + data[second:]), read_jpeg(data))
 
 
 def test_a_known_header_does_not_stand_for_the_scans() -> None:
@@ -121,7 +116,7 @@ def test_a_known_header_does_not_stand_for_the_scans() -> None:
     for _ in range(2):
         assert [outcome(data) for data in files] == fresh
     assert _jpeg_header._parse.cache_info()[:2] == (7, 1)
-    assert_same(read_jpeg(files), read_jpeg(files, num_threads=3))
+    assert same(read_jpeg(files), read_jpeg(files, num_threads=3))
 
 
 def test_every_byte_of_a_header_counts() -> None:
@@ -223,7 +218,7 @@ def test_a_marker_inside_a_segment_is_none() -> None:
     for thumbnail in (b"\xff\xda", b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00", data[:-9]):
         extra = b"\xff\xe1" + (len(thumbnail) + 8).to_bytes(2, "big") + b"Exif\0\0" + thumbnail
         for _ in range(2):
-            assert_same(read_jpeg(data[:2] + extra + data[2:]), plain)
+            assert same(read_jpeg(data[:2] + extra + data[2:]), plain)
     bad = data[:2] + extra + data[2:-20]
     with pytest.raises(JPEGError, match=f"byte {len(bad)}: "):
         read_jpeg(bad)
@@ -235,7 +230,7 @@ def test_caches_are_bounded() -> None:
     rng = random.Random(0)
     for i in range(400):
         comment = b"\xff\xfe\x00\x0c" + rng.randbytes(10).replace(b"\xff", b"\xfe")
-        assert_same(read_jpeg(data[:2] + comment + data[2:]), plain)
+        assert same(read_jpeg(data[:2] + comment + data[2:]), plain)
         read_jpeg(encode(picture(8 + i % 20, 8 + i // 20, "L"), quality=40, optimize=True))
     for cached in CACHES:
         info = cached.cache_info()
@@ -265,7 +260,7 @@ def test_threads_with_and_without_known_headers() -> None:
             if outcome(files[i]) != expected[i]:
                 failures.append((seed, i))
             if turn % 10 == seed % 10:
-                assert_same(read_jpeg(files, num_threads=3), batch)
+                assert same(read_jpeg(files, num_threads=3), batch)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -295,7 +290,7 @@ def test_pieces_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_jpeg(files)
     monkeypatch.setattr(_jpeg_reader, "_FEWEST_BYTES", 1)
     for threads in (1, 2, 5):
-        assert_same(read_jpeg(files, num_threads=threads), whole)
+        assert same(read_jpeg(files, num_threads=threads), whole)
         with pytest.raises(JPEGError, match=r"source\[4\]"):
             read_jpeg(bad, num_threads=threads)
         with pytest.warns(JPEGWarning) as record:

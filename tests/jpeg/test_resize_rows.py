@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from oracles.equality import same
 from oracles.jpeg_files import encode, picture
 
 from cdzoo.codecs import JPEGWarning, read_jpeg
@@ -17,10 +18,6 @@ from cdzoo.transforms import CoefficientTransform, RandomResizedCrop
 from cdzoo.types import JPEGCoefficients
 
 CENTER = CoefficientTransform(resize=40, crop=32)
-
-
-def same(a: JPEGCoefficients, b: JPEGCoefficients) -> bool:
-    return a[2:] == b[2:] and all(torch.equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
 
 
 @pytest.mark.parametrize("progressive", [True, False])

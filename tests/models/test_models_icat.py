@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from oracles.cdz_reader import read_stream
+from oracles.equality import same
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -398,10 +399,6 @@ def test_the_second_step_starts_from_the_first(model):
 
 
 # -- bits --------------------------------------------------------------------------------------------------------
-
-
-def same(one: Latent, other: Latent) -> bool:
-    return torch.equal(one.y_hat, other.y_hat) and torch.equal(one.scales, other.scales) and one[2] == other[2]
 
 
 def test_it_is_a_codec_with_every_member(codec):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torchvision
+from oracles.networks import count_parameters, multiply_adds, randomize
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,18 +22,6 @@ SMALL = {"width": 0.125, "in_channels": 6, "num_classes": 5}
 UPSCALE = ("pixel_shuffle", "deconv", None)
 
 
-def count_parameters(model):
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def macs(model, *shape):
-    """Multiply-adds of convolutions and linear layers, from shapes alone; PyTorch counts two operations for each."""
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        model.eval()(torch.empty(shape))
-    flops = counter.get_flop_counts()["Global"]
-    return (flops[torch.ops.aten.convolution] + flops[torch.ops.aten.addmm]) // 2
-
-
 def sizes(model, y_hat, *names):
     """Channels, rows and columns that each of the named modules puts out."""
     seen = {}
@@ -45,16 +34,6 @@ def sizes(model, y_hat, *names):
     for hook in hooks:
         hook.remove()
     return [tuple(seen[name]) for name in names]
-
-
-def randomize(model):
-    """Batch norms that a swap or an omission would show."""
-    for name, tensor in model.state_dict().items():
-        if "running_mean" in name:
-            tensor.uniform_(-0.2, 0.2)
-        elif "running_var" in name:
-            tensor.uniform_(0.5, 1.5)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +115,7 @@ def test_multiply_adds_at_224_pixels():
         stages = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] // 2
         # layer 2 has no stride here: only the first 1x1 of its first block ran on 56x56 positions there
         saved = (56 * 56 - 28 * 28) * 256 * 128
-    assert macs(model, 1, 256, 14, 14) == entrance + stages - saved + 2048 * 1000
+    assert multiply_adds(model, (1, 256, 14, 14), linear=True) == entrance + stages - saved + 2048 * 1000
 
 
 # -- torchvision -------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from oracles.networks import count_parameters, multiply_adds, randomize
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import cdzoo
 from cdzoo.errors import WeightsError
@@ -26,27 +26,6 @@ CLASSIFIERS = {
 }
 HEAD = 4 * (9 * 2048 * 21 + 21)
 """Parameters of the head: four 3x3 convolutions with bias."""
-
-
-def count_parameters(model):
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def conv_macs(model, *shape):
-    """Multiply-adds of the convolutions, from shapes alone; PyTorch counts two operations for each."""
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        model.eval()(torch.empty(shape))
-    return counter.get_flop_counts()["Global"][torch.ops.aten.convolution] // 2
-
-
-def randomize(model):
-    """Batch norms that a swap or an omission would show."""
-    for name, tensor in model.state_dict().items():
-        if "running_mean" in name:
-            tensor.uniform_(-0.2, 0.2)
-        elif "running_var" in name:
-            tensor.uniform_(0.5, 1.5)
-    return model
 
 
 @pytest.fixture
@@ -78,7 +57,7 @@ def test_every_weight_works_at_every_position(builder, latent):
     with torch.device("meta"):
         model = builder()
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
-    assert conv_macs(model, *latent) == weights * latent[2] * latent[3]
+    assert multiply_adds(model, latent) == weights * latent[2] * latent[3]
 
 
 def test_resnet50_d_costs_more_from_conv4_on():
@@ -87,7 +66,7 @@ def test_resnet50_d_costs_more_from_conv4_on():
         late = [m for part in ("layer3", "layer4") for m in model.backbone.get_submodule(part).modules()]
         weights = sum(m.weight.numel() for m in [*late, *model.classifier.modules()] if isinstance(m, nn.Conv2d))
         early = nn.Sequential(*[getattr(model.backbone, n) for n in ("conv1", "maxpool", "layer1", "layer2")])
-    assert conv_macs(model, 1, 3, 320, 320) == conv_macs(early, 1, 3, 320, 320) + weights * 40 * 40
+    assert multiply_adds(model, (1, 3, 320, 320)) == multiply_adds(early, (1, 3, 320, 320)) + weights * 40 * 40
 
 
 def test_dilations_of_the_paper():

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 from oracles.hub_server import TOKEN, HubServer
+from oracles.small_modules import assert_same
 
 import cdzoo
 from cdzoo.errors import PairingError, WeightsError
@@ -52,12 +53,6 @@ def saved(codec, model, tmp_path_factory):
     cdzoo.save_pretrained(codec, root / "codec")
     cdzoo.save_pretrained(model, root / "model", codec=codec)
     return root
-
-
-def assert_same(one, other):
-    state = other.state_dict()
-    assert list(state) == list(one.state_dict())
-    assert all(torch.equal(state[k], v) and state[k].dtype == v.dtype for k, v in one.state_dict().items())
 
 
 def without_waiting(monkeypatch):
