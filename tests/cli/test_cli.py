@@ -666,7 +666,7 @@ def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
         assert message in result.err
         assert "weights=None" not in result.err
     assert run("compress", image, "-o", tmp_path / "out", "--device", "meta").status == 2
-    result = run("bench", "jpeg", "--model", "resnet1")
+    result = run("bench", "conversion", "--model", "resnet1")
     assert (result.status, result.out) == (2, "")
     assert "unknown classifier of torchvision 'resnet1'; did you mean 'resnet18' or" in result.err
     result = run("classify", album / "rgb.jpg", "--model", "resnet49")
