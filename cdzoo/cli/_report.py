@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cdzoo._text import explain, one_line
 from cdzoo.errors import CdzooError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPECTED", "Report", "UsageError", "name_list", "stream_sizes", "table", "width_x_height"]
 
-Job = TypeVar("Job")
 EXPECTED = (OSError, CdzooError, ValueError, TypeError, MemoryError, ImportError)
 """Errors that files, weights and arguments can cause; any other error is a bug."""
 
@@ -58,15 +57,6 @@ class Report:
         self.status = self.status or 1
         self.add({"file": name, "error": reason}, number)
         self.note(reason if name in reason else f"{one_line(name)}: {reason}")
-
-    def progress(self, jobs: Sequence[Job]) -> Iterable[Job]:
-        """The jobs, with a progress bar where standard error is a terminal."""
-        if len(jobs) < 2 or not sys.stderr.isatty():
-            return jobs
-        from tqdm import tqdm
-
-        bar: Iterable[Job] = tqdm(jobs, desc=self.command, unit="file", file=sys.stderr)
-        return bar
 
     def abort(self, reason: str, *, status: int) -> None:
         """Report that the whole run failed."""
