@@ -21,7 +21,7 @@ from cdzoo.errors import BitstreamError, PairingError
 from cdzoo.jpeg._sources import Fallback, check_fallback
 from cdzoo.weights.enums import WeightsEnum, WeightsLike
 
-__all__ = ["Classified", "Classify", "Networks", "classify", "classify_bytes", "classify_files"]
+__all__ = ["Classified", "Classify", "Networks", "check_kinds", "classify", "classify_bytes", "classify_files"]
 
 
 class Networks:
@@ -100,6 +100,20 @@ class Networks:
             task.to(self._device)
         self._on_load(network)
         return task
+
+
+def check_kinds(model: object, files: Sequence[str]) -> None:
+    """Refuse streams for a network of timm, before its weights are downloaded.
+
+    Raises:
+        PairingError: the model is ``"timm/NAME"``, and all files are streams.
+    """
+    timm = isinstance(model, str) and model.startswith("timm/")
+    if timm and files and all(file.lower().endswith(".cdz") for file in files):
+        raise PairingError(
+            f"{model} reads JPEG files, and there are only .cdz streams; leave model out, or name a network over "
+            "latents"
+        )
 
 
 def classify_files(files: Iterable[File], networks: Networks) -> Iterator[Classified]:
@@ -198,6 +212,7 @@ def classify(
         device = None if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from None
+    check_kinds(model, files)
     networks = Networks(model, weights, top=top, batch_size=batch_size, device=device, fallback=fallback)
     results: list[Classified | None] = [None] * len(files)
     for file, result in process(read_paths(files), networks):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import os
+from typing import Any, NamedTuple, get_args
 
 from torch import nn
 
 from cdzoo._compose import CompressedDomainModel, compose
-from cdzoo._registry import find_entry, listed
+from cdzoo._registry import Kind, find_entry, listed
 from cdzoo.codecs import Codec
-from cdzoo.errors import PairingError
+from cdzoo.errors import PairingError, WeightsError
 from cdzoo.transforms import CoefficientTransform
 from cdzoo.weights import resolve
 from cdzoo.weights.building import build_codec, load
+from cdzoo.weights.download import PREFIX
 from cdzoo.weights.enums import WeightsEnum, WeightsLike
 from cdzoo.weights.folder import WeightsFolder
 
@@ -120,6 +122,8 @@ def find_network(model: str | nn.Module | None, weights: WeightsLike = None, cod
         if weights is not None:
             raise ValueError(f"{model} comes with timm's weights; leave weights out, or pass the module itself")
         return _described(_from_timm(model.removeprefix("timm/")), model, None, None)
+    if model is not None:
+        _check_builder(model)
     source = weights_or_default(weights, model)
     if source.config["kind"] != "model":
         raise ValueError(f"weights {source} are for {source.builder}, which is a codec; name a network's")
@@ -149,6 +153,17 @@ def weights_or_default(weights: WeightsLike, builder: str | None) -> WeightsFold
         ValueError: an unknown name, or weights of another builder.
         WeightsError: the weights cannot be had.
     """
+    if builder is None and _is_plain_name(weights):
+        members = [
+            f"{entry.weights.__name__}.{weights}"
+            for kind in get_args(Kind)
+            for entry in listed(kind, pretrained=True)
+            if entry.weights is not None and weights in entry.weights.__members__
+        ]
+        hint = f"; did you mean {' or '.join(members)}?" if members else ""
+        raise ValueError(
+            f"unknown weights {weights!r}; weights are Enum.MEMBER, hf://owner/repo or a folder that exists{hint}"
+        )
     if builder is not None and weights is None:
         entry = find_entry(builder)
         if not entry.pretrained:
@@ -157,10 +172,34 @@ def weights_or_default(weights: WeightsLike, builder: str | None) -> WeightsFold
                 f"{', '.join(e.name for e in listed(entry.kind, pretrained=True))}"
             )
     elif builder is not None:
-        find_entry(builder)  # tell an unknown builder from unknown weights
+        find_entry(builder)  # distinguishes an unknown builder from unknown weights
     source = resolve.find_weights("DEFAULT" if weights is None else weights, builder=builder)
     assert source is not None
     return source
+
+
+def _is_plain_name(weights: WeightsLike) -> bool:
+    """A string that is neither a folder, nor an address on the Hub, nor ``Enum.MEMBER``."""
+    if not isinstance(weights, str) or weights.startswith(PREFIX) or os.path.exists(weights):
+        return False
+    enum, dot, _ = weights.partition(".")
+    return not (dot and enum.isidentifier())
+
+
+def _check_builder(name: str) -> None:
+    """Raise the error for an unknown builder; where timm has a network of this name, the error suggests it."""
+    try:
+        find_entry(name)
+    except ValueError as error:
+        try:
+            import timm
+        except ImportError:
+            raise error from None
+        if timm.is_model(name):
+            text, there = str(error), f"'timm/{name}' (a network of timm, for JPEG files)"
+            text = f"{text[:-1]}, or {there}?" if text.endswith("?") else f"{text}, {there}"
+            raise ValueError(text) from None
+        raise
 
 
 def _described(module: nn.Module, builder: str, weights: str | None, codec: Codec | None) -> Network:
@@ -186,10 +225,19 @@ def _from_timm(name: str) -> nn.Module:
 
     try:
         network = timm.create_model(name, pretrained=True).eval()
-    except RuntimeError as error:
-        if not str(error).startswith(("Unknown model", "Invalid pretrained tag")):
+    except Exception as error:  # the exceptions of the Hub's client have no common base
+        if str(error).startswith(("Unknown model", "Invalid pretrained tag")):
+            raise ValueError(
+                f"model='timm/{name}': {error}; timm.list_models(pretrained=True) has the names"
+            ) from error
+        client = type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "requests", "urllib3")
+        if not (client or isinstance(error, OSError)) or isinstance(error, MemoryError):
             raise
-        raise ValueError(f"model='timm/{name}': {error}; timm.list_models(pretrained=True) has the names") from error
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise WeightsError(
+            f"the weights of timm/{name} could not be downloaded or read ({type(error).__name__}: {reason}); check the "
+            "connection, or pass 'timm/local-dir:FOLDER' for a folder that has config.json and model.safetensors"
+        ) from error
     config = network.pretrained_cfg
     module: Any = to_jpeg_domain(network, mean=config["mean"], std=config["std"]).eval()
     module.num_classes = network.num_classes

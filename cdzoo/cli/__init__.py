@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cdzoo._text import explain
@@ -36,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     report = Report(args.command, as_json=args.json, per_file="inputs" in args)
     try:
-        args.run(args, report)
+        with warnings.catch_warnings():
+            # without the path and the line of the source
+            warnings.showwarning = lambda message, *_, **__: report.note(f"warning: {' '.join(str(message).split())}")
+            args.run(args, report)
     except KeyboardInterrupt:
         report.status = 130
         report.facts["interrupted"] = True

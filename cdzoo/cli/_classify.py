@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdzoo._text import one_line
+from cdzoo._files import read_file
+from cdzoo._text import explain, one_line
 from cdzoo.cli._files import add_inputs, find_jobs, positive
 from cdzoo.cli._progress import Progress
 from cdzoo.cli._report import Report, UsageError, width_x_height
@@ -50,7 +54,7 @@ def add_network(parser: argparse.ArgumentParser, what: str) -> None:
 
 def classify(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo classify``."""
-    from cdzoo.bulk.classify import Networks, classify_files
+    from cdzoo.bulk.classify import Networks, check_kinds, classify_files
     from cdzoo.bulk.engine import read_paths
     from cdzoo.cli._load import get_device, load_given_codec
 
@@ -58,6 +62,7 @@ def classify(args: argparse.Namespace, report: Report) -> None:
     device, codec = get_device(args.device), load_given_codec(args.codec)
     if codec is not None and not any(job.source.suffix.lower() == ".cdz" for job in jobs):
         report.note("--codec has no effect: there is no .cdz stream among the files")
+    check_kinds(args.model, [os.fspath(job.source) for job in jobs])
     report.facts["networks"] = []
 
     def told(network: Network) -> None:
@@ -78,23 +83,39 @@ def classify(args: argparse.Namespace, report: Report) -> None:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    numbers = {path: number for number, path in enumerate(dict.fromkeys(job.source for job in jobs))}
-    damaged = 0
-    with closing(Progress(report.command, list(numbers))) as progress:
-        for result in classify_files(read_paths(numbers), networks):
-            number = numbers[Path(result.path)]
-            progress.finish(number, None)
+    numbers = {os.fspath(job.source): number for number, job in enumerate(jobs)}
+    places = {file: place for place, file in enumerate(numbers)}
+    damaged, megapixels, begin = 0, 0.0, time.perf_counter()
+    with closing(Progress(report.command, [Path(file) for file in numbers])) as progress:
+        for result in classify_files(read_paths(list(numbers)), networks):
+            number = numbers[result.path]
             if result.error is not None:
-                report.fail(result.path, result.error, number)
-                continue
-            assert result.image_size is not None
-            damaged += bool(result.damage)
-            entry = {"file": result.path, "image_size": list(result.image_size), "bpp": result.bpp}
-            if result.damage:
-                entry |= {"damage": result.damage, "missing_blocks": result.missing_blocks}
-            report.add({**entry, "top": label_entries(result.classes)}, number)
+                report.fail(result.path, _for_command_line(result.path, result.error), number)
+            else:
+                assert result.image_size is not None
+                damaged += bool(result.damage)
+                megapixels += math.prod(result.image_size) / 1e6
+                entry = {"file": result.path, "image_size": list(result.image_size), "bpp": result.bpp}
+                if result.damage:
+                    entry |= {"damage": result.damage, "missing_blocks": result.missing_blocks}
+                report.add({**entry, "top": label_entries(result.classes)}, number)
+            progress.finish(places[result.path], megapixels / (time.perf_counter() - begin) if megapixels else None)
     if damaged:
         report.note(f"damaged JPEG files that were read as far as possible: {damaged}; --strict reports them as errors")
+
+
+def _for_command_line(path: str, error: Exception) -> Exception:
+    """An error whose way out is an argument in Python, with the option of the command instead."""
+    from cdzoo.images import image_size
+
+    hint, text = 'fallback="decode" lets Pillow decode other formats', explain(error)
+    if hint not in text:
+        return error
+    try:
+        image_size(read_file(path))
+    except (OSError, ValueError):
+        return ValueError(text.replace(hint, "Pillow cannot read it either; is it an image?"))
+    return ValueError(text.replace(hint, "--fallback decode lets Pillow decode it"))
 
 
 def label_entries(labels: Sequence[Label]) -> list[dict[str, Any]]:

@@ -91,11 +91,18 @@ def compress(args: argparse.Namespace, report: Report) -> None:
             header = read_header(data, max_pixels=None)
         except BitstreamError as error:
             raise exists(output) from error
+        if header.codec != name or header.fingerprint not in fingerprints:
+            raise exists(output, "was made with another codec or other weights")
         size = reduced_size(read_image_size(output.source), args.max_side)
+        if header.image_size != size:
+            found, wanted = width_x_height(header.image_size), width_x_height(size)
+            raise exists(
+                output, f"has {found} pixels, not {wanted}: it was made with another --max-side, or from another image"
+            )
         chosen = {} if record is None else record.find(output.target, data)
-        known = (header.codec, header.image_size) == (name, size) and header.fingerprint in fingerprints
-        if not known or chosen is None:
-            raise exists(output)
+        if record is not None and chosen is None:
+            raise exists(output, record.reason(output.target, data))
+        assert chosen is not None
         return {**stream_sizes(header), **chosen}
 
     def written(output: Output, content: bytes, result: Any) -> tuple[bytes, dict[str, Any]]:

@@ -50,8 +50,10 @@ def find_jobs(inputs: Sequence[str], suffixes: tuple[str, ...], report: Report) 
     """The files that were named, and those with one of the suffixes in folders that were named.
 
     A single folder stands for its content; beside other arguments, its name is part of the relative path. Folders that
-    cannot be read, or hold no such file, are reported as failed. A file that is named twice is read once.
+    cannot be read, or hold no such file, are reported as failed. A file that is named twice is read once. A note has
+    the number of other files in the folders.
     """
+    left_out: set[str] = set()
     jobs: dict[tuple[str, Path], Job] = {}
     for name in inputs:
         path = Path(name)
@@ -62,17 +64,26 @@ def find_jobs(inputs: Sequence[str], suffixes: tuple[str, ...], report: Report) 
             prefix = Path(os.path.basename(os.path.abspath(path))) if len(inputs) > 1 else Path()
             failed = len(report.files)
             try:
-                names = find_files(path, suffixes, lambda error: report.fail(error.filename, error))
+                every = find_files(path, ("",), lambda error: report.fail(error.filename, error))
             except OSError as error:
                 report.fail(name, error)
                 continue
-            found = [Job(path / file, prefix / file) for file in names]
+            found = [Job(path / file, prefix / file) for file in every if file.lower().endswith(suffixes)]
+            kept = {job.source for job in found}
+            left_out |= {os.path.abspath(path / file) for file in every if path / file not in kept}
             if not found and len(report.files) == failed:
                 report.fail(name, ValueError(f"no file in this folder ends in one of {', '.join(sorted(suffixes))}"))
         else:
             found = [Job(path, Path(path.name))]
         for job in found:
             jobs.setdefault((os.path.abspath(job.source), job.relative), job)
+    if jobs and left_out:
+        what = (
+            "1 file with another suffix was"
+            if len(left_out) == 1
+            else f"{len(left_out)} files with other suffixes were"
+        )
+        report.note(f"{what} left out")
     return list(jobs.values())
 
 
@@ -146,11 +157,10 @@ def existing(output: Output) -> bytes | None:
     raise exists(output)
 
 
-def exists(output: Output) -> ValueError:
+def exists(output: Output, why: str = "is not the result for this file as it is now") -> ValueError:
     """The error for a target that is not the up-to-date result for its source."""
     return ValueError(
-        f"{os.fspath(output.target)!r} exists and is not the result for this file as it is now; pass --overwrite to "
-        "replace it, or choose another --output"
+        f"{os.fspath(output.target)!r} exists and {why}; pass --overwrite to replace it, or choose another --output"
     )
 
 

@@ -29,7 +29,13 @@ def add_commands(commands: Any) -> None:
         description="List codecs and models. stride: pixels per latent sample. scales: standard deviations from a "
         "hyperprior, which some codecs give and some networks need.",
     )
-    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*resnet*'")
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        metavar="PATTERN",
+        help="a part of the name, such as resnet, or a pattern, such as 'resnet*'",
+    )
     parser.add_argument("--pretrained", action="store_true", help="only those with pretrained weights")
     parser.add_argument("--kind", choices=("codecs", "models"), help="only codecs, or only models")
     parser.add_argument("--codec", metavar="NAME", help="only this codec and the models that can read its latents")
@@ -55,8 +61,9 @@ def list_names(args: argparse.Namespace, report: Report) -> None:
 
     if args.codec not in (None, *list_codecs()):
         raise UsageError(str(unknown_name("codec", args.codec, list_codecs())))
-    codecs = [n for n in list_codecs(args.pattern, pretrained=args.pretrained) if args.codec in (None, n)]
-    models = list_models(args.pattern, pretrained=args.pretrained, codec=args.codec)
+    pattern = args.pattern if set(args.pattern) & set("*?[") else f"*{args.pattern}*"
+    codecs = [n for n in list_codecs(pattern, pretrained=args.pretrained) if args.codec in (None, n)]
+    models = list_models(pattern, pretrained=args.pretrained, codec=args.codec)
     for kind, names in (("codecs", codecs), ("models", models)):
         if args.kind in (None, kind):
             report.facts[kind] = [_entry(name) for name in names]

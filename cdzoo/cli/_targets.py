@@ -34,13 +34,15 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         "--bpp",
         type=_above_zero("bits per pixel, such as 0.4"),
         metavar="BITS",
-        help="for each image, choose the highest packaged rate with at most this many bits per pixel",
+        help="for each image, choose the highest packaged rate with at most this many bits per pixel; the rates have "
+        "about 0.14 to 0.5 on photographs",
     )
     group.add_argument(
         "--psnr",
-        type=_above_zero("decibels, such as 32"),
+        type=_above_zero("decibels, such as 28"),
         metavar="DB",
-        help="for each image, choose the lowest packaged rate with at least this PSNR in dB; decodes every image",
+        help="for each image, choose the lowest packaged rate with at least this PSNR in dB; the rates reach about 26 "
+        "to 30 dB on photographs, and images that miss the target get the highest rate; decodes every image",
     )
 
 
@@ -115,6 +117,17 @@ class TargetRecord:
             return None
         result = found.get("result")
         return result if isinstance(result, dict) else None
+
+    def reason(self, target: Path, stream: bytes) -> str:
+        """Why :meth:`find` gives ``None``, as the end of "the stream exists and"."""
+        found = self._lines.get(self._name(target), {})
+        other = found.get("target")
+        if found.get("crc32") != zlib.crc32(stream) or not isinstance(other, dict):
+            return "was not made for this target"
+        for name in ("bpp", "psnr"):
+            if name in other and other[name] != self._facts.get(name):
+                return f"was made for another target, --{name} {other[name]:g}"
+        return "was made with other packaged weights"
 
     def add(self, target: Path, choice: RateChoice, result: dict[str, Any]) -> None:
         """Record a choice. To be called before its stream is written: the checksum tells whether it was."""

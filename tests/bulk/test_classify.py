@@ -140,6 +140,20 @@ def test_networks_of_timm(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 1
 
 
+def test_networks_of_timm_that_cannot_be_downloaded(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*args: Any, **options: Any) -> Any:
+        raise LocalEntryNotFoundError("An error happened. Please check")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(WeightsError, match=r"timm/resnet18 could not be downloaded .*'timm/local-dir:FOLDER'"):
+        cdzoo.classify(files / "1.jpg", model="timm/resnet18")
+    with pytest.raises(PairingError, match=r"reads JPEG files, and there are only .cdz"):
+        cdzoo.classify("a.cdz", model="timm/resnet18")
+
+
 def test_unknown_networks_of_timm_are_value_errors(files: Path) -> None:
     pytest.importorskip("timm")
     for name in ("nothing", "resnet18.nothing"):

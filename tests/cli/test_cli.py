@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ import cdzoo
 from cdzoo import _registry
 from cdzoo.bulk import compress as bulk_compress
 from cdzoo.bulk.networks import STREAM_MODELS
-from cdzoo.cli import main
+from cdzoo.cli import _show, main
 from cdzoo.cli._progress import Progress
 from cdzoo.codecs import Codec, read_header
 from cdzoo.coding.compressai_codec import CompressAICodec
@@ -183,8 +184,9 @@ def test_a_run_goes_on_where_it_stopped(
     before = {name: (out / name).read_bytes() for name in ("wide.cdz", "rgba.cdz", "tiny.cdz")}
     found = statuses(run(*again))
     assert found["la.png"] == "written"
-    for name in ("wide", "rgba", "tiny"):
+    for name in ("wide", "rgba"):
         assert "exists and is not the result for this file as it is now; pass --overwrite" in found[f"{name}.png"]
+    assert "exists and was made with another codec or other weights; pass --overwrite" in found["tiny.png"]
     assert before == {name: (out / name).read_bytes() for name in before}
     assert good(run(*again, "--overwrite")) == {"written"}
     assert good(run(*again)) == {"skipped"}
@@ -248,7 +250,8 @@ def test_another_images_stream_is_not_replaced(weights: types.SimpleNamespace, r
         os.utime(tall, (age, age))
         result = run("compress", tall, *options)
         assert (result.status, (out / "a.cdz").read_bytes()) == (1, before)
-        assert "exists and is not the result for this file as it is now; pass --overwrite" in result.err
+        why = "has 24x16 pixels, not 16x24: it was made" if age == 0 else "is not the result for this file as it is now"
+        assert f"exists and {why}" in result.err
     assert run("compress", wide, *options).out.endswith("0 written, 1 skipped, 0 failed\n")
     assert run("compress", tall, *options, "--overwrite").status == 0
     assert read_header((out / "a.cdz").read_bytes()).image_size == (24, 16)
@@ -377,7 +380,8 @@ def test_images_are_reduced_before_they_are_compressed(
         assert (y_hat != of_pillow).float().mean() < 0.02  # Pillow rounds pixels
     result = run(*args, 80, "--json")  # the stream of another size is not up to date
     assert result.status == 1
-    assert "exists and is not the result" in result.json["files"][0]["error"]
+    error = result.json["files"][0]["error"]
+    assert "a.cdz' exists and has 90x30 pixels, not 80x27: it was made with another --max-side" in error
 
 
 # -- decompress --------------------------------------------------------------------------------------------------
@@ -666,7 +670,7 @@ def test_wrong_usage(album: Path, run: Run, tmp_path: Path) -> None:
         assert message in result.err
         assert "weights=None" not in result.err
     assert run("compress", image, "-o", tmp_path / "out", "--device", "meta").status == 2
-    result = run("bench", "jpeg", "--model", "resnet1")
+    result = run("bench", "conversion", "--model", "resnet1")
     assert (result.status, result.out) == (2, "")
     assert "unknown classifier of torchvision 'resnet1'; did you mean 'resnet18' or" in result.err
     result = run("classify", album / "rgb.jpg", "--model", "resnet49")
@@ -766,7 +770,7 @@ def test_packaged_weights_are_the_default(
     assert list(run("info", "fa_cresnet39", "--json").json["weights"]) == ["V1"]
 
 
-# -- reports -----------------------------------------------------------------------------------------------------
+# -- standard error ----------------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
@@ -782,3 +786,61 @@ def test_progress_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
                 progress.finish(number, None)
         assert ("2/2" in stream.getvalue()) == bar
         assert bool(stream.getvalue()) == bar
+
+
+def test_classify_shows_progress_on_a_terminal(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        shutil.copy(album / "rgb.jpg", tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"words")
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        assert main(["classify", str(tmp_path)]) == 1
+    last = terminal.getvalue().split("\r")[-1]
+    assert re.search(r"classify 3/3 100%\|.*\[\d\d:\d\d<00:00, [\d.e-]+ megapixels/s\]", last)
+
+
+def test_warnings_are_notes_without_paths(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(*args: Any) -> None:
+        warnings.warn("the rule\nand the way out", stacklevel=1)
+
+    monkeypatch.setattr(_show, "info", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("info", "resnet50")
+    assert (result.status, result.err) == (0, "cdzoo info: warning: the rule and the way out\n")
+
+
+def test_files_with_a_wrong_suffix(run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "png.jpg", "PNG")
+    (tmp_path / "words.jpg").write_text("words")
+    (tmp_path / "notes.txt").write_text("words")
+    result = run("classify", tmp_path, "--json")
+    png, words = (entry["error"] for entry in result.json["files"])
+    assert "--fallback decode lets Pillow decode it" in png
+    assert "Pillow cannot read it either" in words
+    assert "fallback" not in words
+    assert "cdzoo classify: 1 file with another suffix was left out\n" in result.err
+    assert run("classify", tmp_path / "png.jpg", "--fallback", "decode").status == 0
+
+
+def test_list_takes_a_part_of_a_name(run: Run) -> None:
+    names = [entry["name"] for entry in run("list", "resnet", "--kind", "models", "--json").json["models"]]
+    assert names == cdzoo.list_models("*resnet*")
+    assert run("list", "resnet5?", "--kind", "models", "--json").json["models"][0]["name"] == "resnet50"
+
+
+def test_names_of_weights_and_networks(album: Path, streams: types.SimpleNamespace, run: Run) -> None:
+    for name, message in (
+        ("nope", "unknown weights 'nope'; weights are Enum.MEMBER, hf://owner/repo or a folder that exists\n"),
+        ("DEFAULT", "JPEGEfficientNetLite0_Weights.DEFAULT or "),
+    ):
+        result = run("classify", album / "rgb.jpg", "--weights", name)
+        assert result.status == 2
+        assert message in result.err
+    result = run("classify", album / "rgb.jpg", "--model", "resnet18")
+    assert result.status == 2
+    assert ", or 'timm/resnet18' (a network of timm, for JPEG files)?" in result.err
+    result = run("classify", streams.folder / "gray.cdz", "--model", "timm/resnet18")
+    assert result.status == 1
+    assert "timm/resnet18 reads JPEG files, and there are only .cdz streams" in result.err

@@ -113,20 +113,20 @@ def test_streams_of_another_target_are_not_taken_for_those_of_this_one(
     stream = (out / "flat.cdz").read_bytes()
     for other in (["--bpp", 0.61], ["--psnr", 24]):  # which may ask for the same stream, but nobody has seen that
         (reason,) = statuses(*other, status=1)
-        assert "exists and is not the result" in reason
+        assert "exists and was made for another target, --bpp 0.6; pass --overwrite to replace it, or choose" in reason
     assert (out / "flat.cdz").read_bytes() == stream
     assert statuses("--bpp", 0.01, "--overwrite") == ["written"]
-    assert "exists and is not the result" in statuses("--bpp", 0.6, status=1)[0]
+    assert "made for another target, --bpp 0.01;" in statuses("--bpp", 0.6, status=1)[0]
     assert statuses("--bpp", 0.01) == ["skipped"]
     times = os.stat(out / "flat.cdz")
     (out / "flat.cdz").write_bytes(stream)  # a good stream, but not the one of the record
     os.utime(out / "flat.cdz", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "exists and is not the result" in statuses("--bpp", 0.01, status=1)[0]
+    assert "exists and was not made for this target" in statuses("--bpp", 0.01, status=1)[0]
     # weights that are named are compared with the stream alone
     assert statuses("--weights", RATES[2].name) == ["skipped"]
-    assert "exists and is not the result" in statuses("--weights", RATES[0].name, status=1)[0]
+    assert "was made with another codec or other weights" in statuses("--weights", RATES[0].name, status=1)[0]
     (out / RECORD).unlink()
-    assert "exists and is not the result" in statuses("--bpp", 0.6, status=1)[0]
+    assert "exists and was not made for this target" in statuses("--bpp", 0.6, status=1)[0]
 
 
 def test_an_interrupted_run_goes_on(
@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on(
 
 def test_wrong_targets(photographs: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["compress", str(photographs), "-o", str(tmp_path / "out")]
-    for option, what in (("--bpp", "bits per pixel, such as 0.4"), ("--psnr", "decibels, such as 32")):
+    for option, what in (("--bpp", "bits per pixel, such as 0.4"), ("--psnr", "decibels, such as 28")):
         for value in ("0", "-0.5", "nan", "inf", "much", ""):
             with pytest.raises(SystemExit) as exit_info:
                 main([*args, f"{option}={value}"])
