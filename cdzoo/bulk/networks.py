@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from cdzoo._compose import CompressedDomainModel, compose
-from cdzoo._registry import Kind, find_entry, listed
+from cdzoo._registry import find_entry, listed
 from cdzoo.codecs import Codec
 from cdzoo.errors import PairingError, WeightsError
 from cdzoo.transforms import CoefficientTransform
@@ -156,11 +156,10 @@ def weights_or_default(weights: WeightsLike, builder: str | None) -> WeightsFold
     if builder is None and _is_plain_name(weights):
         members = [
             f"{entry.weights.__name__}.{weights}"
-            for kind in get_args(Kind)
-            for entry in listed(kind, pretrained=True)
+            for entry in listed("model", pretrained=True)
             if entry.weights is not None and weights in entry.weights.__members__
         ]
-        hint = f"; did you mean {' or '.join(members)}?" if members else ""
+        hint = f"; did you mean one of {', '.join(members)}?" if members else ""
         raise ValueError(
             f"unknown weights {weights!r}; weights are Enum.MEMBER, hf://owner/repo or a folder that exists{hint}"
         )

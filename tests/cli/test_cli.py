@@ -833,7 +833,7 @@ def test_list_takes_a_part_of_a_name(run: Run) -> None:
 def test_names_of_weights_and_networks(album: Path, streams: types.SimpleNamespace, run: Run) -> None:
     for name, message in (
         ("nope", "unknown weights 'nope'; weights are Enum.MEMBER, hf://owner/repo or a folder that exists\n"),
-        ("DEFAULT", "JPEGEfficientNetLite0_Weights.DEFAULT or "),
+        ("DEFAULT", "JPEGEfficientNetLite0_Weights.DEFAULT, "),
     ):
         result = run("classify", album / "rgb.jpg", "--weights", name)
         assert result.status == 2
