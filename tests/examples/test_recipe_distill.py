@@ -169,23 +169,9 @@ def test_the_student_of_a_torchvision_network_skips_broken_photographs(
     (tmp_path / "names.txt").write_text("\n".join(f"kind {number}" for number in range(7)))
     network = torchvision.models.resnet18(num_classes=7)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    options = [
-        "--smoke",
-        "--steps",
-        "6",
-        "--hidden",
-        "0",
-        "--depth",
-        "0",
-        "--teacher",
-        "torchvision/resnet18",
-        "--cut",
-        "layer2",
-        "--unfreeze",
-        "layer3",
-        "--classes",
-    ]
-    options += [str(tmp_path / "names.txt"), "--teacher-weights", str(tmp_path / "weights.pth")]
+    words = "--smoke --steps 6 --hidden 0 --depth 0 --teacher torchvision/resnet18 --cut layer2 --unfreeze layer3"
+    files = ["--classes", str(tmp_path / "names.txt"), "--teacher-weights", str(tmp_path / "weights.pth")]
+    options = [*words.split(), *files]
     result = recipes["distill"].main([*options, "--images", str(photos), "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert "link.png is left out: " in printed
@@ -200,23 +186,8 @@ def test_the_student_of_a_torchvision_network_skips_broken_photographs(
 
 @pytest.mark.slow
 def test_the_classifier_that_is_written_names_the_classes(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
-    options = [
-        "--smoke",
-        "--steps",
-        "2",
-        "--hidden",
-        "0",
-        "--depth",
-        "0",
-        "--teacher",
-        "timm/tf_efficientnet_lite0",
-        "--shares",
-        "1",
-        "0",
-        "0",
-        "--out",
-    ]
-    recipes["distill"].main([*options, str(tmp_path)])
+    words = "--smoke --steps 2 --hidden 0 --depth 0 --teacher timm/tf_efficientnet_lite0 --shares 1 0 0 --out"
+    recipes["distill"].main([*words.split(), str(tmp_path)])
     model = cdzoo.from_pretrained(tmp_path / "classifier").eval()
     student = recipes["student"].load_student(tmp_path)
     coefficients = read_jpeg(PHOTO, transform=model.transforms)
