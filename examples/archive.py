@@ -22,11 +22,12 @@ for command, first, second in (("add", "archive", "photos"), ("label", "archive"
     one.add_argument(first, type=Path)
     if second is not None:
         one.add_argument(second, type=Path)
-    one.add_argument(
-        "--weights", default="LatentEfficientNetLite0_Weights.DEFAULT", help="network, which names its codec"
-    )
+    one.add_argument("--weights", default="LatentEfficientNetLite0_Weights.DEFAULT", help="of a network over latents")
 args = parser.parse_args()
 weights = cdzoo.get_weight(args.weights)
+source = {"add": "photos", "label": "archive", "show": "stream"}[args.command]
+if not vars(args)[source].exists():
+    parser.error(f"{vars(args)[source]} does not exist")
 
 if args.command == "add":
     codec = weights.build_codec()
@@ -38,7 +39,7 @@ if args.command == "add":
         try:
             [stream] = codec.compress(read_image(path))
         except (OSError, ValueError) as error:
-            print(error)
+            print(f"{path} is left out: {error}")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part")
@@ -51,4 +52,7 @@ elif args.command == "label":
         print(result.path, result.error or f"{result.classes[0].probability:.1%} {result.classes[0].name}", sep="\t")
 else:
     codec = weights.build_codec()
-    args.output.write_bytes(png_bytes(codec.decode(codec.decompress([args.stream.read_bytes()]))))
+    try:
+        args.output.write_bytes(png_bytes(codec.decode(codec.decompress([args.stream.read_bytes()]))))
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.stream} cannot be shown: {error}")

@@ -1,14 +1,14 @@
 """Tell whether a JPEG file was compressed before at another quality, from the histograms of its coefficients.
 
-    python examples/double_compression.py photo.jpg ...
+    python examples/double_compression.py photos/holiday.jpg  # files, and folders of them
 
-Coefficients that were rounded to multiples of a first step and then of a second one have histograms with gaps or peaks
-at regular distances. The histogram of a picture that was compressed once is estimated by cutting off four rows and four
-columns, which moves the grid of blocks and leaves no trace of a first rounding (Fridrich and Lukas 2003). Each quality
-of libjpeg's tables is then tried as the first one. The score is the gain in log-likelihood over "compressed once".
+Rounding to multiples of two steps, one after the other, leaves gaps or peaks in histograms. Cutting off four rows and
+columns moves the grid of blocks, and gives the histogram without a first rounding (Fridrich and Lukas 2003). Each of
+libjpeg's qualities is tried as the first one. The score is the gain in log-likelihood over "compressed once".
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -17,15 +17,14 @@ from cdzoo.ops import blockify, dct2d
 from cdzoo.types import JPEGCoefficients
 
 FREQUENCIES = [(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0)]  # low: few values are 0
-LIMIT = 64  # larger quantized values count as this one
 TABLES = {q: encode_jpeg(torch.zeros(1, 3, 8, 8), quality=q).qtables[0, 0] for q in range(30, 100)}
-THRESHOLD = 0.005  # nats per coefficient
+LIMIT, THRESHOLD = 64, 0.005  # larger quantized values count as the limit; nats per coefficient
 
 
 def histogram(values: torch.Tensor) -> torch.Tensor:
     """Relative frequencies of the integers from ``-LIMIT`` to ``LIMIT``, none of them 0."""
-    counts = torch.bincount(values.round().long().clamp(-LIMIT, LIMIT) + LIMIT, minlength=2 * LIMIT + 1)
-    return (counts + 0.5) / (counts + 0.5).sum()
+    counts = torch.bincount(values.round().long().clamp(-LIMIT, LIMIT) + LIMIT, minlength=2 * LIMIT + 1) + 0.5
+    return counts / counts.sum()
 
 
 def scores(coefficients: JPEGCoefficients) -> dict[int, float]:
@@ -43,16 +42,18 @@ def scores(coefficients: JPEGCoefficients) -> dict[int, float]:
         for first in {int(table[u, v]) for table in TABLES.values()}:
             twice = histogram(((moved[:, u, v] / first).round() * first + noise) / second)
             gain[first] = float((found * (twice / once).log()).sum())
-        for quality, table in TABLES.items():
-            gains[quality] += gain[int(table[u, v])] / len(FREQUENCIES)
+        gains = {q: gains[q] + gain[int(table[u, v])] / len(FREQUENCIES) for q, table in TABLES.items()}
     return gains
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+")
-    for path in parser.parse_args().files:
-        gains = scores(read_jpeg(path))
-        quality = max(gains, key=gains.get)
-        found = f"twice, first at about quality {quality}" if gains[quality] > THRESHOLD else "once"
-        print(f"{path}: compressed {found} (score {gains[quality]:.3f})")
+    parser.add_argument("files", nargs="+", type=Path)
+    for path in [p for f in parser.parse_args().files for p in (sorted(f.rglob("*.[jJ][pP]*")) if f.is_dir() else [f])]:
+        try:
+            gains = scores(read_jpeg(path))
+            quality = max(gains, key=gains.get)
+            found = f"twice, first at about quality {quality}" if gains[quality] > THRESHOLD else "once"
+            print(f"{path}: compressed {found} (score {max(0.0, gains[quality]):.3f})")
+        except (OSError, ValueError) as error:
+            print(f"{path} is left out: {error}")

@@ -1,14 +1,14 @@
 """Find near-duplicates in a folder, or the photographs most like one of them, without decoding any.
 
-    python examples/find_similar.py photos                          # pairs of near-duplicates
-    python examples/find_similar.py photos --query holiday.jpg      # the most similar photographs, best first
-    python examples/find_similar.py streams --latents --query holiday.cdz
+    python examples/find_similar.py photos                              # pairs of near-duplicates
+    python examples/find_similar.py photos --query photos/holiday.jpg   # the most similar photographs, best first
+    python examples/find_similar.py archive --query archive/holiday.cdz # streams of the packaged codec
 
-An embedding is what the network's classifier reads, scaled to length 1; similarity is the cosine. With --latents, the
-folder holds .cdz streams of the packaged hyperprior codec. A file that cannot be read is logged and left out.
+Similarity is the cosine between the inputs of the classifier's last layer. Files that cannot be read are left out.
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,26 +18,16 @@ import cdzoo
 from cdzoo.data import CoefficientDataset, SizeBucketSampler, StreamDataset, collate_coefficients, collate_latents
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("folder")
-parser.add_argument("--query", help="a file of the same kind; without it, near-duplicates are listed")
-parser.add_argument("--latents", action="store_true", help="read .cdz streams instead of JPEG files")
+parser.add_argument("folder", type=Path)
+parser.add_argument("--query", type=Path, help="a file of the same kind; without it, near-duplicates are listed")
 parser.add_argument("--threshold", type=float, default=0.7, help="least similarity of near-duplicates (0.7)")
 parser.add_argument("--top", type=int, default=5, help="photographs to show for a query (5)")
 args = parser.parse_args()
-
-name = "latent_efficientnet_lite0" if args.latents else "jpeg_efficientnet_lite0"
-weights = cdzoo.get_model_weights(name).DEFAULT
-model = cdzoo.get_model(name, weights=weights).eval()
-if args.latents:
-    codec = weights.build_codec()
-    data = StreamDataset(args.folder, codec, labels=str, on_error="skip")
-    loading = {"batch_sampler": SizeBucketSampler(data, batch_size=32), "collate_fn": collate_latents}
-    read = lambda path: codec.decompress([Path(path).read_bytes()])  # noqa: E731
-else:
-    options = {"transform": model.transforms, "strict": False}
-    data = CoefficientDataset(args.folder, labels=str, gray="ycbcr", on_error="skip", **options)
-    loading = {"batch_size": 32, "collate_fn": collate_coefficients}
-    read = lambda path: cdzoo.codecs.read_jpeg(path, **options)  # noqa: E731
+warnings.formatwarning = lambda message, *_: f"{message}\n"  # of damaged files, without a line of source
+latents = args.query.suffix == ".cdz" if args.query else not any(args.folder.rglob("*.[jJ][pP]*"))
+name = "latent_efficientnet_lite0" if latents else "jpeg_efficientnet_lite0"
+model = cdzoo.get_model(name, weights="DEFAULT").eval()
+options = {"transform": model.transforms, "strict": False}
 
 
 @torch.no_grad()
@@ -46,12 +36,22 @@ def embed(batch):
     return torch.nn.functional.normalize(model.forward_head(model.forward_features(batch), pre_logits=True))
 
 
-batches = [(embed(batch), paths) for batch, paths in DataLoader(data, **loading)]
-embeddings = torch.cat([rows for rows, _ in batches])  # (number of files, num_features)
-paths = [path for _, names in batches for path in names]
-if args.query is not None:
-    similarity = (embeddings @ embed(read(args.query)).T).squeeze(1)
-    for value, i in zip(*similarity.topk(min(args.top, len(paths))), strict=True):
+try:
+    if latents:
+        codec = cdzoo.get_model_weights(name).DEFAULT.build_codec()
+        query = embed(codec.decompress([args.query.read_bytes()])) if args.query else None
+        data = StreamDataset(args.folder, codec, labels=str, on_error="skip")
+        loader = DataLoader(data, batch_sampler=SizeBucketSampler(data, batch_size=32), collate_fn=collate_latents)
+    else:
+        query = embed(cdzoo.codecs.read_jpeg(args.query, **options)) if args.query else None
+        data = CoefficientDataset(args.folder, labels=str, gray="ycbcr", on_error="skip", **options)
+        loader = DataLoader(data, batch_size=32, collate_fn=collate_coefficients)
+    rows, names = zip(*((embed(batch), paths) for batch, paths in loader), strict=True)
+except (OSError, ValueError) as error:
+    parser.error(str(error))
+embeddings, paths = torch.cat(rows), [path for batch in names for path in batch]
+if query is not None:
+    for value, i in zip(*(embeddings @ query.T).squeeze(1).topk(min(args.top, len(paths))), strict=True):
         print(f"{value:.3f}  {paths[i]}")
 else:
     similarity = (embeddings @ embeddings.T).triu(1)

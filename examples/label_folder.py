@@ -8,9 +8,11 @@ The column "problem" has the error of a file that cannot be read, and the damage
 
 import argparse
 import csv
+import warnings
 from collections import Counter
 
 import cdzoo
+from cdzoo.codecs import JPEGWarning
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", help="folder that is searched with its subfolders")
@@ -20,6 +22,7 @@ parser.add_argument("--top", type=int, default=3, help="classes per file (3)")
 parser.add_argument("--min-probability", type=float, default=0.0, help="leave out classes that are less probable")
 args = parser.parse_args()
 
+warnings.simplefilter("ignore", JPEGWarning)  # the table has the damage of each file
 results = cdzoo.classify(args.folder, model=args.model, top=args.top)
 with open(args.output, "w", newline="", encoding="utf-8") as file:
     table = csv.writer(file)
@@ -32,6 +35,7 @@ with open(args.output, "w", newline="", encoding="utf-8") as file:
                 table.writerow([result.path, rank, label.number, label.name, f"{label.probability:.4f}", result.damage])
 
 failed = sum(result.error is not None for result in results)
-print(f"{len(results) - failed} files labeled, {failed} could not be read")
+damaged = sum(bool(result.damage) for result in results)
+print(f"{len(results) - failed} files labeled, {damaged} of them damaged, {failed} could not be read")
 for name, count in Counter(r.classes[0].name for r in results if r.classes).most_common(10):
     print(f"{count:6}  {name}")

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from cdzoo.codecs import read_jpeg, read_jpeg_header
-from cdzoo.errors import JPEGError
 from cdzoo.images import to_pillow
 from cdzoo.types import JPEGCoefficients
 
@@ -41,15 +40,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+    if not args.folder.is_dir():
+        parser.error(f"{args.folder} is no folder; give a folder of JPEG files")
     for path in sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")):
         try:
             image = thumbnail(read_jpeg(path))
-        except (JPEGError, ValueError) as error:
-            print(f"{path}: {error}")
+            turned = {3: 2, 6: 3, 8: 1}.get(read_jpeg_header(path).orientation, 0)  # quarter turns, counterclockwise
+        except (OSError, ValueError) as error:
+            print(f"{path} is left out: {error}")
             continue
-        turned = {3: 2, 6: 3, 8: 1}.get(read_jpeg_header(path).orientation, 0)  # quarter turns, counterclockwise
-        to_pillow(image.rot90(turned, (2, 3))).save(args.output / f"{path.stem}.png")
+        target = args.output / path.relative_to(args.folder).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        to_pillow(image.rot90(turned, (2, 3))).save(target)
 
 
 if __name__ == "__main__":

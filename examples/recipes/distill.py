@@ -36,19 +36,25 @@ import torch
 import torch.nn.functional as F
 from classification import named_codec
 from data import Images, batches, generate_classes, held_out, images_below, thinned, whole
+from data import read as read_image
 from muon import Muon, parameter_groups
+from PIL import Image
 from schedules import cosine
-from teachers import load_teacher, split, stage_of_stride
+from student import ADAPTERS, AnySizeAdapter
+from teachers import PACKAGED, Teacher, load_teacher, split, stage_of_stride
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
+from tqdm import tqdm
 from training import Run, add_command, fit, run_command
 
 import cdzoo
 from cdzoo.jpeg import dct
-from cdzoo.models.adapters import Adapter, BlockAdapter, LatentAdapter, LatentEntrance
+from cdzoo.models.adapters import BlockAdapter
 
 BICUBIC = v2.InterpolationMode.BICUBIC
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot read."""
 
 # -- what the student reads --------------------------------------------------------------------------------------
 
@@ -79,23 +85,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-class AnySizeAdapter(nn.Module):
-    """Latents of square images of any size to features of one size."""
-
-    def __init__(self, codec: cdzoo.codecs.Codec, channels: int, size: int, *, hidden: int, depth: int) -> None:
-        super().__init__()
-        cells = max(8, hidden // 3)
-        self.entrance = LatentEntrance(codec.latent_channels, cells, latent_stride=codec.stride, size=size)
-        self.adapter = Adapter(4 * cells, channels, hidden=hidden, depth=depth, enlarge=2)
-
-    def forward(self, y_hat: Tensor, scales: Tensor, sides: Tensor) -> Tensor:
-        """Latents and scales ``(B, C, h, w)`` of images of ``sides[0, 0]`` pixels to ``(B, channels, size, size)``."""
-        side = int(sides[0, 0])
-        features: Tensor = self.adapter(self.entrance(y_hat, scales, (side, side)))
-        # processes may have images of other sizes, and all need gradients of all parameters
-        return features + 0 * sum(parameter.sum() for parameter in self.entrance.parameters())
-
-
 def random_view(size: int, *, least: float, reduced: float) -> Callable[[Tensor], Tensor]:
     """A random crop, mirrored half the time; a share ``reduced`` of them is smaller, and mirrored at its edges.
 
@@ -114,6 +103,42 @@ def random_view(size: int, *, least: float, reduced: float) -> Callable[[Tensor]
         return image.flip(-1) if torch.rand(()) < 0.5 else image
 
     return view
+
+
+def readable(file: Path) -> bool:
+    """Tell whether an image can be decoded; an unreadable one is reported."""
+    try:
+        read_image(file)
+    except UNREADABLE as error:
+        tqdm.write(f"{file} is left out: {error}")
+        return False
+    return True
+
+
+class ReadableImages(Images):
+    """Images of which unreadable files (a link to nothing, a file that ends early) are left out.
+
+    In place of an unreadable image, the next readable one is given.
+
+    Attributes:
+        unreadable: true for each file that was found to be unreadable, in memory that workers share.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, int]], transform: Any, dtype: torch.dtype) -> None:
+        super().__init__(files, transform, dtype)
+        self.unreadable = torch.zeros(len(files), dtype=torch.bool).share_memory_()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        for number in range(index, index + len(self)):
+            place = number % len(self)
+            if self.unreadable[place]:
+                continue
+            try:
+                return super().__getitem__(place)
+            except UNREADABLE as error:
+                self.unreadable[place] = True
+                tqdm.write(f"{self.files[place][0]} is left out: {error}")
+        raise SystemExit(f"none of the {len(self)} photographs can be read; give other folders by --images")
 
 
 # -- training ----------------------------------------------------------------------------------------------------
@@ -177,27 +202,36 @@ class Distillation(nn.Module):
 def distill(args: argparse.Namespace) -> dict[str, Any]:
     """Train an adapter in front of the later stages of a pretrained CNN."""
     run = Run(args)
-    network, size, mean, std = load_teacher(args.teacher, args.teacher_weights, pretrained=not args.smoke)
-    size = args.size or size
-    cut = args.cut or stage_of_stride(network, size, args.stride)
-    front, trunk = (part.to(run.device, memory_format=torch.channels_last) for part in split(network, cut))
-    mean, std = (torch.tensor(values, device=run.device).view(-1, 1, 1) for values in (mean, std))
-    channels, stride = _shape_of(front, size, run.device)
+    teacher = load_teacher(args.teacher, args.teacher_weights, pretrained=not args.smoke)
+    size = args.size or teacher.size
+    cut = args.cut or stage_of_stride(teacher.network, size, args.stride)
+    front, trunk = (part.to(run.device, memory_format=torch.channels_last) for part in split(teacher.network, cut))
+    mean, std = (torch.tensor(values, device=run.device).view(-1, 1, 1) for values in (teacher.mean, teacher.std))
+    channels, stride, num_classes = _shape_of(front, trunk, size, run.device)
+    classes = _class_names(args.classes, num_classes)
     run.seed("weights")
     sizes = args.sizes or [size]
     largest = max(*sizes, size)
-    adapter, read = _student(args, channels, stride, size, run.device)
+    reads, arguments, codec = _student(args, channels, stride, size)
+    adapter, read = ADAPTERS[reads](**arguments), blocks_of
+    if codec is not None:
+        read = latents_by(codec.to(run.device), sided=reads == "latents of any size")
 
     roots = args.images
     if not roots and args.smoke:
         with run.one_after_the_other():
             roots = [generate_classes(run.out / "images")]
     if not roots:
-        raise SystemExit("--images is missing: one or more folders of photographs.")
+        raise SystemExit("--images is missing: give one or more folders of photographs")
     files = [(file, 0) for root in roots for file in images_below(root)]
     train = thinned([f for f in files if not held_out(f[0].name)], args.limit)
-    val = thinned([f for f in files if held_out(f[0].name)], args.held_out)
-    dataset = Images(train, random_view(largest, least=args.least, reduced=args.reduced), torch.uint8)
+    val = [f for f in files if held_out(f[0].name)]
+    if len(val) < args.held_out:
+        run.say(f"--held-out {args.held_out}: {len(val)} of {len(files)} photographs are held out by their names")
+    chosen = thinned(val, args.held_out)
+    val = [f for f in chosen if readable(f[0])]
+    view = random_view(largest, least=args.least, reduced=args.reduced)
+    dataset = ReadableImages(train, view, torch.uint8)
     pools = {side: Pool(args.pool // len(sizes)) for side in sizes}
 
     def targets(images: Tensor, side: int) -> tuple[Tensor, ...]:
@@ -260,46 +294,67 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
         adapter, own = task.adapter, task.trunk if trained else own
     with torch.no_grad():
         metrics = {**evaluate(task), "images": len(train), "held out": len(val), "cut": cut}
+    unreadable = int((run.sum(dataset.unreadable.long()) > 0).sum()) + len(chosen) - len(val)
+    if unreadable:
+        metrics["unreadable"] = unreadable
+        run.say(f"{unreadable} photographs could not be read and were left out")
     _fold(adapter, statistics)
     if run.is_main:
-        _save(run, adapter, own, cut)
+        settings: dict[str, Any] = {"teacher": args.teacher, "cut": cut, "num_classes": num_classes, "classes": classes}
+        settings |= {"size": size, "mean": list(teacher.mean), "std": list(teacher.std), "input": args.input}
+        settings |= {"reads": reads, "adapter_arguments": arguments, "transforms": _transforms(teacher, size, codec)}
+        if codec is not None:
+            settings |= {"codec": codec.fingerprint, "uses_scales": codec.has_scales}
+            settings |= {"latent_channels": codec.latent_channels, "latent_stride": codec.stride}
+        _save(run, adapter, own, settings, codec)
     return run.finish(metrics)
 
 
-def _shape_of(front: nn.Module, size: int, device: torch.device) -> tuple[int, int]:
+def _shape_of(front: nn.Module, trunk: nn.Module, size: int, device: torch.device) -> tuple[int, int, int]:
+    """Channels and stride of the features, and the number of classes."""
     with torch.no_grad():
-        shape = front(torch.zeros(1, 3, size, size, device=device)).shape
-    return shape[1], round(size / shape[2])
+        features = front(torch.zeros(1, 3, size, size, device=device))
+        return features.shape[1], round(size / features.shape[2]), trunk(features).shape[1]
+
+
+def _class_names(file: Path | None, num_classes: int) -> list[str] | None:
+    """The names in a file; without one, ImageNet's for 1,000 classes and none for other numbers."""
+    if file is None:
+        return cdzoo.models.JPEGEfficientNetLite0_Weights.DEFAULT.meta["classes"] if num_classes == 1000 else None
+    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(names) != num_classes:
+        raise SystemExit(f"--classes {file}: {len(names)} names for {num_classes} classes; write one name a line")
+    return names
+
+
+def _transforms(teacher: Teacher, size: int, codec: cdzoo.codecs.Codec | None) -> dict[str, Any] | None:
+    """Arguments of the transform of JPEG files: the teacher's preprocessing."""
+    resize = round(teacher.resize * size / teacher.size)
+    return None if codec is not None else {"resize": resize, "crop": size, "interpolation": teacher.interpolation}
 
 
 def _student(
-    args: argparse.Namespace, channels: int, stride: int, size: int, device: torch.device
-) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, ...]]]:
-    """The adapter, and the function from images to what it reads."""
+    args: argparse.Namespace, channels: int, stride: int, size: int
+) -> tuple[str, dict[str, Any], cdzoo.codecs.Codec | None]:
+    """The adapter's kind (a name in ``ADAPTERS``), its arguments, and the codec of its latents."""
     if args.input == "jpeg":
         if stride != 8:
-            raise SystemExit(f"the features at the cut have stride {stride}; blocks of coefficients need stride 8.")
+            raise SystemExit(f"the features at the cut have stride {stride}; blocks of coefficients need stride 8")
         if args.sizes:
-            raise SystemExit("--sizes are of a codec's images; JPEG files are resized on the way to the network.")
-        return BlockAdapter(channels, hidden=args.hidden or 96, depth=args.depth or 4), blocks_of
-    codec = named_codec(args.input).to(device).eval().requires_grad_(False)
+            raise SystemExit("--sizes are of a codec's images; JPEG files are resized on the way to the network")
+        return "blocks", {"out_channels": channels, "hidden": args.hidden or 96, "depth": args.depth or 4}, None
+    codec = named_codec(args.input).eval().requires_grad_(False)
+    shape: dict[str, Any] = {"latent_channels": codec.latent_channels, "hidden": args.hidden or 192}
     if args.sizes:
         if not codec.has_scales:
-            raise SystemExit(f"--sizes needs a codec with a hyperprior, and {codec.name} has none; leave it out.")
-        shape = {"hidden": args.hidden or 192, "depth": args.depth or 7}
-        return AnySizeAdapter(codec, channels, size // stride, **shape), latents_by(codec, sided=True)
+            raise SystemExit(f"--sizes needs a codec with a hyperprior, and {codec.name} has none; leave it out")
+        shape |= {"latent_stride": codec.stride, "channels": channels, "size": size // stride}
+        return "latents of any size", {**shape, "depth": args.depth or 7}, codec
     enlarge, rest = divmod(codec.stride, stride)
     if rest or not enlarge:
-        raise SystemExit(f"latents of stride {codec.stride} do not reach features of stride {stride}; see --cut.")
-    adapter = LatentAdapter(
-        codec.latent_channels,
-        channels,
-        use_scales=codec.has_scales,
-        hidden=args.hidden or 192,
-        depth=args.depth or 6,
-        enlarge=enlarge,
-    )
-    return adapter, latents_by(codec)
+        raise SystemExit(f"latents of stride {codec.stride} do not reach features of stride {stride}; see --cut")
+    shape |= {"out_channels": channels, "use_scales": codec.has_scales, "enlarge": enlarge}
+    return "latents", {**shape, "depth": args.depth or 6}, codec
 
 
 @torch.no_grad()
@@ -311,22 +366,25 @@ def _fold(adapter: Any, statistics: Tensor) -> None:
     adapter.conv_out.bias.mul_(std).add_(mean)
 
 
-def _save(run: Run, adapter: nn.Module, trunk: nn.Module, cut: str) -> None:
-    """``student.pt``: names and tensors; of the zoo's own networks also a folder of weights."""
+def _save(
+    run: Run, adapter: nn.Module, trunk: nn.Module, settings: dict[str, Any], codec: cdzoo.codecs.Codec | None
+) -> None:
+    """``student.pt``, which ``student.load_student`` reads; of the zoo's own networks also a folder of weights."""
     args = run.args
-    settings = {"teacher": args.teacher, "input": args.input, "cut": cut}
-    tensors = {"adapter": adapter.state_dict(), "trunk": trunk.state_dict()}
-    torch.save({**settings, **tensors}, run.out / "student.pt")
-    if (args.teacher, cut) != ("timm/tf_efficientnet_lite0", "blocks.2") or args.hidden or args.depth:
+    torch.save({**settings, "adapter": adapter.state_dict(), "trunk": trunk.state_dict()}, run.out / "student.pt")
+    if (args.teacher, settings["cut"]) != (PACKAGED, "blocks.2") or args.hidden or args.depth:
         return
     meta: dict[str, Any] = {"recipe": run.command}
+    if settings["classes"]:
+        meta["classes"] = settings["classes"]
+    options = {"num_classes": settings["num_classes"]}
     if isinstance(adapter, BlockAdapter):
-        model: Any = cdzoo.models.jpeg_efficientnet_lite0()
+        model: Any = cdzoo.models.jpeg_efficientnet_lite0(**options)
         model.stem.load_state_dict(adapter.state_dict())
-        codec = None
     elif isinstance(adapter, AnySizeAdapter):
-        codec = named_codec(args.input)
-        model = cdzoo.models.latent_efficientnet_lite0(in_channels=codec.latent_channels, latent_stride=codec.stride)
+        assert codec is not None
+        options |= {"in_channels": codec.latent_channels, "latent_stride": codec.stride}
+        model = cdzoo.models.latent_efficientnet_lite0(**options)
         model.load_state_dict(adapter.state_dict(), strict=False)
         meta["shorter_side"] = [min(args.sizes), max(args.sizes)]
     else:
@@ -353,11 +411,13 @@ def main(argv: Sequence[str] | None = None) -> Any:
     smoke |= {"size": 64, "pool": 16, "hidden": 16, "depth": 1, "unfreeze": ["blocks.3"]}
     small = {"epochs": None, "minutes": 60, "batch": 32, "reuse": 6, "workers": 0}
     command = add_command(commands, distill, paper=paper, small=small, smoke=smoke)
+    command.prog = parser.prog  # the command's name may be left out
     add = command.add_argument
     add("--teacher", default="timm/tf_efficientnet_lite0", help="timm/NAME or torchvision/NAME")
-    add("--teacher-weights", type=Path, help="a state dict, in place of the published weights")
+    add("--teacher-weights", type=Path, help="a file with a state dict, in place of published weights")
     add("--input", default="jpeg", help="jpeg, or a codec: a folder, hf://OWNER/NAME, or a name of weights")
     add("--images", type=Path, nargs="+", help="folders of photographs; nobody needs to have labeled them")
+    add("--classes", type=Path, help="names of the teacher's classes, one a line; ImageNet's for 1,000 classes")
     add("--cut", help="the last module of the front, such as blocks.2 or layer2")
     add("--stride", type=int, default=8, help="of the features at the cut, where --cut is not given")
     add("--size", type=int, help="of the views; the teacher's own by default")

@@ -4,33 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
+import cdzoo
 
-def load_teacher(name: str, weights: Path | None, *, pretrained: bool = True) -> tuple[nn.Module, int, Any, Any]:
-    """A network ``timm/NAME`` or ``torchvision/NAME``, the size of its input, mean and deviation of its pixels."""
+PACKAGED = "timm/tf_efficientnet_lite0"
+"""The teacher whose weights ship with cdzoo."""
+
+
+class Teacher(NamedTuple):
+    """A pretrained network and the preprocessing of its images."""
+
+    network: nn.Module
+    size: int  # of its input
+    mean: Any  # of pixels in [0, 1]
+    std: Any
+    resize: int  # pixels of the shorter side, before the center of that size is cut out
+    interpolation: str
+
+
+def load_teacher(name: str, weights: Path | None, *, pretrained: bool = True) -> Teacher:
+    """A network ``timm/NAME`` or ``torchvision/NAME`` with its published weights, or with those of a file.
+
+    The weights of ``PACKAGED`` come with cdzoo. Others are downloaded.
+    """
+    state = torch.load(weights, map_location="cpu", weights_only=True) if weights is not None else None
+    if state is None and pretrained and name == PACKAGED:
+        state = packaged_weights()
+    network = build_network(name, pretrained=pretrained and state is None)
+    if state is not None:
+        heads = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+        classes = state.get(f"{heads[-1]}.bias") if heads else None
+        if classes is not None and len(classes) != network.get_submodule(heads[-1]).out_features:
+            network = build_network(name, len(classes))
+        network.load_state_dict(state)
     library, _, name = name.partition("/")
-    pretrained = pretrained and weights is None
     if library == "timm":
         import timm
 
-        network = timm.create_model(name, pretrained=pretrained)
         config = timm.data.resolve_data_config({}, model=network)
-        size, mean, std = config["input_size"][-1], config["mean"], config["std"]
+        size, resize = config["input_size"][-1], int(config["input_size"][-1] / config["crop_pct"])
+        mean, std, interpolation = config["mean"], config["std"], config["interpolation"]
+    else:
+        import torchvision
+
+        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        size, resize, interpolation = preset.crop_size[0], preset.resize_size[0], preset.interpolation.value
+        mean, std = preset.mean, preset.std
+    interpolation = interpolation if interpolation == "bilinear" else "bicubic"
+    return Teacher(network.eval().requires_grad_(False), size, mean, std, resize, interpolation)
+
+
+def build_network(name: str, num_classes: int | None = None, *, pretrained: bool = False) -> nn.Module:
+    """A network ``timm/NAME`` or ``torchvision/NAME``; with random values unless ``pretrained``."""
+    library, _, architecture = name.partition("/")
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    if library == "timm":
+        import timm
+
+        network: nn.Module = timm.create_model(architecture, pretrained=pretrained, **options)
     elif library == "torchvision":
         import torchvision
 
-        network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
-        size, mean, std = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        network = torchvision.models.get_model(architecture, weights="DEFAULT" if pretrained else None, **options)
     else:
-        raise SystemExit(f"--teacher {library}/{name}: write timm/NAME or torchvision/NAME.")
-    if weights is not None:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False), size, mean, std
+        raise SystemExit(f"--teacher {name}: write timm/NAME or torchvision/NAME")
+    return network.eval()
+
+
+def packaged_weights() -> dict[str, Tensor]:
+    """The state dict of ``PACKAGED`` with timm's names, from the weights in cdzoo."""
+    weights = cdzoo.models.JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS
+    state = cdzoo.models.jpeg_efficientnet_lite0(weights=weights).state_dict()
+    return {f"classifier.{key[3:]}" if key.startswith("fc.") else key: value for key, value in state.items()}
 
 
 def stage_of_stride(network: nn.Module, size: int, stride: int) -> str:

@@ -106,6 +106,7 @@ class Run:
         self.args, self.out = args, Path(args.out)
         self.minutes, self.steps = 0.0, 0  # of all trainings so far, those before a kill too
         self.progress = 0.0  # share of the current training that is over
+        self.told = False  # that curves are not drawn
         self.rank, self.world = (int(os.environ.get(name, d)) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda":  # of which PyTorch wants to know the number
@@ -393,8 +394,9 @@ def fit(
     bar.close()
     share_buffers()
     save()
-    if run.is_main:
-        plot(out / "history.jsonl", out / "curves.png")
+    if run.is_main and not plot(out / "history.jsonl", out / "curves.png") and not run.told:
+        run.told = True
+        run.say("curves.png is not written: matplotlib is missing; pip install matplotlib, or cdzoo's extra examples")
     run.minutes, run.steps = run.minutes + minutes, run.steps + step
     return (task if average is None else average.module).eval()
 
@@ -484,16 +486,16 @@ def read_history(out: Path) -> list[dict[str, float]]:
     return [json.loads(r) for p in sorted(out.rglob("history.jsonl")) for r in p.read_text().splitlines()]
 
 
-def plot(history: Path, picture: Path) -> None:
-    """Curves of everything recorded, where matplotlib is installed."""
+def plot(history: Path, picture: Path) -> bool:
+    """Draw curves of everything recorded, and return false where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return
+        return False
     rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     names = sorted({name for row in rows for name in row} - {"step", "epoch", "minutes"})
     if not names:
-        return
+        return True
     columns = min(3, len(names))
     figure = Figure(figsize=(4 * columns, 2.6 * -(-len(names) // columns)), layout="constrained")
     for axes, name in zip(figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat, names, strict=False):
@@ -502,3 +504,4 @@ def plot(history: Path, picture: Path) -> None:
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
     figure.savefig(picture, dpi=80)
+    return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +61,7 @@ def test_a_folder_is_labeled_and_a_broken_file_has_a_row(
     (tmp_path / "photos" / "small.jpg").write_bytes(encode(photo))
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no JPEG file")
     run("label_folder", tmp_path / "photos", tmp_path / "labels.csv", "--top", 2)
-    assert "2 files labeled, 1 could not be read\n     2  bell cote" in capsys.readouterr().out
+    assert "2 files labeled, 0 of them damaged, 1 could not be read\n     2  bell cote" in capsys.readouterr().out
     with open(tmp_path / "labels.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in rows] == [
@@ -83,6 +85,7 @@ def test_a_cropped_and_a_compressed_copy_are_found_first(
     (tmp_path / "photos" / "palace.jpg").write_bytes(encode(photo, quality=90))
     (tmp_path / "photos" / "again.jpg").write_bytes(encode(photo, quality=40))
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no JPEG file")
+    (tmp_path / "photos" / "link.jpg").symlink_to(tmp_path / "nothing.jpg")
     query = tmp_path / "query.jpg"
     query.write_bytes(encode(photo.crop((20, 15, 310, 205)), quality=60))
     run("find_similar", tmp_path / "photos", "--query", query, "--top", 3)
@@ -119,7 +122,7 @@ def test_archive_of_streams_is_made_once_labeled_searched_and_shown(
     shown = np.asarray(Image.open(tmp_path / "shown.png"), dtype=float)
     assert np.abs(shown - np.asarray(to_pillow(load_photo(224)))).mean() < 12
     capsys.readouterr()
-    run("find_similar", archive, "--latents", "--query", stream, "--top", 1)
+    run("find_similar", archive, "--query", stream, "--top", 1)
     assert capsys.readouterr().out == f"1.000  {stream}\n"
 
 
@@ -145,6 +148,8 @@ def test_thumbnails_of_subsampled_and_turned_files(tmp_path: Path, photo: Image.
     data = encode(photo.crop((0, 0, 320, 208)), quality=95, subsampling=2, exif=turned)
     (tmp_path / "photos" / "a.jpg").write_bytes(data)
     (tmp_path / "photos" / "b.jpg").write_bytes(b"no JPEG file")
+    (tmp_path / "photos" / "c.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (tmp_path / "photos" / "d.jpg").mkdir()
     run("thumbnails", tmp_path / "photos", tmp_path / "out")
     found = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=float)
     image = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
@@ -182,3 +187,53 @@ def test_double_compression_prints_a_verdict(
     once, twice = capsys.readouterr().out.splitlines()
     assert "compressed once" in once
     assert "compressed twice, first at about quality 60" in twice
+
+
+def test_double_compression_takes_folders_and_leaves_bad_files_out(
+    tmp_path: Path, photo: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no JPEG file")
+    (tmp_path / "photos" / "b.JPEG").write_bytes(encode(photo, quality=100))
+    (tmp_path / "photos" / "c.jpg").write_bytes(encode(photo.resize((3, 2))))
+    (tmp_path / "photos" / "d.jpg").symlink_to(tmp_path / "nothing.jpg")
+    run("double_compression", tmp_path / "photos", tmp_path / "nothing.jpg")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert ["is left out: " in line for line in lines] == [True, False, False, True, True]
+    assert not any("-0.000" in line for line in lines)
+
+
+def refused(capsys: pytest.CaptureFixture[str], name: str, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(name, *arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_missing_files_and_folders_are_named_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = tmp_path / "nothing"
+    assert f"{nothing} is no folder" in refused(capsys, "thumbnails", nothing, tmp_path)
+    assert f"{nothing} does not exist" in refused(capsys, "archive", "show", nothing, tmp_path / "a.png")
+    assert f"{nothing} does not exist" in refused(capsys, "archive", "add", tmp_path, nothing)
+    (tmp_path / "a.cdz").write_bytes(b"no stream")
+    assert "not a .cdz stream" in refused(capsys, "archive", "show", tmp_path / "a.cdz", tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    assert "a.jpg" in refused(capsys, "find_similar", tmp_path, "--query", tmp_path / "a.jpg")
+    assert "not a .cdz stream" in refused(capsys, "find_similar", tmp_path, "--query", tmp_path / "a.cdz")
+    assert "no .cdz file in" in refused(capsys, "find_similar", tmp_path / "sub")
+    assert "nothing" in refused(capsys, "find_similar", nothing)
+
+
+def test_damage_is_told_in_the_table_and_without_a_line_of_source(tmp_path: Path, photo: Image.Image) -> None:
+    (tmp_path / "half.jpg").write_bytes(encode(photo)[:-2000])
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    for name, *more in (("label_folder", str(tmp_path / "labels.csv")), ("find_similar",)):
+        command = [sys.executable, str(EXAMPLES / f"{name}.py"), str(tmp_path), *more]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert "JPEGWarning" not in done.stderr
+        assert "warn" not in done.stderr
+        assert ("1 of them damaged" in done.stdout) == (name == "label_folder")
+        assert ("half.jpg" in done.stderr) == (name == "find_similar")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,8 @@ from oracles.slow import all_but_one
 from torch import nn
 
 import cdzoo
-from cdzoo.codecs import encode_jpeg
+from cdzoo.codecs import decode_jpeg, encode_jpeg, read_jpeg
+from cdzoo.demo import PHOTO
 from cdzoo.models.adapters import LatentAdapter, block_coefficients
 
 FOLDER = Path(__file__).parents[2] / "examples" / "recipes"
@@ -28,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def recipes() -> dict[str, ModuleType]:
-    return {name: importlib.import_module(name) for name in ("distill", "muon")}
+    return {name: importlib.import_module(name) for name in ("distill", "muon", "student", "teachers", "training")}
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
@@ -135,12 +137,117 @@ def test_a_few_steps(recipes: dict[str, ModuleType], tmp_path: Path, reads: str)
     assert {"agreement at 40 pixels (%)", "agreement at 128 pixels (%)"} <= set(rows[-1]) or reads != "sizes"
     names = timm.create_model("test_efficientnet").state_dict()
     assert set(student["trunk"]) == {name for name in names if not name.startswith(front)}
+    loaded = recipes["student"].load_student(tmp_path / "run")
+    assert all(torch.equal(value, student["trunk"][name]) for name, value in loaded.trunk.state_dict().items())
+    assert all(torch.equal(value, student["adapter"][name]) for name, value in loaded.adapter.state_dict().items())
+    assert loaded.meta["classes"][0] == "tench"
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    if reads == "jpeg":
+        coefficients = encode_jpeg(images, quality=100, subsampling="4:4:4")
+        expected = loaded.trunk(loaded.adapter(block_coefficients(coefficients)))
+        assert torch.equal(loaded(coefficients), expected)
+        assert loaded.transforms.crop == (64, 64)
+        assert loaded(read_jpeg(PHOTO, transform=loaded.transforms)).shape == (1, 1000)
+        with pytest.raises(TypeError, match="this student reads JPEGCoefficients, not Latent"):
+            loaded(cdzoo.codecs.torfason2018(N=8).eval().encode(images))
+        return
+    codec = cdzoo.from_pretrained(tmp_path / "codec").eval()
+    found = cdzoo.compose(codec, loaded).from_streams(codec.compress(images))
+    expected = loaded.trunk(loaded.adapter(*recipes["distill"].latents_by(codec, sided=reads == "sizes")(images)))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(cdzoo.errors.PairingError, match="fingerprint"):
+        cdzoo.compose(cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12), loaded)
+
+
+@pytest.mark.slow
+def test_the_student_of_a_torchvision_network_skips_broken_photographs(
+    recipes: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = importlib.import_module("data").generate_classes(tmp_path / "photos")
+    (photos / "link.png").symlink_to(tmp_path / "nothing.png")
+    (photos / "broken.jpg").write_bytes(b"no photograph")
+    (tmp_path / "names.txt").write_text("\n".join(f"kind {number}" for number in range(7)))
+    network = torchvision.models.resnet18(num_classes=7)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    words = "--smoke --steps 6 --hidden 0 --depth 0 --teacher torchvision/resnet18 --cut layer2 --unfreeze layer3"
+    files = ["--classes", str(tmp_path / "names.txt"), "--teacher-weights", str(tmp_path / "weights.pth")]
+    options = [*words.split(), *files]
+    result = recipes["distill"].main([*options, "--images", str(photos), "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert "link.png is left out: " in printed
+    assert "broken.jpg is left out: " in printed
+    assert "2 photographs could not be read and were left out" in printed
+    assert "--held-out 512: " in printed
+    assert result["metrics"]["unreadable"] == 2
+    student = recipes["student"].load_student(tmp_path / "run")
+    assert student.meta["classes"][6] == "kind 6"
+    assert student(read_jpeg(PHOTO, transform=student.transforms)).shape == (1, 7)
+
+
+@pytest.mark.slow
+def test_the_classifier_that_is_written_names_the_classes(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    words = "--smoke --steps 2 --hidden 0 --depth 0 --teacher timm/tf_efficientnet_lite0 --shares 1 0 0 --out"
+    recipes["distill"].main([*words.split(), str(tmp_path)])
+    model = cdzoo.from_pretrained(tmp_path / "classifier").eval()
+    student = recipes["student"].load_student(tmp_path)
+    coefficients = read_jpeg(PHOTO, transform=model.transforms)
+    torch.testing.assert_close(student(coefficients), model(coefficients))
+    [result] = cdzoo.classify(PHOTO, model=model)
+    assert result.classes[0].name == model.meta["classes"][result.classes[0].number]
+
+
+def test_the_packaged_teacher_needs_no_download(recipes: dict[str, ModuleType]) -> None:
+    teacher = recipes["teachers"].load_teacher("timm/tf_efficientnet_lite0", None)
+    assert (teacher.size, teacher.resize, teacher.interpolation) == (224, 256, "bicubic")
+    weights = cdzoo.models.JPEGEfficientNetLite0_Weights.IMAGENET1K_PIXELS
+    model = cdzoo.get_model("jpeg_efficientnet_lite0", weights=weights).eval()
+    coefficients = read_jpeg(PHOTO, transform=model.transforms)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (teacher.mean, teacher.std))
+    with torch.no_grad():
+        expected = teacher.network((decode_jpeg(coefficients) - mean) / std)
+        torch.testing.assert_close(model(coefficients), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_names_of_classes(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    names = recipes["distill"]._class_names
+    assert names(None, 1000)[:2] == ["tench", "goldfish"]
+    assert names(None, 10) is None
+    (tmp_path / "names.txt").write_text("cat\ndog\n\n", encoding="utf-8")
+    assert names(tmp_path / "names.txt", 2) == ["cat", "dog"]
+    with pytest.raises(SystemExit, match="2 names for 3 classes; write one name a line"):
+        names(tmp_path / "names.txt", 3)
+
+
+def test_folders_without_a_readable_photograph_are_refused(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no photograph")
+    images = recipes["distill"].ReadableImages([(tmp_path / "a.jpg", 0)], lambda image: image, torch.uint8)
+    with pytest.raises(SystemExit, match="none of the 1 photographs can be read"):
+        images[0]
+
+
+def test_the_help_shows_the_command_as_it_is_typed(
+    recipes: dict[str, ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["distill.py", "--help"])
+    with pytest.raises(SystemExit):
+        recipes["distill"].main()
+    assert capsys.readouterr().out.startswith("usage: distill.py [-h] ")
+
+
+def test_without_matplotlib_one_line_says_so(
+    recipes: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "history.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n')
+    assert recipes["training"].plot(tmp_path / "history.jsonl", tmp_path / "curves.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not recipes["training"].plot(tmp_path / "history.jsonl", tmp_path / "more.png")
+    assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]
 
 
 def test_an_adapter_for_any_size_is_the_zoos(recipes: dict[str, ModuleType]) -> None:
     torch.manual_seed(0)
     codec = cdzoo.codecs.bmshj2018_hyperprior(N=8, M=12).eval()
-    adapter = recipes["distill"].AnySizeAdapter(codec, 40, 28, hidden=192, depth=7).eval()
+    adapter = recipes["distill"].AnySizeAdapter(12, 40, 28, latent_stride=16, hidden=192, depth=7).eval()
     model = cdzoo.models.latent_efficientnet_lite0(in_channels=12).eval()
     missing = model.load_state_dict(adapter.state_dict(), strict=False)
     assert not missing.unexpected_keys
