@@ -2,7 +2,7 @@
 
     python examples/find_similar.py photos                              # pairs of near-duplicates
     python examples/find_similar.py photos --query photos/holiday.jpg   # the most similar photographs, best first
-    python examples/find_similar.py archive --query archive/holiday.cdz # streams of the packaged codec
+    python examples/find_similar.py archive --query archive/holiday.cdz   # streams of the packaged codec
 
 Similarity is the cosine between the inputs of the classifier's last layer. Files that cannot be read are left out.
 """

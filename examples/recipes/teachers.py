@@ -101,7 +101,7 @@ def stage_of_stride(network: nn.Module, size: int, stride: int) -> str:
     for hook in hooks:
         hook.remove()
     if not found:
-        raise SystemExit(f"--stride {stride}: no stage of this network puts that out; name one with --cut.")
+        raise SystemExit(f"--stride {stride}: no stage of this network puts that out; name one with --cut")
     return found[-1]
 
 
@@ -122,7 +122,7 @@ def split(network: nn.Module, cut: str) -> tuple[fx.GraphModule, fx.GraphModule]
         module.graph.eliminate_dead_code()
     image = next(iter(modules[1].graph.nodes))
     if image.users:
-        raise SystemExit(f"--cut {cut}: what follows also reads what lies before; cut where one map passes.")
+        raise SystemExit(f"--cut {cut}: what follows also reads what lies before; cut where one map passes")
     modules[1].graph.erase_node(image)
     for module in modules:
         module.recompile()
@@ -139,5 +139,5 @@ def _traced(network: nn.Module, cut: str) -> tuple[fx.Graph, fx.Node]:
     inside = [node for node, name in tracer.node_to_qualname.items() if name == cut or name.startswith(f"{cut}.")]
     if not inside:
         names = [name for name, _ in network.named_children()]
-        raise SystemExit(f"--cut {cut}: the network has no such module; it begins with {', '.join(names[:8])}.")
+        raise SystemExit(f"--cut {cut}: the network has no such module; it begins with {', '.join(names[:8])}")
     return graph, inside[-1]
