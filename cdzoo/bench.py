@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -266,23 +267,15 @@ def _photograph_tasks(
     """The ways from the files to logits."""
     inputs = {"Pillow": _input_by_pillow, "torchvision": _input_by_torchvision}
 
-    def from_coefficients(model: Any) -> Callable[[], object]:
-        @torch.inference_mode()
-        def run() -> object:
-            return model(read_jpeg(files, transform=model.transforms, num_threads=threads))
+    def levels(read: Callable[[bytes], Tensor]) -> Tensor:
+        pixels = torch.stack(list(pool.map(read, files))).to(memory_format=torch.channels_last)
+        return pixels.float().div_(127.5).sub_(1)  # mean 0.5, standard deviation 0.5
 
-        return run
-
-    def from_pixels(read: Callable[[bytes], Tensor]) -> Callable[[], object]:
-        @torch.inference_mode()
-        def run() -> object:
-            levels = torch.stack(list(pool.map(read, files))).to(memory_format=torch.channels_last)
-            return network(levels.float().div_(127.5).sub_(1))  # mean 0.5, standard deviation 0.5
-
-        return run
-
-    tasks = {way: from_coefficients(model) for way, model in models.items()}
-    return tasks | {way: from_pixels(read) for way, read in inputs.items()}
+    tasks = {
+        way: _inference(model, partial(read_jpeg, files, transform=model.transforms, num_threads=threads))
+        for way, model in models.items()
+    }
+    return tasks | {way: _inference(network, partial(levels, read)) for way, read in inputs.items()}
 
 
 def _input_by_pillow(data: bytes) -> Tensor:
@@ -329,9 +322,7 @@ def _photographs(size: tuple[int, int], count: int, quality: int, photo: str | N
             more = [max(0, n - m) for n, m in zip(size, pixels.shape[:2], strict=True)]
             pixels = np.pad(pixels, ((0, more[0]), (0, more[1]), (0, 0)), mode="symmetric")
             part = Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
-        buffer = io.BytesIO()
-        part.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        files.append(buffer.getvalue())
+        files.append(_encoded(part, quality))
     return files
 
 
@@ -421,10 +412,14 @@ def _files(size: int, count: int, quality: int, photo: str | None) -> list[bytes
     for i in range(count):
         left, top = 37 * i % room[0], 11 * i % room[1]
         part: Image.Image = whole.crop((left, top, left + side, top + side)).resize((size, size))
-        buffer = io.BytesIO()
-        part.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        files.append(buffer.getvalue())
+        files.append(_encoded(part, quality))
     return files
+
+
+def _encoded(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return buffer.getvalue()
 
 
 @contextmanager
