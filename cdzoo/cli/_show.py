@@ -43,10 +43,12 @@ def add_commands(commands: Any) -> None:
     parser.set_defaults(run=list_names, render=_render_list)
     parser = commands.add_parser(
         "info",
-        help="describe a codec, a model, weights or a .cdz file",
-        description="Describe a codec or model by its builder's name, a set of weights, or a .cdz file.",
+        help="describe a codec, a model, weights, or a .cdz or JPEG file",
+        description="Describe a codec or model by its builder's name, a set of weights, or a .cdz or JPEG file.",
     )
-    parser.add_argument("name", metavar="NAME", help="name, Enum.MEMBER, hf://owner/repo, folder of weights, .cdz file")
+    parser.add_argument(
+        "name", metavar="NAME", help="name, Enum.MEMBER, hf://owner/repo, folder of weights, .cdz or JPEG file"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=info, render=_render_info)
 
@@ -110,7 +112,7 @@ def info(args: argparse.Namespace, report: Report) -> None:
     """Run ``cdzoo info``."""
     name: str = args.name
     if not name.isidentifier() and os.path.isfile(name):  # builders are functions: no name of theirs is hidden
-        report.facts |= _stream_facts(Path(name))  # without PyTorch
+        report.facts |= _file_facts(Path(name))  # without PyTorch
         return
 
     from cdzoo._registry import unknown_name
@@ -123,7 +125,7 @@ def info(args: argparse.Namespace, report: Report) -> None:
     elif os.path.isdir(name) or name.startswith("hf://"):
         report.facts |= _weights_facts(find_weights(name))
     elif os.path.exists(name):
-        report.facts |= _stream_facts(Path(name))
+        report.facts |= _file_facts(Path(name))
     elif "." in name and name.partition(".")[0].endswith("_Weights"):
         try:
             report.facts |= _weights_facts(find_weights(name))
@@ -175,10 +177,36 @@ def _weights_facts(source: WeightsFolder | None) -> dict[str, Any]:
     return {"weights": str(source), **{key: config[key] for key in kept if config.get(key) is not None}}
 
 
-def _stream_facts(path: Path) -> dict[str, Any]:
+def _file_facts(path: Path) -> dict[str, Any]:
+    data = read_file(path)
+    return _jpeg_facts(path, data) if data.startswith(b"\xff\xd8") else _stream_facts(path, data)
+
+
+def _jpeg_facts(path: Path, data: bytes) -> dict[str, Any]:
+    from cdzoo.jpeg.files import read_jpeg_header
+
+    header = read_jpeg_header(path)
+    height, width = header.image_size
+    return {
+        "file": os.fspath(path),
+        "format": f"JPEG, {header.kind}",
+        "image_size": [height, width],
+        "orientation": header.orientation,
+        "color_space": header.color_space,
+        "sampling": [list(factors) for factors in header.sampling],
+        "blocks": [list(blocks) for blocks in header.block_sizes],
+        "restart_interval": header.restart_interval,
+        "exif_bytes": len(header.exif or b""),
+        "icc_profile_bytes": len(header.icc_profile or b""),
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (height * width),
+    }
+
+
+def _stream_facts(path: Path, data: bytes) -> dict[str, Any]:
     from cdzoo.coding.cdz_format import read_header
 
-    header = read_header(read_file(path), max_pixels=None)
+    header = read_header(data, max_pixels=None)
     return {
         "file": os.fspath(path),
         "codec": header.codec,
@@ -215,6 +243,11 @@ def _render_info(report: Report) -> str:
         "file": one_line(facts["file"]),
         "image_size": f"{width_x_height(facts['image_size'])} (width x height)",
     }
+    if "format" in facts:
+        for key in ("sampling", "blocks"):
+            shown[key] = ", ".join(width_x_height(pair) for pair in facts[key])
+        shown["bpp"] = f"{facts['bpp']:.4f}"
+        return "\n".join(_lines(shown))
     shown["weights"] = facts["weights"] or "none that come with the package"
     shown["bpp"] = f"{facts['bpp']:.4f} with the header, {facts['payload_bpp']:.4f} without"
     return "\n".join(_lines({key: value for key, value in shown.items() if key != "payload_bpp"}))

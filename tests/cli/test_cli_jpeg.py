@@ -171,3 +171,24 @@ def test_files_that_are_nearly_right(
     status, result = classify(capsys, tmp_path / "marker.jpg", "--weights", weights.jpeg)
     assert status == 0
     assert "a marker should be here" in result["files"][0]["damage"]
+
+
+def test_info_of_a_file(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turned = photos / "turned.jpg"
+    assert main(["info", str(turned), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    with Image.open(turned) as image:
+        assert facts["image_size"] == [image.height, image.width]
+        assert facts["orientation"] == image.getexif()[0x0112]
+        assert facts["exif_bytes"] == len(image.info["exif"])
+    assert facts["format"] == "JPEG, baseline"
+    assert facts["blocks"] == [[8, 10]] * 3
+    assert facts["bpp"] == pytest.approx(8 * turned.stat().st_size / (64 * 80))
+    assert main(["info", str(photos / "large.jpeg")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["format"] == "JPEG, progressive"
+    assert lines["image_size"].startswith("400x304")
+    assert lines["sampling"] == "2x2, 1x1, 1x1"
+    (tmp_path / "header.jpg").write_bytes(turned.read_bytes()[:100])
+    assert main(["info", str(tmp_path / "header.jpg")]) == 1
+    assert "header.jpg" in capsys.readouterr().err
