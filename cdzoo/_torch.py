@@ -15,6 +15,7 @@ from torch._compile import _disable_dynamo
 from torch.utils import _pytree
 
 __all__ = [
+    "autocast_enabled",
     "inference_layers",
     "inner_module",
     "outside_autocast",
@@ -45,10 +46,14 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Return true inside autocast for ``device``."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def outside_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A context in which autocast for ``device`` is off; nothing at all where it is off already."""
-    enabled = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
 
 
 @contextmanager

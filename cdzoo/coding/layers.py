@@ -20,9 +20,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cdzoo._torch import autocast_enabled, outside_autocast
 from cdzoo.coding.tables import SymbolTables
-from cdzoo.ops.entropy import SMALLEST_LIKELIHOOD, SMALLEST_SCALE
+from cdzoo.ops.entropy import SMALLEST_LIKELIHOOD, SMALLEST_SCALE, at_least_float32
 
 __all__ = [
     "GDN",
@@ -174,6 +175,25 @@ class GDN(nn.Module):
 # -- entropy models ----------------------------------------------------------------------------------------------
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_float32(forward: Callable[P, R]) -> Callable[P, R]:
+    """Compute in float32 inside autocast, too: rounding and small probabilities need all digits."""
+
+    @functools.wraps(forward)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(value.device for value in args if isinstance(value, Tensor))
+        if not autocast_enabled(device):
+            return forward(*args, **kwargs)
+        with outside_autocast(device):
+            values = [at_least_float32(value) if isinstance(value, Tensor) else value for value in args]
+            return forward(*values, **kwargs)  # type: ignore[arg-type]
+
+    return call
+
+
 def _quantize(values: Tensor, means: Tensor | None, training: bool) -> Tensor:
     """Values with uniform noise of width 1 in training, otherwise rounded around their means."""
     if training:
@@ -218,6 +238,7 @@ class EntropyBottleneck(nn.Module):
         target = math.log(2 / _TAIL_MASS - 1)
         self.register_buffer("target", torch.tensor([-target, 0.0, target]))
 
+    @_in_float32
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize values and give their probabilities.
 
@@ -260,8 +281,9 @@ class EntropyBottleneck(nn.Module):
 
         An optimizer of its own minimizes it. Only ``quantiles`` have a gradient.
         """
-        logits = self.logits_cumulative(self.quantiles, stop_gradient=True)
-        return torch.abs(logits - self.target).sum()
+        with outside_autocast(self.quantiles.device):
+            logits = self.logits_cumulative(self.quantiles, stop_gradient=True)
+            return torch.abs(logits - self.target).sum()
 
     @torch.no_grad()
     def tables(self) -> SymbolTables:
@@ -297,6 +319,7 @@ class GaussianConditional(nn.Module):
         self.lower_bound_scale = LowerBound(SMALLEST_SCALE)
         self.register_buffer("scale_bound", torch.tensor([SMALLEST_SCALE]))
 
+    @_in_float32
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Quantize values and give their probabilities.
 

@@ -8,7 +8,8 @@ Bai et al. compare with the mean-scale one, and name no implementation. Compress
 ``lmbda D + R`` with its weights for qualities 1 to 8, batches of 16 crops of 256 pixels, Adam at 1e-4, gradients
 clipped to norm 1, and the quantiles of the entropy bottleneck at a rate of their own, 1e-3. CompressAI lowers the rate
 when the loss no longer falls. This recipe needs a fixed length: the rate is constant for most of the training and then
-falls by a cosine.
+falls by a cosine. ``--optimizer soap --lr 2e-3`` needs fewer steps; ``--amp bf16`` is several times faster where the
+processor multiplies such matrices.
 
 ``--init`` starts from the weights of another codec: of the next rate, of another metric, or of a scale hyperprior for a
 mean-scale one. All tensors of equal name and shape are copied.
@@ -23,12 +24,16 @@ from typing import Any
 import torch
 from codec_training import CodecData, add_codec_options, add_init_option, init_codec, save_codec
 from schedules import constant, cosine
+from soap import SOAP
 from torch import Tensor, nn
 from training import Run, add_command, fit, run_command
 
 import cdzoo
 from cdzoo.codecs.hyperprior import LAMBDAS
 from cdzoo.ops import rate_distortion_loss
+
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "soap": SOAP}
 
 
 class CodecTask(nn.Module):
@@ -40,16 +45,14 @@ class CodecTask(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Loss, distortion (mean squared error on the scale 0 to 255, or 1 - MS-SSIM) and bits per pixel."""
-        # likelihoods want all digits
-        with torch.autocast(images.device.type, enabled=False):
-            parts = rate_distortion_loss(self.codec(images), images, lmbda=self.lmbda, metric=self.metric)
-            auxiliary = self.codec.aux_loss()
+        parts = rate_distortion_loss(self.codec(images), images, lmbda=self.lmbda, metric=self.metric)
+        auxiliary = self.codec.aux_loss()
         terms = {"distortion": parts.distortion, "bpp": parts.bpp, "auxiliary": auxiliary}
         return {"loss": parts.loss + auxiliary, **terms}
 
 
 def codec(args: argparse.Namespace) -> dict[str, Any]:
-    """Train a codec for one rate: Adam, batch 16, crops of 256 pixels."""
+    """Train a codec for one rate: batch 16, crops of 256 pixels."""
     run = Run(args)
     sizes = {name: getattr(args, name) for name in ("N", "M") if getattr(args, name) is not None}
     net = cdzoo.get_codec(args.model, quality=args.quality, metric=args.metric, **sizes)
@@ -58,12 +61,12 @@ def codec(args: argparse.Namespace) -> dict[str, Any]:
     named = list(net.named_parameters())
     groups = [
         {"params": [p for n, p in named if not n.endswith(".quantiles")], "lr": args.lr},
-        {"params": [p for n, p in named if n.endswith(".quantiles")], "lr": 1e-3, "clip": False},
+        {"params": [p for n, p in named if n.endswith(".quantiles")], "lr": 1e-3, "clip": False, "rotate": False},
     ]
     lmbda = LAMBDAS[args.metric][args.quality - 1] if args.lmbda is None else args.lmbda
     task = CodecTask(net, lmbda=lmbda, metric=args.metric)
     trained = fit(
-        run, task, images.train, torch.optim.Adam(groups),
+        run, task, images.train, OPTIMIZERS[args.optimizer](groups),
         [cosine(warmup=0.02, constant_until=0.5, end=0.01), constant],
         prepare=images, evaluate=images.evaluate, clip=args.clip,
     )  # fmt: skip
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     add("--lmbda", type=float, help="weight of the distortion in place of the quality's")
     add("--N", type=int, help="hidden channels in place of the quality's")
     add("--M", type=int, help="latent channels in place of the quality's")
+    add("--optimizer", default="adam", choices=OPTIMIZERS, help="soap needs fewer steps; its --lr is about 2e-3")
     add("--clip", type=float, default=1.0, help="largest norm of the gradients")
     return run_command(parser, argv)
 

@@ -120,6 +120,23 @@ def test_the_bottlenecks_probabilities_add_up_to_one() -> None:
     assert torch.equal(z_hat, torch.round(z_hat - medians) + medians)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_entropy_models_keep_all_digits_inside_autocast(training: bool) -> None:
+    torch.manual_seed(0)
+    bottleneck, gaussian = EntropyBottleneck(4).train(training), GaussianConditional().train(training)
+    z, y, scales = torch.randn(2, 4, 3, 5) * 9, torch.randn(2, 4, 3, 5) * 90, torch.rand(2, 4, 3, 5) * 40
+    for model, given in ((bottleneck, (z,)), (gaussian, (y, scales))):
+        torch.manual_seed(1)
+        expected = model(*(value.bfloat16().float() for value in given))
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):  # in which convolutions give values of 16 bits
+            found = model(*(value.bfloat16() for value in given))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bottleneck.loss()
+    torch.testing.assert_close(found, bottleneck.loss(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("pmf", [[0.5, -0.1], [0.5, math.nan], [math.inf], [0.0, 1e-9], [1.0] * 70000])
 def test_what_is_no_distribution_has_no_table(pmf: list[float]) -> None:
     with pytest.raises(ValueError, match=r"probabilities|counts"):

@@ -8,6 +8,7 @@ import math
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import classification
 import codec_training
@@ -21,6 +22,7 @@ import jpeg_files
 import numpy as np
 import pytest
 import schedules
+import soap
 import torch
 import torfason2018
 import training
@@ -49,6 +51,41 @@ def test_schedules() -> None:
     cosine = schedules.cosine(warmup=0.1, end=0.2)
     assert [cosine(p) for p in (0.05, 0.1, 0.55, 1.0)] == pytest.approx([0.5, 1.0, 0.6, 0.2])
     assert [schedules.part_of(steps, 15 / 28, 1.0)(p) for p in (0, 0.5, 1)] == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_soap_is_adam_in_rotated_coordinates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(5, 4, generator=generator, dtype=torch.float64) for _ in range(8)]
+    start = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for n in (5, 4))
+
+    def trained(value: torch.Tensor, given: list[torch.Tensor], optimizer: Any, **options: Any) -> torch.Tensor:
+        parameter = torch.nn.Parameter(value.clone())
+        optimizer = optimizer([{"params": [parameter], **options}], lr=0.01, betas=(0.95, 0.95))
+        for gradient in given:
+            parameter.grad = gradient
+            optimizer.step()
+        return parameter.detach()
+
+    # unlike Adam, it does not care in which coordinates a layer's inputs and outputs are written
+    turned = trained(left @ start @ right, [left @ g @ right for g in gradients], soap.SOAP, every=3)
+    torch.testing.assert_close(left @ trained(start, gradients, soap.SOAP, every=3) @ right, turned)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(left @ trained(start, gradients, torch.optim.Adam) @ right, turned)
+    plain = trained(start, gradients, soap.SOAP, rotate=False)
+    torch.testing.assert_close(plain, trained(start, gradients, torch.optim.Adam))
+    vector, bank = start.flatten(), start.view(5, 2, 2, 1)
+    torch.testing.assert_close(
+        trained(vector, [g.flatten() for g in gradients], soap.SOAP),
+        trained(vector, [g.flatten() for g in gradients], torch.optim.Adam),
+    )
+    # a filter bank has three sides: (5, 2, 2)
+    bases = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for n in (5, 2, 2)]
+    turn = lambda t: torch.einsum("abc,ia,jb,kc->ijk", t.view(5, 2, 2), *bases).view(5, 2, 2, 1)  # noqa: E731
+    torch.testing.assert_close(
+        turn(trained(bank, [g.view(5, 2, 2, 1) for g in gradients], soap.SOAP)),
+        trained(turn(bank), [turn(g) for g in gradients], soap.SOAP),
+    )
 
 
 def test_order_of_images() -> None:
