@@ -32,7 +32,6 @@ import cdzoo
 from cdzoo.codecs.hyperprior import LAMBDAS
 from cdzoo.ops import rate_distortion_loss
 
-
 OPTIMIZERS = {"adam": torch.optim.Adam, "soap": SOAP}
 
 
