@@ -68,7 +68,9 @@ class SOAP(torch.optim.Optimizer):
         state["mean"].lerp_(rotated, 1 - first)
         state["square"].lerp_(rotated.square(), 1 - second)
         deviation = (state["square"] / (1 - second**count)).sqrt().add_(1e-8)
-        direction = _rotate(state["mean"] / deviation, state["bases"], sides, back=True)
+        # a ratio is at most 1 while the bases stay; behind a turn, a small deviation may belong to another direction
+        ratio = (state["mean"] / deviation).clamp_(-2, 2)
+        direction = _rotate(ratio, state["bases"], sides, back=True)
         parameter.sub_(direction.view_as(parameter), alpha=group["lr"] / (1 - first**count))
         if sides and count % group["every"] == 0:
             _turn(state, sides)
