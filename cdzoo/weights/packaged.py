@@ -11,6 +11,7 @@ PACKAGED = Path(__file__).parents[1] / "pretrained"
 """The folder of all packaged weights."""
 
 CODECS = {
+    "bmshj2018-hyperprior-n64-m96-photos": "BMSHJ2018_Hyperprior_Weights.PHOTOS_N64_M96",
     "bmshj2018-hyperprior-n48-m64-imagenette": "BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64",
     "bmshj2018-hyperprior-n48-m64-low-imagenette": "BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64_LOW",
     "bmshj2018-hyperprior-n48-m64-high-imagenette": "BMSHJ2018_Hyperprior_Weights.IMAGENETTE_N48_M64_HIGH",

@@ -377,9 +377,9 @@ def test_streams_of_each_rate_are_read_by_the_network_of_their_rate(tmp_path: Pa
         (tmp_path / f"{member.name}.cdz").write_bytes(member.build_codec().compress(image)[0])
     networks = Networks(on_load=lambda network: told.append(network.facts), top=3)
     results = {Path(r.path).stem: r for r in classify_files(read_paths(sorted(tmp_path.iterdir())), networks)}
-    assert sorted(facts["weights"] for facts in told) == sorted(map(str, LatentEfficientNetLite0_Weights))
-    for member in RATES:
-        weights = LatentEfficientNetLite0_Weights[member.name.replace("IMAGENETTE", "IMAGENET1K")]
+    readers = [LatentEfficientNetLite0_Weights["IMAGENET1K" + m.name[m.name.index("_") :]] for m in RATES]
+    assert sorted(facts["weights"] for facts in told) == sorted(map(str, readers))
+    for member, weights in zip(RATES, readers, strict=True):
         model = cdzoo.compose(member.build_codec(), latent_efficientnet_lite0(weights=weights).eval())
         with torch.no_grad():
             check(results[member.name], model.from_streams([(tmp_path / f"{member.name}.cdz").read_bytes()]), 3)
