@@ -107,11 +107,12 @@ def _warn_once(found: int, least: int, most: int) -> None:
 
 
 class LatentEfficientNetLite0_Weights(WeightsEnum):
-    """Weights of :func:`latent_efficientnet_lite0`, 1,000 classes of ImageNet, for three rates of the packaged codec.
+    """Weights of :func:`latent_efficientnet_lite0`, 1,000 classes of ImageNet, for each packaged codec for PSNR.
 
-    Those of the low and the high rate differ from the others in the entrance and the adapter's first layer.
+    They differ in the entrance and the adapter's first layer only.
     """
 
+    IMAGENET1K_N64_M96 = Weights("latent-efficientnet-lite0-n64-m96-imagenet1k")
     IMAGENET1K_N48_M64 = Weights("latent-efficientnet-lite0-imagenet1k")
     IMAGENET1K_N48_M64_LOW = Weights("latent-efficientnet-lite0-low-imagenet1k")
     IMAGENET1K_N48_M64_HIGH = Weights("latent-efficientnet-lite0-high-imagenet1k")
