@@ -120,8 +120,7 @@ def copy_files(entries: Iterable[Entry], source: Path, target: Path) -> list[Ent
 def _streams(photo: Image.Image, rng: random.Random, count: int) -> list[tuple[bytes, str]]:
     codecs: dict[str, Codec] = {}
     for name in _CODECS:
-        [member, *_] = cdzoo.get_model_weights(name)
-        codecs.setdefault(name, member.build_codec())
+        codecs[name] = cdzoo.get_model_weights(name)["DEFAULT"].build_codec()
     made = []
     for number in range(count):
         name = _CODECS[number % len(_CODECS)]

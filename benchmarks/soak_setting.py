@@ -47,8 +47,7 @@ class Soak:
         self.streams = [entry for entry in self.entries if entry.kind == "cdz"]
         self.reference: dict[str, bytes] = {}  # name of an image -> its stream
         self.memory: list[dict[str, Any]] = []
-        [member, *_] = cdzoo.get_model_weights(CODEC)
-        self.codec: Codec = member.build_codec()
+        self.codec: Codec = cdzoo.get_model_weights(CODEC)["DEFAULT"].build_codec()
         # what each fork would otherwise import and compile by itself
         warm = home / "warm"
         for entries in (self.jpegs, [entry for entry in self.streams if entry.variant == CODEC]):

@@ -195,11 +195,11 @@ class BMSHJ2018_Hyperprior_Weights(WeightsEnum):
     ``PHOTOS_N64_M96`` has the best quality for its bits. The networks of ten classes belong to ``IMAGENETTE_N48_M64``.
     """
 
-    PHOTOS_N64_M96 = Weights("bmshj2018-hyperprior-n64-m96-photos")
     IMAGENETTE_N48_M64 = Weights("bmshj2018-hyperprior-n48-m64-imagenette")
     IMAGENETTE_N48_M64_LOW = Weights("bmshj2018-hyperprior-n48-m64-low-imagenette")
     IMAGENETTE_N48_M64_HIGH = Weights("bmshj2018-hyperprior-n48-m64-high-imagenette")
     IMAGENETTE_N48_M64_MS_SSIM = Weights("bmshj2018-hyperprior-n48-m64-ms-ssim-imagenette")
+    PHOTOS_N64_M96 = Weights("bmshj2018-hyperprior-n64-m96-photos")
     DEFAULT = IMAGENETTE_N48_M64
 
 

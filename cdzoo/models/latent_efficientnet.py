@@ -112,10 +112,10 @@ class LatentEfficientNetLite0_Weights(WeightsEnum):
     They differ in the entrance and the adapter's first layer only.
     """
 
-    IMAGENET1K_N64_M96 = Weights("latent-efficientnet-lite0-n64-m96-imagenet1k")
     IMAGENET1K_N48_M64 = Weights("latent-efficientnet-lite0-imagenet1k")
     IMAGENET1K_N48_M64_LOW = Weights("latent-efficientnet-lite0-low-imagenet1k")
     IMAGENET1K_N48_M64_HIGH = Weights("latent-efficientnet-lite0-high-imagenet1k")
+    IMAGENET1K_N64_M96 = Weights("latent-efficientnet-lite0-n64-m96-imagenet1k")
     DEFAULT = IMAGENET1K_N48_M64
 
 
