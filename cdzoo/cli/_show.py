@@ -183,9 +183,10 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _jpeg_facts(path: Path, data: bytes) -> dict[str, Any]:
+    from cdzoo.jpeg._sources import NamedBytes
     from cdzoo.jpeg.files import read_jpeg_header
 
-    header = read_jpeg_header(path)
+    header = read_jpeg_header(NamedBytes(data, os.fspath(path)))
     height, width = header.image_size
     return {
         "file": os.fspath(path),
